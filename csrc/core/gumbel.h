@@ -1,0 +1,51 @@
+// Standard Gumbel noise of one (row, vocabulary id): a pure function of the row's stream, so that
+// every device samples the same token (Gumbel-max). Host and device code share this header.
+//
+// G = -log(E) with E = -log(1 - v) exponential. v comes from 64 random bits and keeps its full
+// relative precision near 0, where the winners of a large vocabulary lie: 24-bit or 53-bit uniforms
+// would cut the upper tail at 16.6 or 36.7 and so lower the temperature (arXiv 2409.02908).
+#pragma once
+
+#include <cmath>
+
+#include "core/philox.h"
+
+namespace dpad {
+
+// Bounds for every draw: G lies in [-3.61, 45.06].
+constexpr double kGumbelMax = 45.06;
+
+// The 64 bits as high and low word.
+DPAD_HOST_DEVICE inline double gumbel_of_bits(uint32_t high, uint32_t low) {
+  const double integer = 4294967296.0 * high + low;
+  double v = (integer + 0.5) * 0x1p-64;
+  // The sum above can round to 2^64; v = 1 would be an infinite E.
+  if (v > 1.0 - 0x1p-53) v = 1.0 - 0x1p-53;
+  return -log(-log1p(-v));
+}
+
+// An upper bound of gumbel_of_bits(high, *) without a logarithm, at most 0.71 above it where
+// high >= 2: candidates that cannot win are dropped by it.
+DPAD_HOST_DEVICE inline float gumbel_bound(uint32_t high) {
+  const float floor = static_cast<float>(static_cast<int32_t>(high >> 1));  // <= v * 2^31
+  int exponent = 0;
+  if (floor > 0) exponent = ilogbf(floor) + 127;
+  return static_cast<float>(158 - exponent) * 0.693147182f + 1e-3f;
+}
+
+// Counter of the draws of the vocabulary ids 2 * pair and 2 * pair + 1. The key is
+// stream_key(seed, row_key, Stream::kNoise); id 2 * pair takes the words 0 (high) and 1 (low), the
+// next id the words 2 and 3.
+DPAD_HOST_DEVICE constexpr PhiloxCounter gumbel_counter(int64_t pair, int64_t position,
+                                                        int64_t forward) {
+  return {{low32(pair), low32(position), low32(forward), high32(position)}};
+}
+
+DPAD_HOST_DEVICE inline double gumbel_noise(PhiloxKey key, int64_t id, int64_t position,
+                                            int64_t forward) {
+  const PhiloxCounter drawn = philox(gumbel_counter(id >> 1, position, forward), key);
+  const int word = static_cast<int>(id & 1) * 2;
+  return gumbel_of_bits(drawn.word[word], drawn.word[word + 1]);
+}
+
+}  // namespace dpad

@@ -1,0 +1,46 @@
+// The planner: which rows a pass computes, and where. One mechanism carries every cache mode.
+//
+// The visible positions of a sequence lie densely in slots:
+//
+//     slots      0 ......... s-1 | s ......... e-1 | e ............ n-1
+//     contents   prompt, decoded | current block   | kept suffix
+//     positions  0 ......... s-1 | s ......... e-1 | sparse, ascending
+//
+// A pass computes the slots [from, to) of each sequence, and its logit rows are the rows whose
+// hidden states predict the block: the block's own, or with a logit shift of 1 their predecessors'.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/error.h"
+
+namespace dpad {
+
+// Which slots a pass computes; the others are read from the cache.
+enum class Scope : int64_t {
+  kAll = 0,     // [0, n): no cache, and every refresh
+  kSuffix = 1,  // [s, n): cached step with a prefix cache
+  kBlock = 2,   // [s, e): cached step with a dual cache
+};
+
+struct PlanInput {
+  const int64_t* start;  // [batch], s
+  const int64_t* end;    // [batch], e
+  const int64_t* kept;   // [batch, kept_stride], positions >= e, ascending
+  int64_t kept_stride;
+  const int64_t* kept_count;  // [batch]
+  const int64_t* scope;       // [batch], Scope
+  int64_t batch;
+  int64_t shift;  // 0, or 1 for models whose row i - 1 predicts position i
+};
+
+struct Plan {
+  std::vector<int64_t> slot, position, q_offsets, n_keys;         // rows, rows, batch + 1, batch
+  std::vector<int64_t> logit_row, logit_position, l_offsets;      // logit rows (twice), batch + 1
+};
+
+Error validate(const PlanInput& input);
+Plan plan_pass(const PlanInput& input);
+
+}  // namespace dpad

@@ -1,0 +1,154 @@
+// One plain struct per operator: pointers, sizes, strides in elements, scalars.
+// No torch and no CUDA include: kernels on every device read the same structs.
+//
+// Index tensors are int64. A pass is a flat list of rows grouped by sequence: the rows of sequence b
+// are [q_offsets[b], q_offsets[b + 1]); its keys are the slots [0, n_keys[b]) of cache row
+// cache_row[b]. "Logit rows" are the rows whose hidden states reach the head; those of sequence b
+// are [l_offsets[b], l_offsets[b + 1]).
+#pragma once
+
+#include <cstdint>
+
+namespace dpad {
+
+enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+// How unmask_ chooses among the eligible positions of a block; at least one is always committed.
+enum class Rule : int32_t {
+  kThreshold = 0,        // every position with score >= amount
+  kFactor = 1,           // largest m with (j + 1)(1 - score_j) <= amount for j = 2..m, descending
+  kQuota = 2,            // the quota best
+  kEntropyBound = 3,     // ascending entropy, while the sum without its largest term <= amount
+  kFactorPublished = 4,  // kFactor as published: a failure of the last candidate is overlooked
+};
+
+// Written by unmask_, one per sequence; the only thing the host reads in a step.
+enum class SequenceStatus : int64_t { kRunning = 0, kBlockDone = 1, kFinished = 2, kNaN = 3 };
+
+struct SuffixGatherParams {
+  const int64_t* canvas;        // [canvas_rows, length], token ids
+  int64_t canvas_stride;        // elements between canvas rows
+  const int64_t* canvas_row;    // [batch]
+  const int64_t* q_offsets;     // [batch + 1]
+  const int64_t* position;      // [rows]
+  const int64_t* hidden_until;  // [batch] or null: positions below it read as mask_id
+  int64_t* out;                 // [rows]
+  int64_t batch;
+  int64_t mask_id;
+  // Bounds for devices that cannot check the values beforehand and skip bad rows instead.
+  int64_t rows = 0, canvas_rows = 0, length = 0;
+};
+
+struct RopeKvWriteParams {
+  const void* q;  // [q_rows, num_heads, head_dim], last dimension contiguous
+  const void* k;  // [rows, num_kv_heads, head_dim]
+  const void* v;  // [rows, num_kv_heads, head_dim]
+  int64_t q_row_stride, q_head_stride;
+  int64_t k_row_stride, k_head_stride;
+  int64_t v_row_stride, v_head_stride;
+  const int64_t* q_position;  // [q_rows]
+  const int64_t* position;    // [rows]
+  const int64_t* slot;        // [rows]; -1 is padding: never written
+  const int64_t* row_cache;   // [rows], cache row of each row; CPU only
+  const int64_t* q_offsets;   // [batch + 1]; CUDA finds the cache row itself
+  const int64_t* cache_row;   // [batch]; CUDA only
+  const float* cos;           // [positions, rotary_dim / 2], contiguous
+  const float* sin;           // [positions, rotary_dim / 2], contiguous
+  void* q_out;                // [q_rows, num_heads, head_dim], contiguous
+  void* k_cache;              // [cache_rows, num_kv_heads, capacity, head_dim]
+  void* v_cache;              // as k_cache
+  int64_t k_cache_stride, k_cache_head_stride, k_cache_slot_stride;
+  int64_t v_cache_stride, v_cache_head_stride, v_cache_slot_stride;
+  int64_t q_rows, rows, num_heads, num_kv_heads, head_dim, rotary_dim;
+  int64_t batch, positions, cache_rows, capacity;  // bounds; CUDA skips rows outside them
+  // true: rotate in float32, round once. false: cos, sin, both products and the sum are each
+  // rounded to dtype. Products are never contracted into an FMA, in either form.
+  bool full_precision;
+  DType dtype;
+};
+
+struct BlockAttentionParams {
+  const void* q;        // [q_rows, num_heads, head_dim], last dimension contiguous
+  const void* k_cache;  // [cache_rows, num_kv_heads, capacity, head_dim], last dim contiguous
+  const void* v_cache;  // as k_cache
+  void* out;            // [q_rows, num_heads, head_dim], contiguous
+  int64_t q_row_stride, q_head_stride;
+  int64_t k_cache_stride, k_head_stride, k_slot_stride;
+  int64_t v_cache_stride, v_head_stride, v_slot_stride;
+  const int64_t* q_offsets;  // [batch + 1]
+  const int64_t* cache_row;  // [batch]
+  const int64_t* n_keys;     // [batch]
+  const bool* key_mask;      // [cache_rows, capacity], true = may be looked at, or null
+  int64_t key_mask_stride;
+  const int64_t* key_limit;  // [q_rows]: a row looks at slots < its limit only, or null
+  int64_t batch, num_heads, num_kv_heads, head_dim;
+  float scale;
+  DType dtype;
+};
+
+struct AddRmsNormParams {
+  void* residual;      // [rows, width], last dimension contiguous; becomes residual + delta
+  const void* delta;   // [rows, width] or null
+  const void* weight;  // [width]
+  void* out;           // [rows, width], contiguous
+  int64_t residual_stride, delta_stride;
+  int64_t rows, width;
+  float eps;
+  DType dtype;
+};
+
+struct SwigluParams {
+  const void* gate;  // [rows, width], last dimension contiguous
+  const void* up;    // [rows, width]
+  void* out;         // [rows, width], contiguous
+  int64_t gate_stride, up_stride;
+  int64_t rows, width;
+  DType dtype;
+};
+
+struct ConfidenceParams {
+  const void* logits;  // [logit_rows, vocab], last dimension contiguous
+  int64_t logits_stride;
+  const int64_t* position;    // [logit_rows], absolute position that each row predicts
+  const int64_t* sequence;    // [logit_rows], sequence that each row belongs to
+  const int64_t* rng;         // [batch, 3]: seed, row key, number of the forward
+  const double* temperature;  // [batch]; 0 is greedy
+  const int64_t* suppress;    // ids that are never chosen, ascending
+  const int64_t* exclude;     // ids left out of the soft-max, ascending
+  int64_t suppress_count, exclude_count;
+  const double* noise;  // [logit_rows, vocab] standard Gumbel noise, or null (counter-based)
+  int64_t noise_stride;
+  int64_t* token;       // [logit_rows]
+  double* probability;  // [logit_rows], of the chosen token, soft-max of the un-noised logits
+  double* margin;       // [logit_rows], best minus second-best probability
+  double* entropy;      // [logit_rows], nats
+  int64_t rows, vocab;
+  bool round_to_dtype;  // round the three scores to the logits' dtype
+  DType dtype;
+};
+
+struct UnmaskParams {
+  int64_t* canvas;         // [canvas_rows, length]
+  int64_t* committed_at;   // [canvas_rows, length], number of the forward
+  double* committed;       // [canvas_rows, length], probability at the commit
+  int64_t* masks_left;     // [canvas_rows], masks left in the current block
+  int64_t* status;         // [canvas_rows], SequenceStatus
+  int64_t* forward;        // [canvas_rows], forwards so far
+  int64_t canvas_stride;   // of canvas, committed_at and committed
+  const int64_t* canvas_row;  // [batch], distinct
+  const int64_t* l_offsets;   // [batch + 1]
+  const int64_t* position;    // [logit_rows]
+  const int64_t* token;       // [logit_rows]
+  const double* score;        // [logit_rows], what the rule ranks
+  const double* probability;  // [logit_rows], what is recorded
+  const double* amount;       // [batch], threshold, factor or entropy bound
+  const int64_t* quota;       // [batch]
+  const int64_t* length;      // [batch], canvas length of each sequence
+  const int64_t* end_ids;     // end-of-text ids
+  int64_t end_count;
+  int64_t batch, mask_id, fill_id;
+  Rule rule;
+  bool early_stop;  // a finished block that holds an end id finishes the sequence
+};
+
+}  // namespace dpad
