@@ -1,0 +1,41 @@
+#include "cpu/add_rms_norm.h"
+
+#include "torch/checks.h"
+#include "torch/ops.h"
+
+namespace dpad {
+
+Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, const Tensor& weight,
+                       double eps) {
+  const Checks check("add_rms_norm_");
+  const DType dtype = check.dtype("residual", residual);
+  check.shape("residual", residual, {-1, -1});
+  const int64_t rows = residual.size(0), width = residual.size(1);
+  check.shape("weight", weight, {width});
+  check.same_dtype("weight", weight, residual);
+  check.last_dim_contiguous("residual", residual);
+  check.disjoint("residual", residual, "weight", weight);
+  OptionalTensor added;
+  if (delta) {
+    check.shape("delta", *delta, {rows, width});
+    check.same_dtype("delta", *delta, residual);
+    check.disjoint("residual", residual, "delta", *delta);
+    added = rows_contiguous(*delta);
+  }
+  const Tensor weights = rows_contiguous(weight);
+  Tensor out = empty_like_dtype(residual, {rows, width}, residual.scalar_type());
+  AddRmsNormParams p{};
+  p.residual = residual.mutable_data_ptr();
+  p.delta = added ? added->const_data_ptr() : nullptr;
+  p.weight = weights.const_data_ptr();
+  p.out = out.mutable_data_ptr();
+  p.residual_stride = residual.stride(0);
+  p.delta_stride = added ? added->stride(0) : 0;
+  p.rows = rows, p.width = width;
+  p.eps = static_cast<float>(eps);
+  p.dtype = dtype;
+  run_tasks(p, cpu::add_rms_norm_tasks(p), cpu::kAddRmsNormGrain, cpu::add_rms_norm);
+  return out;
+}
+
+}  // namespace dpad

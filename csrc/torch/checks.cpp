@@ -1,0 +1,159 @@
+#include "torch/checks.h"
+
+#include <algorithm>
+#include <string>
+#include <unordered_set>
+
+namespace dpad {
+namespace {
+
+std::string shape_text(const Tensor& t) {
+  std::string text = "[";
+  for (int64_t d = 0; d < t.dim(); ++d) {
+    text += (d ? ", " : "") + std::to_string(t.size(d));
+  }
+  return text + "]";
+}
+
+std::string sizes_text(std::initializer_list<int64_t> sizes) {
+  std::string text = "[";
+  for (auto it = sizes.begin(); it != sizes.end(); ++it) {
+    text += (it != sizes.begin() ? ", " : "") + (*it < 0 ? std::string("*") : std::to_string(*it));
+  }
+  return text + "]";
+}
+
+// First and one-past-last byte that a strided tensor can touch.
+std::pair<const char*, const char*> extent(const Tensor& t) {
+  const auto* base = static_cast<const char*>(t.const_data_ptr());
+  int64_t last = 0;
+  for (int64_t d = 0; d < t.dim(); ++d) {
+    if (t.size(d) == 0) return {base, base};
+    last += (t.size(d) - 1) * t.stride(d);
+  }
+  const auto size = static_cast<int64_t>(t.element_size());
+  return {base, base + (last + 1) * size};
+}
+
+}  // namespace
+
+void Checks::fail(const std::string& what) const {
+  STD_TORCH_CHECK(false, "dpad::", op_, ": ", what);
+  __builtin_unreachable();
+}
+
+void Checks::raise(const Error& error) const {
+  if (error) fail(describe(error));
+}
+
+void Checks::same_device_cpu(const char* name, const Tensor& t) const {
+  if (!t.is_cpu()) fail(std::string("argument '") + name + "' is not on the CPU");
+}
+
+void Checks::shape(const char* name, const Tensor& t, std::initializer_list<int64_t> sizes) const {
+  same_device_cpu(name, t);
+  bool good = t.dim() == static_cast<int64_t>(sizes.size());
+  int64_t d = 0;
+  for (const int64_t size : sizes) {
+    good = good && (size < 0 || t.size(d) == size);
+    ++d;
+  }
+  if (!good) {
+    fail(std::string("argument '") + name + "' has shape " + shape_text(t) + ", expected " +
+         sizes_text(sizes));
+  }
+}
+
+void Checks::tensor(const char* name, const Tensor& t, ScalarType dtype,
+                    std::initializer_list<int64_t> sizes) const {
+  if (t.scalar_type() != dtype) {
+    fail(std::string("argument '") + name + "' has dtype " +
+         torch::headeronly::toString(t.scalar_type()) + ", expected " +
+         torch::headeronly::toString(dtype));
+  }
+  shape(name, t, sizes);
+}
+
+Tensor Checks::indices(const char* name, const Tensor& t, int64_t size) const {
+  tensor(name, t, ScalarType::Long, {size});
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
+void Checks::range(const char* name, const Tensor& t, int64_t low, int64_t high) const {
+  const int64_t* data = int64_data(t);
+  for (int64_t i = 0; i < t.numel(); ++i) {
+    if (data[i] < low || data[i] >= high) {
+      fail(std::string("argument '") + name + "'[" + std::to_string(i) + "] = " +
+           std::to_string(data[i]) + ": expected a value in [" + std::to_string(low) + ", " +
+           std::to_string(high) + ")");
+    }
+  }
+}
+
+void Checks::offsets(const char* name, const Tensor& t, int64_t total) const {
+  const int64_t* data = int64_data(t);
+  const int64_t n = t.numel();
+  bool good = n >= 1 && data[0] == 0 && data[n - 1] == total;
+  for (int64_t i = 1; good && i < n; ++i) good = data[i] >= data[i - 1];
+  if (!good) {
+    fail(std::string("argument '") + name + "' does not ascend from 0 to " +
+         std::to_string(total));
+  }
+}
+
+void Checks::distinct(const char* name, const Tensor& t) const {
+  std::unordered_set<int64_t> seen;
+  const int64_t* data = int64_data(t);
+  for (int64_t i = 0; i < t.numel(); ++i) {
+    if (!seen.insert(data[i]).second) {
+      fail(std::string("argument '") + name + "'[" + std::to_string(i) + "] = " +
+           std::to_string(data[i]) + " stands there twice");
+    }
+  }
+}
+
+void Checks::disjoint(const char* a, const Tensor& ta, const char* b, const Tensor& tb) const {
+  const auto [a_begin, a_end] = extent(ta);
+  const auto [b_begin, b_end] = extent(tb);
+  if (a_begin < b_end && b_begin < a_end && a_begin != a_end && b_begin != b_end) {
+    fail(std::string("argument '") + a + "' is written and shares memory with '" + b + "'");
+  }
+}
+
+void Checks::last_dim_contiguous(const char* name, const Tensor& t) const {
+  const int64_t d = t.dim() - 1;
+  if (t.size(d) > 1 && t.stride(d) != 1) {
+    fail(std::string("argument '") + name + "' has a last dimension of stride " +
+         std::to_string(t.stride(d)) + ", expected 1");
+  }
+}
+
+DType Checks::dtype(const char* name, const Tensor& t) const {
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    default:
+      fail(std::string("argument '") + name + "' has dtype " +
+           torch::headeronly::toString(t.scalar_type()) +
+           ", expected float32, bfloat16 or float16");
+  }
+}
+
+void Checks::same_dtype(const char* name, const Tensor& t, const Tensor& like) const {
+  if (t.scalar_type() != like.scalar_type()) {
+    fail(std::string("argument '") + name + "' has dtype " +
+         torch::headeronly::toString(t.scalar_type()) + ", expected " +
+         torch::headeronly::toString(like.scalar_type()));
+  }
+}
+
+Tensor rows_contiguous(const Tensor& t) {
+  const int64_t d = t.dim() - 1;
+  return t.size(d) <= 1 || t.stride(d) == 1 ? t : torch::stable::contiguous(t);
+}
+
+}  // namespace dpad

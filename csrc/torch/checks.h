@@ -1,0 +1,45 @@
+// Checks shared by the bindings. Every failure names the operator, the argument and the value, and
+// is raised before any work, because exceptions cannot leave torch's thread pool with their text.
+#pragma once
+
+#include "core/error.h"
+#include "torch/stable.h"
+
+namespace dpad {
+
+class Checks {
+ public:
+  explicit Checks(const char* op) : op_(op) {}
+
+  // Sizes of -1 accept any size.
+  void tensor(const char* name, const Tensor& t, ScalarType dtype,
+              std::initializer_list<int64_t> sizes) const;
+  void shape(const char* name, const Tensor& t, std::initializer_list<int64_t> sizes) const;
+
+  // A contiguous int64 index tensor of one dimension; `size` -1 accepts any.
+  Tensor indices(const char* name, const Tensor& t, int64_t size) const;
+  // Values in [low, high).
+  void range(const char* name, const Tensor& t, int64_t low, int64_t high) const;
+  // Starts at 0, ascends, ends at `total`.
+  void offsets(const char* name, const Tensor& t, int64_t total) const;
+  void distinct(const char* name, const Tensor& t) const;
+  // Written arguments must not overlap anything else that is read or written.
+  void disjoint(const char* a, const Tensor& ta, const char* b, const Tensor& tb) const;
+  void last_dim_contiguous(const char* name, const Tensor& t) const;
+
+  DType dtype(const char* name, const Tensor& t) const;
+  void same_dtype(const char* name, const Tensor& t, const Tensor& like) const;
+  void raise(const Error& error) const;
+  [[noreturn]] void fail(const std::string& what) const;
+
+ private:
+  void same_device_cpu(const char* name, const Tensor& t) const;
+  const char* op_;
+};
+
+// `t` itself, or a copy whose last dimension is contiguous.
+Tensor rows_contiguous(const Tensor& t);
+
+inline const int64_t* int64_data(const Tensor& t) { return t.const_data_ptr<int64_t>(); }
+
+}  // namespace dpad

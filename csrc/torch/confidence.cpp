@@ -1,0 +1,89 @@
+#include "cpu/confidence.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "torch/checks.h"
+#include "torch/ops.h"
+
+namespace dpad {
+namespace {
+
+std::vector<int64_t> sorted_ids(const Checks& check, const char* name, const Tensor& t,
+                                int64_t vocab) {
+  const Tensor ids = check.indices(name, t, -1);
+  check.range(name, ids, 0, vocab);
+  std::vector<int64_t> out(int64_data(ids), int64_data(ids) + ids.numel());
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
+    const Tensor& logits, const Tensor& l_offsets, const Tensor& position, const Tensor& rng,
+    const Tensor& temperature, const Tensor& suppress, const Tensor& exclude,
+    const OptionalTensor& noise, bool round_to_dtype) {
+  const Checks check("confidence");
+  const DType dtype = check.dtype("logits", logits);
+  check.shape("logits", logits, {-1, -1});
+  const int64_t rows = logits.size(0), vocab = logits.size(1);
+  const Tensor positions = check.indices("position", position, rows);
+  check.tensor("temperature", temperature, ScalarType::Double, {-1});
+  const int64_t batch = temperature.numel();
+  const Tensor temperatures = torch::stable::contiguous(temperature);
+  const Tensor offsets = check.indices("l_offsets", l_offsets, batch + 1);
+  check.offsets("l_offsets", offsets, rows);
+  check.tensor("rng", rng, ScalarType::Long, {batch, 3});
+  const Tensor rngs = torch::stable::contiguous(rng);
+  for (int64_t b = 0; b < batch; ++b) {
+    const double value = temperatures.const_data_ptr<double>()[b];
+    if (!(value >= 0) || !std::isfinite(value)) {
+      check.raise({"temperature", "a finite value >= 0", b, value});
+    }
+  }
+  const std::vector<int64_t> never = sorted_ids(check, "suppress", suppress, vocab);
+  const std::vector<int64_t> outside = sorted_ids(check, "exclude", exclude, vocab);
+  if (static_cast<int64_t>(never.size()) >= vocab) {
+    check.raise({"suppress", "fewer ids than the vocabulary", -1, double(never.size())});
+  }
+  OptionalTensor gumbel;
+  if (noise) {
+    check.tensor("noise", *noise, ScalarType::Double, {rows, vocab});
+    gumbel = rows_contiguous(*noise);
+  }
+
+  std::vector<int64_t> sequence(rows);
+  for (int64_t b = 0; b < batch; ++b) {
+    std::fill(sequence.begin() + int64_data(offsets)[b],
+              sequence.begin() + int64_data(offsets)[b + 1], b);
+  }
+  const Tensor lc = rows_contiguous(logits);
+  Tensor token = empty_like_dtype(logits, {rows}, ScalarType::Long);
+  Tensor probability = empty_like_dtype(logits, {rows}, ScalarType::Double);
+  Tensor margin = empty_like_dtype(logits, {rows}, ScalarType::Double);
+  Tensor entropy = empty_like_dtype(logits, {rows}, ScalarType::Double);
+  ConfidenceParams p{};
+  p.logits = lc.const_data_ptr();
+  p.logits_stride = lc.stride(0);
+  p.position = int64_data(positions);
+  p.sequence = sequence.data();
+  p.rng = int64_data(rngs);
+  p.temperature = temperatures.const_data_ptr<double>();
+  p.suppress = never.data(), p.suppress_count = static_cast<int64_t>(never.size());
+  p.exclude = outside.data(), p.exclude_count = static_cast<int64_t>(outside.size());
+  p.noise = gumbel ? gumbel->const_data_ptr<double>() : nullptr;
+  p.noise_stride = gumbel ? gumbel->stride(0) : 0;
+  p.token = token.mutable_data_ptr<int64_t>();
+  p.probability = probability.mutable_data_ptr<double>();
+  p.margin = margin.mutable_data_ptr<double>();
+  p.entropy = entropy.mutable_data_ptr<double>();
+  p.rows = rows, p.vocab = vocab;
+  p.round_to_dtype = round_to_dtype;
+  p.dtype = dtype;
+  run_tasks(p, cpu::confidence_tasks(p), 1, cpu::confidence);
+  return {token, probability, margin, entropy};
+}
+
+}  // namespace dpad

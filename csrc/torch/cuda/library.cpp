@@ -1,0 +1,19 @@
+// CUDA registrations and the Python module `_C_cuda`.
+#include <Python.h>
+
+#include "torch/cuda/ops.h"
+
+STABLE_TORCH_LIBRARY_IMPL(dpad, CUDA, m) {
+  m.impl("suffix_gather", TORCH_BOX(&dpad::cuda::suffix_gather_op));
+  m.impl("rope_kv_write_", TORCH_BOX(&dpad::cuda::rope_kv_write_op));
+  m.impl("add_rms_norm_", TORCH_BOX(&dpad::cuda::add_rms_norm_op));
+  m.impl("swiglu", TORCH_BOX(&dpad::cuda::swiglu_op));
+}
+
+namespace {
+PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT, "_C_cuda", "Registers the CUDA kernels of torch.ops.dpad.", -1,
+    nullptr,               nullptr,   nullptr, nullptr, nullptr};
+}  // namespace
+
+PyMODINIT_FUNC PyInit__C_cuda() { return PyModule_Create(&module_definition); }

@@ -1,0 +1,81 @@
+#include "cuda/rope_kv_write.h"
+
+#include <utility>
+
+#include "torch/cuda/checks.h"
+#include "torch/cuda/ops.h"
+
+namespace dpad::cuda {
+
+Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v,
+                        const Tensor& q_position, const Tensor& position, const Tensor& slot,
+                        const Tensor& q_offsets, const Tensor& cache_row, const Tensor& cos,
+                        const Tensor& sin, const Tensor& k_cache, const Tensor& v_cache,
+                        bool full_precision) {
+  const DeviceChecks check("rope_kv_write_", "q", q);
+  const DType dtype = check.dtype("q", q);
+  check.shape("q", q, {-1, -1, -1});
+  const int64_t q_rows = q.size(0), heads = q.size(1), head_dim = q.size(2);
+  check.shape("k", k, {-1, -1, head_dim});
+  const int64_t rows = k.size(0), kv_heads = k.size(1);
+  check.shape("v", v, {rows, kv_heads, head_dim});
+  check.shape("k_cache", k_cache, {-1, kv_heads, -1, head_dim});
+  const int64_t cache_rows = k_cache.size(0), capacity = k_cache.size(2);
+  check.shape("v_cache", v_cache, {cache_rows, kv_heads, capacity, head_dim});
+  check.same_dtype("k", k, q);
+  check.same_dtype("v", v, q);
+  check.same_dtype("k_cache", k_cache, q);
+  check.same_dtype("v_cache", v_cache, q);
+  check.tensor("cos", cos, ScalarType::Float, {-1, -1});
+  check.tensor("sin", sin, ScalarType::Float, {cos.size(0), cos.size(1)});
+  if (2 * cos.size(1) > head_dim) {
+    check.raise({"cos", "at most head_dim / 2 columns", -1, double(cos.size(1))});
+  }
+  check.last_dim_contiguous("k_cache", k_cache);
+  check.last_dim_contiguous("v_cache", v_cache);
+  check.disjoint("k_cache", k_cache, "v_cache", v_cache);
+  for (const auto& [name, t] : {std::pair{"q", &q}, std::pair{"k", &k}, std::pair{"v", &v}}) {
+    check.disjoint("k_cache", k_cache, name, *t);
+    check.disjoint("v_cache", v_cache, name, *t);
+  }
+  const Tensor q_positions = check.indices("q_position", q_position, q_rows);
+  const Tensor positions = check.indices("position", position, rows);
+  const Tensor slots = check.indices("slot", slot, rows);
+  const Tensor caches = check.indices("cache_row", cache_row, -1);
+  const Tensor offsets = check.indices("q_offsets", q_offsets, caches.numel() + 1);
+
+  const Tensor qc = rows_contiguous(q), kc = rows_contiguous(k), vc = rows_contiguous(v);
+  const Tensor cosc = torch::stable::contiguous(cos), sinc = torch::stable::contiguous(sin);
+  Tensor out = empty_like_dtype(q, {q_rows, heads, head_dim}, q.scalar_type());
+  RopeKvWriteParams p{};
+  p.q = qc.const_data_ptr();
+  p.k = kc.const_data_ptr();
+  p.v = vc.const_data_ptr();
+  p.q_row_stride = qc.stride(0), p.q_head_stride = qc.stride(1);
+  p.k_row_stride = kc.stride(0), p.k_head_stride = kc.stride(1);
+  p.v_row_stride = vc.stride(0), p.v_head_stride = vc.stride(1);
+  p.q_position = int64_data(q_positions);
+  p.position = int64_data(positions);
+  p.slot = int64_data(slots);
+  p.q_offsets = int64_data(offsets);
+  p.cache_row = int64_data(caches);
+  p.cos = cosc.const_data_ptr<float>();
+  p.sin = sinc.const_data_ptr<float>();
+  p.q_out = out.mutable_data_ptr();
+  p.k_cache = k_cache.mutable_data_ptr();
+  p.v_cache = v_cache.mutable_data_ptr();
+  p.k_cache_stride = k_cache.stride(0), p.k_cache_head_stride = k_cache.stride(1);
+  p.k_cache_slot_stride = k_cache.stride(2);
+  p.v_cache_stride = v_cache.stride(0), p.v_cache_head_stride = v_cache.stride(1);
+  p.v_cache_slot_stride = v_cache.stride(2);
+  p.q_rows = q_rows, p.rows = rows, p.num_heads = heads, p.num_kv_heads = kv_heads;
+  p.head_dim = head_dim, p.rotary_dim = 2 * cos.size(1);
+  p.batch = caches.numel(), p.positions = cos.size(0);
+  p.cache_rows = cache_rows, p.capacity = capacity;
+  p.full_precision = full_precision;
+  p.dtype = dtype;
+  check.run(p, launch_rope_kv_write);
+  return out;
+}
+
+}  // namespace dpad::cuda

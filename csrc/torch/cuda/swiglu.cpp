@@ -1,0 +1,27 @@
+#include "cuda/swiglu.h"
+
+#include "torch/cuda/checks.h"
+#include "torch/cuda/ops.h"
+
+namespace dpad::cuda {
+
+Tensor swiglu_op(const Tensor& gate, const Tensor& up) {
+  const DeviceChecks check("swiglu", "gate", gate);
+  const DType dtype = check.dtype("gate", gate);
+  check.shape("gate", gate, {-1, -1});
+  check.shape("up", up, {gate.size(0), gate.size(1)});
+  check.same_dtype("up", up, gate);
+  const Tensor gc = rows_contiguous(gate), uc = rows_contiguous(up);
+  Tensor out = empty_like_dtype(gate, {gate.size(0), gate.size(1)}, gate.scalar_type());
+  SwigluParams p{};
+  p.gate = gc.const_data_ptr();
+  p.up = uc.const_data_ptr();
+  p.out = out.mutable_data_ptr();
+  p.gate_stride = gc.stride(0), p.up_stride = uc.stride(0);
+  p.rows = gate.size(0), p.width = gate.size(1);
+  p.dtype = dtype;
+  check.run(p, launch_swiglu);
+  return out;
+}
+
+}  // namespace dpad::cuda

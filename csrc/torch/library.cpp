@@ -1,0 +1,95 @@
+// Every schema of the namespace `dpad`, in one list; CPU registrations; the Python module `_C`.
+//
+// An operator whose name ends in `_` writes the arguments marked (a!) and returns nothing that
+// aliases them. Sizes that vary from call to call are SymInt, so that they do not recompile.
+#include <Python.h>
+
+#include "torch/ops.h"
+#include "torch/stable.h"
+
+// Number of the schema list: raised when an operator's meaning or arguments change.
+#define DPAD_SCHEMA_VERSION "1"
+
+STABLE_TORCH_LIBRARY(dpad, m) {
+  // Planning (CPU): tables, kept suffix, rows of a pass.
+  m.def(
+      "suffix_table(str kind, str grid, SymInt window, float decay, float scale, float count, "
+      "SymInt near, SymInt length) -> Tensor");
+  m.def("transfer_schedule(SymInt masks, SymInt steps) -> Tensor");
+  m.def(
+      "suffix_sample(Tensor row_key, Tensor block, Tensor redraw, Tensor end, Tensor total, "
+      "SymInt seed, str kind, str grid, SymInt window, float decay, float scale, float count, "
+      "SymInt near, bool keep_last, SymInt length) -> (Tensor, Tensor)");
+  m.def(
+      "plan_pass(Tensor start, Tensor end, Tensor kept, Tensor kept_count, Tensor scope, "
+      "int shift) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // A pass.
+  m.def(
+      "suffix_gather(Tensor canvas, Tensor canvas_row, Tensor q_offsets, Tensor position, "
+      "Tensor? hidden_until, SymInt mask_id) -> Tensor");
+  m.def(
+      "rope_kv_write_(Tensor q, Tensor k, Tensor v, Tensor q_position, Tensor position, "
+      "Tensor slot, Tensor q_offsets, Tensor cache_row, Tensor cos, Tensor sin, "
+      "Tensor(a!) k_cache, Tensor(b!) v_cache, bool full_precision) -> Tensor");
+  m.def(
+      "block_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor q_offsets, "
+      "Tensor cache_row, Tensor n_keys, float scale, Tensor? key_mask, Tensor? key_limit) "
+      "-> Tensor");
+  m.def(
+      "add_rms_norm_(Tensor(a!) residual, Tensor? delta, Tensor weight, float eps) -> Tensor");
+  m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
+
+  // Sampling.
+  m.def(
+      "confidence(Tensor logits, Tensor l_offsets, Tensor position, Tensor rng, "
+      "Tensor temperature, Tensor suppress, Tensor exclude, Tensor? noise, bool round_to_dtype) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "unmask_(Tensor(a!) canvas, Tensor(b!) committed_at, Tensor(c!) committed, "
+      "Tensor(d!) masks_left, Tensor(e!) status, Tensor(f!) forward, Tensor canvas_row, "
+      "Tensor l_offsets, Tensor position, Tensor token, Tensor score, Tensor probability, "
+      "Tensor amount, Tensor quota, Tensor length, Tensor end_ids, int rule, bool early_stop, "
+      "SymInt mask_id, SymInt fill_id) -> ()");
+
+  // Build and run-time information.
+  m.def("build_info() -> str");
+  m.def("cpu_isa() -> str");
+  m.def("set_cpu_isa(str name) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(dpad, CompositeExplicitAutograd, m) {
+  m.impl("suffix_table", TORCH_BOX(&dpad::suffix_table_op));
+  m.impl("transfer_schedule", TORCH_BOX(&dpad::transfer_schedule_op));
+  m.impl("build_info", TORCH_BOX(&dpad::build_info_op));
+  m.impl("cpu_isa", TORCH_BOX(&dpad::cpu_isa_op));
+  m.impl("set_cpu_isa", TORCH_BOX(&dpad::set_cpu_isa_op));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(dpad, CPU, m) {
+  m.impl("suffix_sample", TORCH_BOX(&dpad::suffix_sample_op));
+  m.impl("plan_pass", TORCH_BOX(&dpad::plan_pass_op));
+  m.impl("suffix_gather", TORCH_BOX(&dpad::suffix_gather_op));
+  m.impl("rope_kv_write_", TORCH_BOX(&dpad::rope_kv_write_op));
+  m.impl("block_attention", TORCH_BOX(&dpad::block_attention_op));
+  m.impl("add_rms_norm_", TORCH_BOX(&dpad::add_rms_norm_op));
+  m.impl("swiglu", TORCH_BOX(&dpad::swiglu_op));
+  m.impl("confidence", TORCH_BOX(&dpad::confidence_op));
+  m.impl("unmask_", TORCH_BOX(&dpad::unmask_op));
+}
+
+namespace {
+PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT, "_C", "Registers the operators of torch.ops.dpad.", -1,
+    nullptr,               nullptr, nullptr, nullptr, nullptr};
+}  // namespace
+
+PyMODINIT_FUNC PyInit__C() {
+  PyObject* module = PyModule_Create(&module_definition);
+  if (module != nullptr &&
+      PyModule_AddStringConstant(module, "schema_version", DPAD_SCHEMA_VERSION) < 0) {
+    Py_DECREF(module);
+    return nullptr;
+  }
+  return module;
+}

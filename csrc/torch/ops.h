@@ -1,0 +1,55 @@
+// The bindings behind the schemas of library.cpp: checks, outputs, Params, kernel.
+#pragma once
+
+#include "torch/stable.h"
+
+namespace dpad {
+
+using OptionalTensor = std::optional<Tensor>;
+
+Tensor suffix_table_op(std::string kind, std::string grid, int64_t window, double decay,
+                       double scale, double count, int64_t near, int64_t length);
+Tensor transfer_schedule_op(int64_t masks, int64_t steps);
+std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& row_key, const Tensor& block,
+                                            const Tensor& redraw, const Tensor& end,
+                                            const Tensor& total, int64_t seed, std::string kind,
+                                            std::string grid, int64_t window, double decay,
+                                            double scale, double count, int64_t near,
+                                            bool keep_last, int64_t length);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> plan_pass_op(
+    const Tensor& start, const Tensor& end, const Tensor& kept, const Tensor& kept_count,
+    const Tensor& scope, int64_t shift);
+
+Tensor suffix_gather_op(const Tensor& canvas, const Tensor& canvas_row, const Tensor& q_offsets,
+                        const Tensor& position, const OptionalTensor& hidden_until,
+                        int64_t mask_id);
+Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v,
+                        const Tensor& q_position, const Tensor& position, const Tensor& slot,
+                        const Tensor& q_offsets, const Tensor& cache_row, const Tensor& cos,
+                        const Tensor& sin, const Tensor& k_cache, const Tensor& v_cache,
+                        bool full_precision);
+Tensor block_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+                          const Tensor& q_offsets, const Tensor& cache_row, const Tensor& n_keys,
+                          double scale, const OptionalTensor& key_mask,
+                          const OptionalTensor& key_limit);
+Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, const Tensor& weight,
+                       double eps);
+Tensor swiglu_op(const Tensor& gate, const Tensor& up);
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
+    const Tensor& logits, const Tensor& l_offsets, const Tensor& position, const Tensor& rng,
+    const Tensor& temperature, const Tensor& suppress, const Tensor& exclude,
+    const OptionalTensor& noise, bool round_to_dtype);
+void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& committed,
+               const Tensor& masks_left, const Tensor& status, const Tensor& forward,
+               const Tensor& canvas_row, const Tensor& l_offsets, const Tensor& position,
+               const Tensor& token, const Tensor& score, const Tensor& probability,
+               const Tensor& amount, const Tensor& quota, const Tensor& length,
+               const Tensor& end_ids, int64_t rule, bool early_stop, int64_t mask_id,
+               int64_t fill_id);
+
+std::string build_info_op();
+std::string cpu_isa_op();
+void set_cpu_isa_op(std::string name);
+
+}  // namespace dpad

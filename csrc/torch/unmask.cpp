@@ -1,0 +1,88 @@
+#include "cpu/unmask.h"
+
+#include "torch/checks.h"
+#include "torch/ops.h"
+
+namespace dpad {
+
+void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& committed,
+               const Tensor& masks_left, const Tensor& status, const Tensor& forward,
+               const Tensor& canvas_row, const Tensor& l_offsets, const Tensor& position,
+               const Tensor& token, const Tensor& score, const Tensor& probability,
+               const Tensor& amount, const Tensor& quota, const Tensor& length,
+               const Tensor& end_ids, int64_t rule, bool early_stop, int64_t mask_id,
+               int64_t fill_id) {
+  const Checks check("unmask_");
+  check.tensor("canvas", canvas, ScalarType::Long, {-1, -1});
+  const int64_t canvases = canvas.size(0), width = canvas.size(1);
+  check.tensor("committed_at", committed_at, ScalarType::Long, {canvases, width});
+  check.tensor("committed", committed, ScalarType::Double, {canvases, width});
+  const std::pair<const char*, const Tensor*> written[] = {
+      {"canvas", &canvas},         {"committed_at", &committed_at}, {"committed", &committed},
+      {"masks_left", &masks_left}, {"status", &status},             {"forward", &forward}};
+  for (const auto& [name, t] : {written[3], written[4], written[5]}) {
+    check.tensor(name, *t, ScalarType::Long, {canvases});
+  }
+  const std::pair<const char*, const Tensor*> read[] = {
+      {"canvas_row", &canvas_row}, {"l_offsets", &l_offsets}, {"position", &position},
+      {"token", &token},           {"score", &score},         {"probability", &probability},
+      {"amount", &amount},         {"quota", &quota},         {"length", &length},
+      {"end_ids", &end_ids}};
+  for (const auto& [name, t] : written) {
+    if (!t->is_contiguous()) check.fail(std::string("argument '") + name + "' is not contiguous");
+    for (const auto& [other, u] : written) {
+      if (t != u) check.disjoint(name, *t, other, *u);
+    }
+    for (const auto& [other, u] : read) check.disjoint(name, *t, other, *u);
+  }
+  const Tensor rows = check.indices("canvas_row", canvas_row, -1);
+  const int64_t batch = rows.numel();
+  check.range("canvas_row", rows, 0, canvases);
+  check.distinct("canvas_row", rows);
+  const Tensor positions = check.indices("position", position, -1);
+  const int64_t logit_rows = positions.numel();
+  const Tensor offsets = check.indices("l_offsets", l_offsets, batch + 1);
+  check.offsets("l_offsets", offsets, logit_rows);
+  const Tensor tokens = check.indices("token", token, logit_rows);
+  check.tensor("score", score, ScalarType::Double, {logit_rows});
+  check.tensor("probability", probability, ScalarType::Double, {logit_rows});
+  check.tensor("amount", amount, ScalarType::Double, {batch});
+  const Tensor quotas = check.indices("quota", quota, batch);
+  const Tensor lengths = check.indices("length", length, batch);
+  const Tensor ends = check.indices("end_ids", end_ids, -1);
+  check.range("length", lengths, 0, width + 1);
+  check.range("position", positions, 0, width);
+  if (rule < 0 || rule > 4) check.raise({"rule", "a commit rule in [0, 4]", -1, double(rule)});
+  for (int64_t i = 0; i < logit_rows; ++i) {
+    if (int64_data(tokens)[i] == mask_id) {
+      check.raise({"token", "a token that is not the mask", i, double(mask_id)});
+    }
+  }
+  const Tensor scores = torch::stable::contiguous(score);
+  const Tensor probabilities = torch::stable::contiguous(probability);
+  const Tensor amounts = torch::stable::contiguous(amount);
+  UnmaskParams p{};
+  p.canvas = canvas.mutable_data_ptr<int64_t>();
+  p.committed_at = committed_at.mutable_data_ptr<int64_t>();
+  p.committed = committed.mutable_data_ptr<double>();
+  p.masks_left = masks_left.mutable_data_ptr<int64_t>();
+  p.status = status.mutable_data_ptr<int64_t>();
+  p.forward = forward.mutable_data_ptr<int64_t>();
+  p.canvas_stride = width;
+  p.canvas_row = int64_data(rows);
+  p.l_offsets = int64_data(offsets);
+  p.position = int64_data(positions);
+  p.token = int64_data(tokens);
+  p.score = scores.const_data_ptr<double>();
+  p.probability = probabilities.const_data_ptr<double>();
+  p.amount = amounts.const_data_ptr<double>();
+  p.quota = int64_data(quotas);
+  p.length = int64_data(lengths);
+  p.end_ids = int64_data(ends), p.end_count = ends.numel();
+  p.batch = batch, p.mask_id = mask_id, p.fill_id = fill_id;
+  p.rule = static_cast<Rule>(rule);
+  p.early_stop = early_stop;
+  cpu::unmask(p);
+}
+
+}  // namespace dpad

@@ -1,0 +1,71 @@
+"""Hands the C++ build over to CMake; metadata is in pyproject.toml."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+HOST = os.environ.get("DPAD_HOST", "1") != "0"
+
+
+def torch_folder():
+    """Folder of the user's torch, found without importing it, also under build isolation."""
+    if os.environ.get("DPAD_TORCH_DIR"):
+        return os.environ["DPAD_TORCH_DIR"]
+    spec = importlib.util.find_spec("torch")
+    found = [Path(spec.origin).parent] if spec and spec.origin else []
+    found.append(Path(sysconfig.get_paths()["purelib"]) / "torch")
+    for folder in found:
+        if (folder / "include").is_dir():
+            return str(folder)
+    sys.exit(
+        "dpad needs torch >= 2.11 to be installed before it is built. Type:\n"
+        f"    {sys.executable} -m pip install torch\n"
+        "    pip install --no-build-isolation .\n"
+        "or name its folder in DPAD_TORCH_DIR."
+    )
+
+
+class CMakeBuild(build_ext):
+    """Configures, builds and installs into the package; the build folder is kept between runs."""
+
+    def run(self):
+        cmake = shutil.which("cmake")
+        if cmake is None:
+            sys.exit("dpad needs CMake to be built. Type:\n    pip install cmake ninja")
+        if not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
+            sys.exit("dpad needs a C++20 compiler (g++ >= 11 or clang >= 14): set CXX.")
+        build = ROOT / "build" / f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
+        target = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
+        options = {
+            "CMAKE_BUILD_TYPE": os.environ.get("DPAD_BUILD_TYPE", "Release"),
+            "Python3_EXECUTABLE": sys.executable,
+            "DPAD_TORCH_DIR": torch_folder(),
+            "CMAKE_INSTALL_PREFIX": target,
+        }
+        skip = {"DPAD_BUILD_TYPE", "DPAD_TORCH_DIR", "DPAD_ISA", "DPAD_CUDA_ARCHITECTURES"}
+        names = [name for name in os.environ if name.startswith("DPAD_") and name not in skip]
+        options.update({name: os.environ[name] for name in names})
+        if "DPAD_CUDA_ARCHITECTURES" in os.environ:
+            options["CMAKE_CUDA_ARCHITECTURES"] = os.environ["DPAD_CUDA_ARCHITECTURES"]
+        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+        arguments = [f"-D{name}={value}" for name, value in options.items()]
+        jobs = os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0))))
+        subprocess.run([cmake, "-S", ROOT, "-B", build, *generator, *arguments], check=True)
+        subprocess.run([cmake, "--build", build, "--parallel", jobs], check=True)
+        subprocess.run([cmake, "--install", build], check=True)
+
+
+abi3 = {"options": {"bdist_wheel": {"py_limited_api": "cp310"}}} if not HOST else {}
+setup(
+    ext_modules=[Extension("dpad._C", sources=[], py_limited_api=not HOST)],
+    cmdclass={"build_ext": CMakeBuild},
+    **abi3,
+)
