@@ -1,0 +1,332 @@
+"""The operators, as typed functions.
+
+Each calls its kernel (`torch.ops.dpad.<name>`) where one exists for the tensors' device, else its
+plain-torch twin in `dpad.ops.reference`. They are for inference: a tensor that requires grad is
+refused while gradients are recorded. They may be used in ``torch.compile(fullgraph=True)``.
+
+A *pass* is a flat list of rows, grouped by sequence: the rows of sequence b are
+``[q_offsets[b], q_offsets[b + 1])`` and look at the slots ``[0, n_keys[b])`` of K/V cache row
+``cache_row[b]``. *Logit rows* are the rows whose hidden states reach the head; those of sequence b
+are ``[l_offsets[b], l_offsets[b + 1])``. Index tensors are int64. Caches are
+``[cache_rows, num_kv_heads, capacity, head_dim]``, K stored after RoPE. Floating-point arguments
+are float32, bfloat16 or float16, all of one dtype. Bad arguments raise RuntimeError naming the
+operator, the argument and the value, before any work.
+"""
+
+import torch
+
+from dpad.ops import reference
+from dpad.ops._load import build_info, has_kernel, loaded
+
+if loaded("_C"):
+    from dpad.ops import _fakes
+
+    _fakes.register()
+
+__all__ = [
+    "RULES",
+    "STATUS",
+    "add_rms_norm_",
+    "block_attention",
+    "build_info",
+    "confidence",
+    "cpu_isa",
+    "has_kernel",
+    "loaded",
+    "plan_pass",
+    "reference",
+    "rope_kv_write_",
+    "set_cpu_isa",
+    "suffix_gather",
+    "suffix_sample",
+    "suffix_table",
+    "swiglu",
+    "transfer_schedule",
+    "unmask_",
+]
+
+RULES = {"threshold": 0, "factor": 1, "quota": 2, "entropy_bound": 3, "factor_published": 4}
+STATUS = {"running": 0, "block_done": 1, "finished": 2, "nan": 3}
+SCOPES = {"all": 0, "suffix": 1, "block": 2}
+
+
+def _bind(name):
+    """The compiled overload, looked up once, or None."""
+    return getattr(torch.ops.dpad, name).default if loaded("_C") else None
+
+
+_COMPILED = {name: _bind(name) for name in reference.__all__ if name != "gumbel"}
+
+
+def _run(name, tensors, *args):
+    """Calls `name` on its kernel or its twin; `tensors` are those that may carry gradients."""
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                raise RuntimeError(
+                    f"dpad.ops.{name} is for inference only and got a tensor that requires grad: "
+                    "call it under torch.no_grad() or torch.inference_mode(), or detach the tensor"
+                )
+    device = tensors[0].device.type if tensors else "cpu"
+    op = _COMPILED[name] if has_kernel(name, device) else getattr(reference, name)
+    return op(*args)
+
+
+def suffix_table(kind, grid, window, decay, scale, count, near, length):
+    """Integer keep-thresholds of the suffix distances 0..length-1 (DPad, arXiv 2508.14148, eq. 7).
+
+    Position ``e + d`` is kept when its 32-bit random word is below ``table[d]``; 2**32 is always.
+
+    Args:
+        kind: "none", "all", "gaussian", "uniform" or "window".
+        grid: "repo" samples the gaussian at ``decay d / (window - 1)``, "paper" at
+            ``decay d / window``.
+        window: number of candidate distances.
+        decay: k of the gaussian, in windows.
+        scale: a of the gaussian; negative: found so that `count` positions are expected.
+        count: wanted number of kept positions.
+        near: the nearest `near` positions are always kept.
+        length: entries of the table.
+
+    Returns:
+        int64 ``[length]``.
+    """
+    return _run("suffix_table", (), kind, grid, window, decay, scale, count, near, length)
+
+
+def transfer_schedule(masks, steps):
+    """Positions to commit in each of `steps` steps: LLaDA's linear schedule (arXiv 2502.09992).
+
+    Returns:
+        int64 ``[steps]``, summing to `masks`.
+    """
+    return _run("transfer_schedule", (), masks, steps)
+
+
+def suffix_sample(
+    row_key,
+    block,
+    redraw,
+    end,
+    total,
+    *,
+    seed,
+    kind,
+    length,
+    grid="repo",
+    window=0,
+    decay=0.0,
+    scale=0.0,
+    count=0.0,
+    near=0,
+    keep_last=False,
+):
+    """Draws the kept suffix of one block for each sequence.
+
+    Args:
+        row_key, block, redraw: int64 ``[batch]``, what the draw is keyed by, with `seed`.
+        end, total: int64 ``[batch]``, first suffix position and canvas length.
+        length: columns of the result, at least every ``total - end``.
+        keep_last: the last canvas position is always kept.
+        kind, grid, window, decay, scale, count, near: as in `suffix_table`.
+
+    Returns:
+        kept positions int64 ``[batch, length]``, ascending, filled with -1; their number int64
+        ``[batch]``.
+    """
+    args = (kind, grid, window, decay, scale, count, near, keep_last, length)
+    return _run("suffix_sample", (row_key,), row_key, block, redraw, end, total, seed, *args)
+
+
+def plan_pass(start, end, kept, kept_count, scope, shift=0):
+    """Lays out one pass: rows, slots, positions, logit rows.
+
+    Args:
+        start, end: int64 ``[batch]``, the block's positions [start, end) of each sequence.
+        kept: int64 ``[batch, k]``, kept suffix positions, ascending.
+        kept_count: int64 ``[batch]``.
+        scope: int64 ``[batch]``, which slots are computed: 0 all, 1 block and suffix, 2 the block.
+        shift: 0, or 1 for models whose row i - 1 predicts position i.
+
+    Returns:
+        slot ``[rows]``, position ``[rows]``, q_offsets ``[batch + 1]``, n_keys ``[batch]``,
+        logit_row ``[logit_rows]``, logit_position ``[logit_rows]``, l_offsets ``[batch + 1]``.
+    """
+    return _run("plan_pass", (start,), start, end, kept, kept_count, scope, shift)
+
+
+def suffix_gather(canvas, canvas_row, q_offsets, position, hidden_until=None, mask_id=0):
+    """Tokens of the pass's rows from the canvas, by position.
+
+    Args:
+        canvas: int64 ``[canvas_rows, length]``.
+        canvas_row: int64 ``[batch]``.
+        position: int64 ``[rows]``.
+        hidden_until: int64 ``[batch]`` or None: positions below it read as `mask_id`.
+
+    Returns:
+        int64 ``[rows]``.
+    """
+    args = (canvas, canvas_row, q_offsets, position, hidden_until, mask_id)
+    return _run("suffix_gather", (canvas,), *args)
+
+
+def rope_kv_write_(
+    q,
+    k,
+    v,
+    q_position,
+    position,
+    slot,
+    q_offsets,
+    cache_row,
+    cos,
+    sin,
+    k_cache,
+    v_cache,
+    full_precision=True,
+):
+    """Rotates q and k at their positions, writes k and v into their slots in place.
+
+    Args:
+        q: ``[q_rows, num_heads, head_dim]``; k, v: ``[rows, num_kv_heads, head_dim]``.
+        q_position: int64 ``[q_rows]``; position, slot: int64 ``[rows]``, slot -1 is not written.
+        cos, sin: float32 ``[positions, rotary_dim / 2]``, half-split RoPE; the dimensions from
+            rotary_dim on are copied.
+        k_cache, v_cache: written.
+        full_precision: rotate in float32 and round once, else round every product to the dtype.
+
+    Returns:
+        the rotated q, ``[q_rows, num_heads, head_dim]``.
+    """
+    tensors = (q, k, v, k_cache, v_cache)
+    index = (q_position, position, slot, q_offsets, cache_row, cos, sin)
+    return _run("rope_kv_write_", tensors, q, k, v, *index, k_cache, v_cache, full_precision)
+
+
+def block_attention(
+    q, k_cache, v_cache, q_offsets, cache_row, n_keys, scale, key_mask=None, key_limit=None
+):
+    """Bidirectional attention of flat rows over the first n_keys slots of their cache rows.
+
+    Args:
+        q: ``[rows, num_heads, head_dim]``; heads share K/V in groups.
+        scale: multiplies the products, usually ``head_dim ** -0.5``.
+        key_mask: bool ``[cache_rows, capacity]``, True may be looked at.
+        key_limit: int64 ``[rows]``, a row looks only at slots below its limit.
+
+    Returns:
+        ``[rows, num_heads, head_dim]``; zeros where a row sees no key.
+    """
+    args = (q_offsets, cache_row, n_keys, scale, key_mask, key_limit)
+    return _run("block_attention", (q, k_cache, v_cache), q, k_cache, v_cache, *args)
+
+
+def add_rms_norm_(residual, delta, weight, eps):
+    """Adds `delta` into `residual` in place and returns the RMS-normed rows.
+
+    The sum is rounded to the dtype; the norm is taken in float32, rounded, then multiplied by the
+    weight in the dtype.
+
+    Args:
+        residual: ``[rows, width]``, written; delta: ``[rows, width]`` or None; weight ``[width]``.
+
+    Returns:
+        ``[rows, width]``.
+    """
+    return _run("add_rms_norm_", (residual, delta, weight), residual, delta, weight, eps)
+
+
+def swiglu(gate, up):
+    """``silu(gate) * up``, silu in float32 and rounded before the product.
+
+    Args:
+        gate, up: ``[rows, width]``.
+
+    Returns:
+        ``[rows, width]``.
+    """
+    return _run("swiglu", (gate, up), gate, up)
+
+
+def confidence(
+    logits,
+    l_offsets,
+    position,
+    rng,
+    temperature,
+    suppress,
+    exclude,
+    noise=None,
+    round_to_dtype=False,
+):
+    """Token, probability, margin and entropy of every logit row in one pass.
+
+    Args:
+        logits: ``[logit_rows, vocab]``.
+        position: int64 ``[logit_rows]``, the position each row predicts.
+        rng: int64 ``[batch, 3]``: seed, row key, number of the forward; keys the Gumbel noise.
+        temperature: float64 ``[batch]``; 0 takes the argmax, ties to the lowest id.
+        suppress: int64, ids that are never chosen; exclude: int64, ids left out of the soft-max.
+        noise: float64 ``[logit_rows, vocab]``, Gumbel noise to use instead.
+        round_to_dtype: round the scores to the logits' dtype.
+
+    Returns:
+        token int64; probability (of the token, un-noised soft-max), margin (best minus
+        second-best), entropy (nats), float64, each ``[logit_rows]``; NaN where a logit is NaN.
+    """
+    args = (l_offsets, position, rng, temperature, suppress, exclude, noise, round_to_dtype)
+    return _run("confidence", (logits,), logits, *args)
+
+
+def unmask_(
+    canvas,
+    committed_at,
+    committed,
+    masks_left,
+    status,
+    forward,
+    canvas_row,
+    l_offsets,
+    position,
+    token,
+    score,
+    probability,
+    amount,
+    quota,
+    length,
+    end_ids,
+    rule,
+    early_stop,
+    mask_id,
+    fill_id,
+):
+    """Commits tokens to the canvas, at least one in each sequence, and updates its state.
+
+    A position is eligible when the canvas holds `mask_id` there. Written, per canvas row: canvas,
+    committed_at (number of the forward) and committed (probability), all ``[canvas_rows, length]``;
+    masks_left, status (`STATUS`) and forward, int64 ``[canvas_rows]``. With `early_stop` a finished
+    block that holds one of `end_ids` finishes the sequence and fills the masks behind it.
+
+    Args:
+        canvas_row: int64 ``[batch]``, distinct.
+        position, token: int64 ``[logit_rows]``; score (ranked), probability (recorded) float64.
+        amount: float64 ``[batch]``: threshold, factor or bound; quota: int64 ``[batch]``.
+        length: int64 ``[batch]``, canvas length; rule: a value of `RULES`.
+    """
+    state = (canvas, committed_at, committed, masks_left, status, forward)
+    rows = (canvas_row, l_offsets, position, token, score, probability)
+    rest = (amount, quota, length, end_ids, rule, early_stop, mask_id, fill_id)
+    return _run("unmask_", (canvas,), *state, *rows, *rest)
+
+
+def cpu_isa():
+    """Instruction set of the CPU kernels in use: "avx512", "avx2", "portable", or "torch"."""
+    return torch.ops.dpad.cpu_isa.default() if loaded("_C") else "torch"
+
+
+def set_cpu_isa(name):
+    """Chooses the instruction set of the CPU kernels; RuntimeError where it is not supported."""
+    if not loaded("_C"):
+        raise RuntimeError("dpad.ops.set_cpu_isa: the compiled module is not loaded")
+    torch.ops.dpad.set_cpu_isa.default(name)

@@ -1,0 +1,77 @@
+"""Shapes of every operator's results, for torch.compile and torch.export."""
+
+import torch
+
+
+def _suffix_table(kind, grid, window, decay, scale, count, near, length):
+    return torch.empty(length, dtype=torch.int64)
+
+
+def _transfer_schedule(masks, steps):
+    return torch.empty(steps, dtype=torch.int64)
+
+
+def _suffix_sample(row_key, block, redraw, end, total, seed, kind, grid, *rest):
+    length, batch = rest[-1], row_key.shape[0]
+    return row_key.new_empty(batch, length), row_key.new_empty(batch)
+
+
+def _plan_pass(start, end, kept, kept_count, scope, shift):
+    context = torch.library.get_ctx()
+    batch = start.shape[0]
+    rows, logit_rows = context.new_dynamic_size(), context.new_dynamic_size()
+    sizes = (rows, rows, batch + 1, batch, logit_rows, logit_rows, batch + 1)
+    return tuple(start.new_empty(size) for size in sizes)
+
+
+def _suffix_gather(canvas, canvas_row, q_offsets, position, hidden_until, mask_id):
+    return canvas.new_empty(position.shape[0])
+
+
+def _rope_kv_write_(q, k, v, *rest):
+    return q.new_empty(q.shape)
+
+
+def _block_attention(q, k_cache, v_cache, *rest):
+    return q.new_empty(q.shape)
+
+
+def _add_rms_norm_(residual, delta, weight, eps):
+    return residual.new_empty(residual.shape)
+
+
+def _swiglu(gate, up):
+    torch._check(gate.shape == up.shape, lambda: "dpad::swiglu: gate and up differ in shape")
+    return gate.new_empty(gate.shape)
+
+
+def _confidence(logits, *rest):
+    rows = logits.shape[0]
+    token = logits.new_empty(rows, dtype=torch.int64)
+    scores = tuple(logits.new_empty(rows, dtype=torch.float64) for _ in range(3))
+    return (token, *scores)
+
+
+def _unmask_(*args):
+    return None
+
+
+_FAKES = {
+    "suffix_table": _suffix_table,
+    "transfer_schedule": _transfer_schedule,
+    "suffix_sample": _suffix_sample,
+    "plan_pass": _plan_pass,
+    "suffix_gather": _suffix_gather,
+    "rope_kv_write_": _rope_kv_write_,
+    "block_attention": _block_attention,
+    "add_rms_norm_": _add_rms_norm_,
+    "swiglu": _swiglu,
+    "confidence": _confidence,
+    "unmask_": _unmask_,
+}
+
+
+def register():
+    """Registers all fakes; called once, right after the module is loaded."""
+    for name, fake in _FAKES.items():
+        torch.library.register_fake(f"dpad::{name}", fake)

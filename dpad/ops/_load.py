@@ -1,0 +1,62 @@
+"""Loads the compiled modules once and keeps the reason where one is missing."""
+
+import importlib
+import os
+
+import torch
+
+# Module -> None when it is loaded, else why it is not.
+REASON = {"_C": "not tried", "_C_cuda": "not tried", "_host": "not tried"}
+
+
+def _import(name):
+    try:
+        return importlib.import_module(f"dpad.{name}"), None
+    except ImportError as error:
+        return None, str(error)
+
+
+def _load():
+    if os.environ.get("DPAD_DISABLE") == "1":
+        REASON.update(dict.fromkeys(REASON, "switched off by DPAD_DISABLE=1"))
+        return
+    _, REASON["_C"] = _import("_C")
+    if REASON["_C"] is not None:
+        REASON["_C_cuda"] = f"needs _C, which is missing: {REASON['_C']}"
+    elif torch.version.cuda is None:
+        REASON["_C_cuda"] = f"torch {torch.__version__} is built without CUDA"
+    else:
+        _, REASON["_C_cuda"] = _import("_C_cuda")
+    _, REASON["_host"] = _import("_host")
+
+
+_load()
+
+
+def loaded(name):
+    """True when the compiled module `name` ("_C", "_C_cuda", "_host") is in use."""
+    return REASON[name] is None
+
+
+def has_kernel(op, device_type):
+    """True when `op` runs on our own kernel for tensors of `device_type`, False: on its twin."""
+    if not loaded("_C"):
+        return False
+    if device_type in ("cpu", "meta"):
+        return True
+    if device_type != "cuda" or not loaded("_C_cuda"):
+        return False
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"dpad::{op}", "CUDA")
+
+
+def build_info():
+    """What was built and what is in use, as a dict of strings.
+
+    Keys: ``build`` (compiler, build type, torch and CUDA of the build), ``cpu_isa`` (instruction
+    set in use), and per compiled module ``"loaded"`` or the reason why it is not.
+    """
+    info = {name: "loaded" if reason is None else reason for name, reason in REASON.items()}
+    if loaded("_C"):
+        info["build"] = torch.ops.dpad.build_info.default()
+        info["cpu_isa"] = torch.ops.dpad.cpu_isa.default()
+    return info

@@ -1,0 +1,30 @@
+"""Plain-torch twins of every operator: their specification, the fallback, and the test oracle.
+
+Same arguments and results as the functions of `dpad.ops`, without argument checks. They run on any
+device; planning runs on the CPU.
+"""
+
+from dpad.ops.reference.layers import (
+    add_rms_norm_,
+    block_attention,
+    rope_kv_write_,
+    suffix_gather,
+    swiglu,
+)
+from dpad.ops.reference.planning import plan_pass, suffix_sample, suffix_table, transfer_schedule
+from dpad.ops.reference.sampling import confidence, gumbel, unmask_
+
+__all__ = [
+    "add_rms_norm_",
+    "block_attention",
+    "confidence",
+    "gumbel",
+    "plan_pass",
+    "rope_kv_write_",
+    "suffix_gather",
+    "suffix_sample",
+    "suffix_table",
+    "swiglu",
+    "transfer_schedule",
+    "unmask_",
+]

@@ -1,0 +1,85 @@
+"""Twins of the operators that a transformer layer is made of."""
+
+import torch
+
+
+def suffix_gather(canvas, canvas_row, q_offsets, position, hidden_until, mask_id):
+    """Twin of `dpad.ops.suffix_gather`."""
+    row = torch.repeat_interleave(canvas_row, q_offsets.diff(), output_size=position.shape[0])
+    tokens = canvas[row, position]
+    if hidden_until is None:
+        return tokens
+    until = torch.repeat_interleave(hidden_until, q_offsets.diff(), output_size=position.shape[0])
+    return torch.where(position < until, mask_id, tokens)
+
+
+def _rotate(x, cos, sin, full_precision):
+    """Half-split RoPE of the first 2 * cos.size(-1) dimensions of x [rows, heads, head_dim]."""
+    half = cos.shape[-1]
+    cos, sin = cos[:, None], sin[:, None]
+    low, high, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    if full_precision:
+        low, high = low.float(), high.float()
+    else:
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    turned = torch.cat((low * cos + -high * sin, high * cos + low * sin), dim=-1)
+    return torch.cat((turned.to(x.dtype), rest), dim=-1)
+
+
+def rope_kv_write_(
+    q,
+    k,
+    v,
+    q_position,
+    position,
+    slot,
+    q_offsets,
+    cache_row,
+    cos,
+    sin,
+    k_cache,
+    v_cache,
+    full_precision,
+):
+    """Twin of `dpad.ops.rope_kv_write_`."""
+    rotated = _rotate(k, cos[position], sin[position], full_precision)
+    row = torch.repeat_interleave(cache_row, q_offsets.diff(), output_size=position.shape[0])
+    written = slot >= 0
+    k_cache[row[written], :, slot[written]] = rotated[written]
+    v_cache[row[written], :, slot[written]] = v[written]
+    return _rotate(q, cos[q_position], sin[q_position], full_precision)
+
+
+def block_attention(q, k_cache, v_cache, q_offsets, cache_row, n_keys, scale, key_mask, key_limit):
+    """Twin of `dpad.ops.block_attention`: float32 soft-max, one sequence after the other."""
+    out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
+    groups = q.shape[1] // k_cache.shape[1]
+    bounds = q_offsets.tolist()
+    for b, (row, keys) in enumerate(zip(cache_row.tolist(), n_keys.tolist(), strict=True)):
+        rows = slice(bounds[b], bounds[b + 1])
+        key = k_cache[row, :, :keys].float().repeat_interleave(groups, 0)
+        value = v_cache[row, :, :keys].float().repeat_interleave(groups, 0)
+        scores = torch.einsum("rhd,hkd->hrk", q[rows].float(), key) * scale
+        seen = torch.ones(scores.shape[1:], dtype=torch.bool, device=q.device)
+        if key_mask is not None:
+            seen = seen & key_mask[row, :keys]
+        if key_limit is not None:
+            seen = seen & (torch.arange(keys, device=q.device) < key_limit[rows, None])
+        weights = torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1)
+        weights = torch.where(seen, weights, 0.0)  # rows without a key are NaN until here
+        out[rows] = torch.einsum("hrk,hkd->rhd", weights, value).to(q.dtype)
+    return out
+
+
+def add_rms_norm_(residual, delta, weight, eps):
+    """Twin of `dpad.ops.add_rms_norm_`."""
+    if delta is not None:
+        residual.add_(delta)
+    x = residual.float()
+    x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * x.to(residual.dtype)
+
+
+def swiglu(gate, up):
+    """Twin of `dpad.ops.swiglu`."""
+    return torch.nn.functional.silu(gate) * up

@@ -1,0 +1,146 @@
+"""Twins of the planning operators."""
+
+import math
+
+import torch
+
+from dpad.ops.reference.philox import philox, stream_key
+
+ALWAYS = 2**32
+
+
+def _gaussian(scale, distance, window, decay, grid):
+    cells = window - 1 if grid == "repo" else window
+    x = decay * distance / cells if cells > 0 else 0.0
+    return min(1.0, scale / math.sqrt(2 * math.pi) * math.exp(-0.5 * x * x))
+
+
+def _resolve_scale(window, decay, scale, count, grid):
+    """The scale at which the whole window is expected to keep `count` positions, by bisection."""
+    if scale >= 0:
+        return scale
+    if count >= window:
+        return 2 * math.sqrt(2 * math.pi) * math.exp(0.5 * decay * decay)
+
+    def expected(a):
+        return sum(_gaussian(a, d, window, decay, grid) for d in range(window))
+
+    low, high = 0.0, 1.0
+    while expected(high) < count:
+        high *= 2
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        if not low < middle < high:
+            break
+        low, high = (middle, high) if expected(middle) < count else (low, middle)
+    return high
+
+
+def suffix_table(kind, grid, window, decay, scale, count, near, length):
+    """Twin of `dpad.ops.suffix_table`."""
+    if kind == "gaussian":
+        scale = _resolve_scale(window, decay, scale, count, grid)
+
+    def probability(d):
+        if kind in ("none", "all"):
+            return float(kind == "all")
+        if d >= window:
+            return 0.0
+        if kind == "gaussian":
+            return _gaussian(scale, d, window, decay, grid)
+        return 1.0 if kind == "window" else min(1.0, count / window)
+
+    def threshold(d):
+        p = 1.0 if d < near else probability(d)
+        return ALWAYS if p >= 1 else math.floor(max(p, 0.0) * ALWAYS)
+
+    return torch.tensor([threshold(d) for d in range(length)], dtype=torch.int64)
+
+
+def transfer_schedule(masks, steps):
+    """Twin of `dpad.ops.transfer_schedule`."""
+    quota = torch.full((steps,), masks // steps, dtype=torch.int64)
+    quota[: masks % steps] += 1
+    return quota
+
+
+def _suffix_words(row_key, seed, block, redraw, length):
+    """The random word of each (sequence, distance): int64 [batch, length]."""
+    batch = row_key.shape[0]
+    distance = torch.arange(length)
+    counter = (
+        (distance >> 2).expand(batch, length),
+        (block[:, None] & 0xFFFFFFFF).expand(batch, length),
+        (redraw[:, None] & 0xFFFFFFFF).expand(batch, length),
+        torch.zeros(batch, length, dtype=torch.int64),
+    )
+    k0, k1 = stream_key(seed, row_key, "suffix")
+    drawn = torch.stack(philox(counter, (k0[:, None], k1[:, None])), dim=-1)
+    return drawn.gather(-1, (distance & 3).expand(batch, length)[..., None])[..., 0]
+
+
+def suffix_sample(
+    row_key,
+    block,
+    redraw,
+    end,
+    total,
+    seed,
+    kind,
+    grid,
+    window,
+    decay,
+    scale,
+    count,
+    near,
+    keep_last,
+    length,
+):
+    """Twin of `dpad.ops.suffix_sample`."""
+    drawn = _suffix_words(row_key, seed, block, redraw, length)
+    table = suffix_table(kind, grid, window, decay, scale, count, near, length)
+    distance = torch.arange(length)
+    kept = torch.full((row_key.shape[0], length), -1, dtype=torch.int64)
+    kept_count = torch.zeros(row_key.shape[0], dtype=torch.int64)
+    for b, (e, t) in enumerate(zip(end.tolist(), total.tolist(), strict=True)):
+        left = t - e
+        if kind == "uniform":
+            keep = distance < min(left, window)
+            if count >= left:
+                keep = distance < left
+            else:
+                order = torch.sort(torch.where(keep, drawn[b], ALWAYS), stable=True).indices
+                chosen = order[: min(int(count), left, window)]
+                keep = torch.zeros_like(keep)
+                keep[chosen] = True
+        else:
+            keep = drawn[b] < table
+        keep = keep | (distance < near)
+        if keep_last:
+            keep = keep | (distance == left - 1)
+        positions = distance[keep & (distance < left)] + e
+        kept[b, : positions.numel()] = positions
+        kept_count[b] = positions.numel()
+    return kept, kept_count
+
+
+def plan_pass(start, end, kept, kept_count, scope, shift):
+    """Twin of `dpad.ops.plan_pass`."""
+    slots, positions, logit_rows, logit_positions = [], [], [], []
+    q_offsets, l_offsets, n_keys = [0], [0], []
+    for b in range(start.shape[0]):
+        s, e = int(start[b]), int(end[b])
+        layout = list(range(e)) + kept[b, : int(kept_count[b])].tolist()
+        mode = int(scope[b])
+        first = 0 if mode == 0 else max(s - shift, 0)
+        last = e if mode == 2 else len(layout)
+        for i in range(s, e):
+            logit_rows.append(len(slots) + max(i - shift, 0) - first)
+            logit_positions.append(i)
+        slots += range(first, last)
+        positions += layout[first:last]
+        q_offsets.append(len(slots))
+        l_offsets.append(len(logit_rows))
+        n_keys.append(len(layout))
+    results = (slots, positions, q_offsets, n_keys, logit_rows, logit_positions, l_offsets)
+    return tuple(torch.tensor(r, dtype=torch.int64) for r in results)

@@ -1,0 +1,138 @@
+"""Twins of the sampling operators."""
+
+import torch
+
+from dpad.ops.reference.philox import philox, stream_key, words
+
+
+def gumbel(rng, l_offsets, position, vocab):
+    """Standard Gumbel noise float64 [logit_rows, vocab] of the library's counter-based stream.
+
+    The 64 random bits of an id give an exponential variate with full relative precision near
+    zero, where the winning ids are (a 24-bit uniform would truncate the upper tail).
+    """
+    rows = position.shape[0]
+    sequence = torch.repeat_interleave(
+        torch.arange(rng.shape[0], device=rng.device), l_offsets.diff(), output_size=rows
+    )
+    seed, row_key, forward = rng[sequence].unbind(-1)
+    k0, k1 = stream_key(seed, row_key, "noise")
+    ids = torch.arange(vocab, device=rng.device).expand(rows, vocab)
+    low, high = words(position)
+    counter = tuple(
+        c.expand(rows, vocab)
+        for c in (ids >> 1, low[:, None], (forward & 0xFFFFFFFF)[:, None], high[:, None])
+    )
+    drawn = torch.stack(philox(counter, (k0[:, None], k1[:, None])), dim=-1)
+    pair = drawn.view(rows, vocab, 2, 2).gather(2, (ids & 1)[..., None, None].expand(-1, -1, 1, 2))
+    return gumbel_of_words(pair[..., 0, 0], pair[..., 0, 1])
+
+
+def gumbel_of_words(first, second):
+    """Gumbel variate -log(-log1p(-v)) of two 32-bit words, v = (n + 1/2) / 2^64."""
+    v = (first.double() * 2.0**32 + second.double() + 0.5) * 2.0**-64
+    exponential = torch.where(v < 0.5, -torch.log1p(-v), -torch.log(_complement(first, second)))
+    return -torch.log(exponential)
+
+
+def _complement(first, second):
+    """1 - v with full relative precision near v = 1."""
+    top, bottom = 0xFFFFFFFF - first, 0xFFFFFFFF - second
+    return (top.double() * 2.0**32 + bottom.double() + 0.5) * 2.0**-64
+
+
+def confidence(
+    logits, l_offsets, position, rng, temperature, suppress, exclude, noise, round_to_dtype
+):
+    """Twin of `dpad.ops.confidence`, in float64."""
+    wide = logits.double()
+    rows = wide.shape[0]
+    drawn = wide
+    per_row = torch.repeat_interleave(temperature, l_offsets.diff(), output_size=rows)[:, None]
+    if noise is None and bool((temperature > 0).any()):
+        noise = gumbel(rng, l_offsets, position, wide.shape[1])
+    if noise is not None:
+        drawn = torch.where(per_row > 0, wide + per_row * noise, wide)
+    token = drawn.index_fill(1, suppress, float("-inf")).argmax(-1)
+    included = wide.index_fill(1, exclude, float("-inf"))
+    p = torch.softmax(included, dim=-1)
+    best = torch.topk(p, min(2, p.shape[1]), dim=-1).values
+    margin = best[:, 0] - best[:, 1] if p.shape[1] > 1 else best[:, 0]
+    entropy = torch.special.entr(p).sum(-1)
+    scores = (p.gather(1, token[:, None])[:, 0], margin, entropy)
+    if round_to_dtype:
+        scores = tuple(s.to(logits.dtype).double() for s in scores)
+    return (token, *scores)
+
+
+def _accepted(rule, score, amount, quota):
+    """How many of the ranked candidates (a list of scores in rank order) are committed."""
+    n, m = len(score), 1
+    if rule == 0:
+        while m < n and score[m] >= amount:
+            m += 1
+    elif rule == 1:
+        while m < n and amount > 0 and (m + 2) * (1 - score[m]) <= amount:
+            m += 1
+    elif rule == 2:
+        m = min(max(quota, 1), n)
+    elif rule == 3:
+        smaller = score[0]
+        while m < n and smaller <= amount:
+            smaller += score[m]
+            m += 1
+    else:
+        while m < n and score[m] >= 1 - amount / (m + 2):
+            m += 1
+        m = n if m == n - 1 else m
+    return m
+
+
+def unmask_(
+    canvas,
+    committed_at,
+    committed,
+    masks_left,
+    status,
+    forward,
+    canvas_row,
+    l_offsets,
+    position,
+    token,
+    score,
+    probability,
+    amount,
+    quota,
+    length,
+    end_ids,
+    rule,
+    early_stop,
+    mask_id,
+    fill_id,
+):
+    """Twin of `dpad.ops.unmask_`: one sequence after the other."""
+    bounds = l_offsets.tolist()
+    for b, row in enumerate(canvas_row.tolist()):
+        rows = slice(bounds[b], bounds[b + 1])
+        places, tokens = position[rows], token[rows]
+        now = int(forward[row])
+        forward[row] += 1
+        eligible = (canvas[row, places] == mask_id).nonzero()[:, 0]
+        scores = score[rows][eligible]
+        if scores.isnan().any():
+            status[row] = 3
+            continue
+        order = torch.sort(scores, descending=rule != 3, stable=True).indices
+        ranked = scores[order].tolist()
+        m = _accepted(rule, ranked, float(amount[b]), int(quota[b])) if ranked else 0
+        chosen = eligible[order[:m]]
+        canvas[row, places[chosen]] = tokens[chosen]
+        committed_at[row, places[chosen]] = now
+        committed[row, places[chosen]] = probability[rows][chosen]
+        masks_left[row] = len(ranked) - m
+        status[row] = 0 if len(ranked) > m else 1
+        if len(ranked) == m and early_stop and torch.isin(canvas[row, places], end_ids).any():
+            status[row] = 2
+            last = int(places.max()) + 1 if places.numel() else 0
+            tail = canvas[row, last : int(length[b])]
+            tail.masked_fill_(tail == mask_id, fill_id)
