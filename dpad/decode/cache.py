@@ -1,0 +1,54 @@
+"""The K/V cache: one K and one V tensor per layer, indexed by slot."""
+
+import os
+
+import torch
+
+
+def _free_bytes(device):
+    """Memory that an allocation on `device` can count on, or None where nobody knows."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+class KVCache:
+    """K and V of every layer, each ``[rows, num_kv_heads, capacity, head_dim]``, K after RoPE.
+
+    Buffers are kept between calls and grow when a request needs more.
+    """
+
+    def __init__(self):
+        self.layers = []
+        self._shape = None
+
+    def reserve(self, adapter, rows, capacity):
+        """Room for `rows` sequences of `capacity` slots; MemoryError with the bytes if too much."""
+        shape = (adapter.num_kv_heads, adapter.head_dim, adapter.dtype, adapter.device)
+        have = self.layers[0][0].shape if self.layers else (0, 0, 0, 0)
+        if self._shape == shape and have[0] >= rows and have[2] >= capacity:
+            return
+        size = (rows, adapter.num_kv_heads, capacity, adapter.head_dim)
+        count = 2 * len(adapter.layers) * rows * adapter.num_kv_heads * capacity * adapter.head_dim
+        wanted = count * adapter.dtype.itemsize
+        self.release()
+        free = _free_bytes(adapter.device)
+        if free is not None and wanted > free:
+            raise MemoryError(
+                f"the K/V cache of {rows} sequences of {capacity} slots needs {wanted:,} bytes and "
+                f"{free:,} are free on {adapter.device}: use micro_batch or a shorter canvas"
+            )
+        new = {"dtype": adapter.dtype, "device": adapter.device}
+        self.layers = [(torch.zeros(size, **new), torch.zeros(size, **new)) for _ in adapter.layers]
+        self._shape = shape
+
+    def release(self):
+        """Frees the buffers."""
+        self.layers, self._shape = [], None
+
+    @property
+    def bytes(self):
+        """Size of all buffers in bytes."""
+        return sum(t.numel() * t.element_size() for pair in self.layers for t in pair)

@@ -1,0 +1,65 @@
+"""The only transformer forward in the package: flat rows over slot-indexed K/V caches."""
+
+from dpad import ops
+
+
+def _norm(residual, delta, norm):
+    return ops.add_rms_norm_(residual, delta, norm.module.weight, norm.eps)
+
+
+def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
+    """Runs every layer on the rows of one pass and returns the normed rows.
+
+    Args:
+        adapter: the model.
+        hidden: embeddings ``[rows, width]``; overwritten.
+        layout: slot, position ``[rows]``; q_offsets, l_offsets ``[batch + 1]``; cache_row, n_keys
+            ``[batch]``, all int64.
+        cache: `KVCache` with room for the pass.
+        logit_row: int64 ``[logit_rows]`` or None. In the last layer only these rows run q,
+            attention, o and the MLP: nothing else of it is ever read.
+        key_mask: bool ``[cache_rows, capacity]`` or None.
+
+    Returns:
+        ``[logit_rows, width]``, or ``[rows, width]`` without `logit_row`.
+    """
+    cos, sin = adapter.rope(layout.max_position + 1)
+    scale = adapter.head_dim**-0.5
+    delta = None
+    for number, layer in enumerate(adapter.layers):
+        k_cache, v_cache = cache.layers[number]
+        x = _norm(hidden, delta, layer.attention_norm)
+        k = layer.k(x).unflatten(-1, (adapter.num_kv_heads, -1))
+        v = layer.v(x).unflatten(-1, (adapter.num_kv_heads, -1))
+        position, offsets = layout.position, layout.q_offsets
+        if logit_row is not None and number == len(adapter.layers) - 1:
+            x, hidden = x[logit_row], hidden[logit_row]
+            position, offsets = position[logit_row], layout.l_offsets
+        q = layer.q(x).unflatten(-1, (adapter.num_heads, -1))
+        q = ops.rope_kv_write_(
+            q,
+            k,
+            v,
+            position,
+            layout.position,
+            layout.slot,
+            layout.q_offsets,
+            layout.cache_row,
+            cos,
+            sin,
+            k_cache,
+            v_cache,
+            adapter.rope_full_precision,
+        )
+        a = ops.block_attention(
+            q, k_cache, v_cache, offsets, layout.cache_row, layout.n_keys, scale, key_mask
+        )
+        x = _norm(hidden, layer.o(a.flatten(-2)), layer.mlp_norm)
+        delta = layer.down(ops.swiglu(layer.gate(x), layer.up(x)))
+    return _norm(hidden, delta, adapter.final_norm)
+
+
+def logits_of_pass(adapter, tokens, layout, cache):
+    """Logits ``[logit_rows, vocab]`` of one pass; only logit rows reach the head."""
+    hidden = run_layers(adapter, adapter.embed(tokens), layout, cache, layout.logit_row)
+    return adapter.head(hidden)

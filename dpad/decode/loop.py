@@ -1,0 +1,205 @@
+"""The decoding loop: one pass, one commit, one status read, for every sequence that still runs."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from dpad import ops
+from dpad.decode.canvas import Canvas
+from dpad.decode.commit import Quotas, Rule
+from dpad.decode.forward import logits_of_pass
+from dpad.decode.plan import Planner, Sequence, blocks_of
+from dpad.decode.suffix import Suffix
+
+BLOCK_DONE, FINISHED, NAN = (ops.STATUS[n] for n in ("block_done", "finished", "nan"))
+
+
+class NaNLogitsError(RuntimeError):
+    """The model gave NaN logits at a position that was to be committed."""
+
+
+@dataclass
+class Settings:
+    """Everything that a decoding run depends on, checked by the interface.
+
+    `suppress` ids are never chosen, `exclude` ids are left out of the soft-max. `kept(row, block)`
+    replaces the suffix draw, `noise(live, positions, vocab)` the Gumbel noise (float64
+    ``[logit_rows, vocab]``), `order(live, scores, layout)` the scores that the rule ranks.
+    """
+
+    rule: Rule
+    suffix: Suffix
+    block_length: int
+    cache: str = "none"
+    temperature: float = 0.0
+    early_stop: bool = True
+    seed: int = 0
+    fill_id: int = 0
+    end_ids: tuple = ()
+    suppress: tuple = ()
+    exclude: tuple = ()
+    round_scores: bool = False
+    kept: Callable | None = None
+    noise: Callable | None = None
+    order: Callable | None = None
+    on_step: Callable | None = None
+    on_block: Callable | None = None
+
+
+@dataclass
+class Stop:
+    """What `unmask_` needs to end a sequence."""
+
+    end_ids: torch.Tensor
+    early: bool
+    fill_id: int
+
+
+@dataclass
+class Run:
+    """Result of a decoding run: the canvas, and what the host knows about each sequence."""
+
+    canvas: Canvas
+    sequences: list
+    reasons: list
+    seconds: dict = field(default_factory=dict)
+    steps: list = field(default_factory=list)  # seconds since the start, per pass
+    positions: int = 0  # rows computed in all passes
+
+
+class Decoder:
+    """Runs one batch to its end."""
+
+    def __init__(self, adapter, cache, canvas, sequences, settings):
+        self.adapter, self.cache, self.canvas, self.settings = adapter, cache, canvas, settings
+        self.sequences = sequences
+        self.quotas = Quotas(settings.rule, [e - s for s, e in sequences[0].blocks])
+        device = adapter.device
+        self.planner = Planner(
+            settings.suffix, settings.seed, settings.cache, adapter.shift, device, settings.kept
+        )
+        ids = lambda values: torch.tensor(values, dtype=torch.int64, device=device)  # noqa: E731
+        self.stop = Stop(ids(settings.end_ids), settings.early_stop, settings.fill_id)
+        self.suppress, self.exclude = ids(settings.suppress), ids(settings.exclude)
+        self.reasons = ["length"] * len(sequences)
+        self.seconds = dict.fromkeys(("plan", "forward", "commit"), 0.0)
+        self.steps, self.positions = [], 0
+        self._per_batch = None
+
+    def run(self):
+        """Decodes until every sequence has ended."""
+        begun = time.perf_counter()
+        live = list(self.sequences)
+        while live:
+            at = time.perf_counter()
+            layout = self.planner.layout(live)
+            planned = time.perf_counter()
+            logits = self._forward(layout)
+            forwarded = time.perf_counter()
+            self._commit(layout, logits)
+            live = self._advance(live)
+            done = time.perf_counter()
+            for name, t in zip(
+                self.seconds, (planned - at, forwarded - planned, done - forwarded), strict=True
+            ):
+                self.seconds[name] += t
+            self.steps.append(done - begun)
+        self.seconds["total"] = time.perf_counter() - begun
+        return Run(
+            self.canvas, self.sequences, self.reasons, self.seconds, self.steps, self.positions
+        )
+
+    def _forward(self, layout):
+        self.positions += layout.rows
+        tokens = self.canvas.gather(layout)
+        return logits_of_pass(self.adapter, tokens, layout, self.cache)
+
+    def _batch_tensors(self, live):
+        """rng ``[batch, 3]``, temperature and amount ``[batch]``, remade when the batch changes."""
+        key = tuple(q.row for q in live)
+        if self._per_batch is None or self._per_batch[0] != key:
+            device = self.adapter.device
+            rng = torch.tensor([[self.settings.seed, q.row_key, len(q.forwards)] for q in live])
+            fill = lambda x: torch.full((len(live),), x, dtype=torch.float64, device=device)  # noqa: E731
+            constants = fill(self.settings.temperature), fill(self.settings.rule.amount)
+            self._per_batch = (key, rng.to(device), *constants)
+        return self._per_batch[1:]
+
+    def _commit(self, layout, logits):
+        settings = self.settings
+        rng, temperature, amount = self._batch_tensors(layout.live)
+        noise = None
+        if settings.noise is not None:
+            noise = settings.noise(layout.live, layout.logit_position, logits.shape[-1])
+        scores = ops.confidence(
+            logits,
+            layout.l_offsets,
+            layout.logit_position,
+            rng,
+            temperature,
+            self.suppress,
+            self.exclude,
+            noise,
+            settings.round_scores,
+        )
+        if settings.order is not None:
+            scores = settings.order(layout, scores, self.canvas)
+        quota = self.quotas.of(layout.live, self.adapter.device)
+        self.canvas.commit(layout, scores, settings.rule, amount, quota, self.stop)
+        rng[:, 2] += 1
+
+    def _advance(self, live):
+        """Reads the status once and moves every sequence on; returns those that still run."""
+        status = self.canvas.read_status()
+        for q in live:
+            if status[q.row] == NAN:
+                raise NaNLogitsError(
+                    f"the model gave NaN logits for row {q.row}, block {q.block}, forward "
+                    f"{len(q.forwards)}: nothing was returned and the model is unchanged"
+                )
+        running = []
+        for q in live:
+            q.forwards.append(q.block)
+            q.step += 1
+            block = q.current
+            if status[q.row] in (BLOCK_DONE, FINISHED):
+                if status[q.row] == FINISHED:
+                    self.reasons[q.row] = "stop"
+                more = q.advance() and status[q.row] == BLOCK_DONE
+                if self.settings.on_block is not None:
+                    self.settings.on_block(q.row, self.canvas.tokens[q.row, block[0] : block[1]])
+                if not more:
+                    continue
+            running.append(q)
+        return running
+
+
+def decode(adapter, cache, prompts, new_tokens, row_keys, settings, mask_id):
+    """Decodes a batch.
+
+    Args:
+        adapter: `dpad.models.adapter.Adapter`.
+        cache: `KVCache`; grown as needed.
+        prompts: one int64 tensor per sequence, without padding; may be empty.
+        new_tokens: length of the generated part.
+        row_keys: one int per sequence, what its random draws are keyed by.
+        settings: `Settings`.
+        mask_id: id of the mask token.
+
+    Returns:
+        `Run`.
+
+    Raises:
+        MemoryError: the K/V cache does not fit.
+        NaNLogitsError: at the first status read after NaN logits.
+    """
+    canvas = Canvas(prompts, new_tokens, mask_id, adapter.device)
+    sequences = [
+        Sequence(row, length, key, blocks_of(length - new_tokens, length, settings.block_length))
+        for row, (length, key) in enumerate(zip(canvas.lengths, row_keys, strict=True))
+    ]
+    cache.reserve(adapter, len(sequences), max(canvas.lengths))
+    with torch.inference_mode():
+        return Decoder(adapter, cache, canvas, sequences, settings).run()

@@ -1,0 +1,1 @@
+"""Model families: what a decoder may know of a checkpoint, and native classes."""

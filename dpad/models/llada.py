@@ -1,0 +1,107 @@
+"""LLaDA-8B-Base, LLaDA-8B-Instruct and LLaDA-1.5: where the parts live (arXiv 2502.09992).
+
+Fits the released remote code in all its revisions and `dpad.models.hf`'s native class.
+"""
+
+from torch.nn import functional as F
+
+from dpad.models.adapter import Adapter, Layer, Norm, UnsupportedModelError, need, require
+
+FAMILY = "llada"
+CLASS_NAMES = ("LLaDAModelLM",)
+
+# Ids of the released tokenizer, for configurations that do not name them.
+_RELEASED_VOCAB, _RELEASED_MASK, _RELEASED_EOS, _RELEASED_EOT = 126464, 126336, 126081, 126348
+
+
+def _check(config):
+    require(getattr(config, "block_type", "llama") == "llama", "block_type", config.block_type)
+    require(getattr(config, "block_group_size", 1) == 1, "block_group_size > 1", True)
+    require(getattr(config, "rope", True), "rope", False)
+    for name in ("alibi", "attention_layer_norm", "input_emb_norm"):
+        require(not getattr(config, name, False), name, True)
+    require(
+        getattr(config, "clip_qkv", None) is None, "clip_qkv", getattr(config, "clip_qkv", None)
+    )
+    norm = str(getattr(config.layer_norm_type, "value", config.layer_norm_type))
+    require(norm == "rms", "layer_norm_type", norm)
+    activation = str(getattr(config.activation_type, "value", config.activation_type))
+    require(activation == "silu", "activation_type", activation)
+
+
+def _norm(module):
+    if getattr(module, "bias", None) is not None:
+        raise UnsupportedModelError("dpad does not support norms with a bias")
+    return Norm(module, float(module.eps))
+
+
+def _layer(block):
+    return Layer(
+        attention_norm=_norm(need(block, "attn_norm")),
+        q=need(block, "q_proj"),
+        k=need(block, "k_proj"),
+        v=need(block, "v_proj"),
+        o=need(block, "attn_out"),
+        mlp_norm=_norm(need(block, "ff_norm")),
+        gate=need(block, "ff_proj"),
+        up=need(block, "up_proj"),
+        down=need(block, "ff_out"),
+    )
+
+
+def _head(tree, config):
+    """The head as a callable; tied weights and scaled logits as the stock forward has them."""
+    if config.weight_tying:
+        embedding = tree.wte
+        head = lambda x: F.linear(x, embedding.weight)  # noqa: E731
+    else:
+        head = need(tree, "ff_out")
+    if not getattr(config, "scale_logits", False):
+        return head
+    return lambda x: head(x) * (config.d_model**-0.5)
+
+
+def _kv_heads(config):
+    explicit = getattr(config, "n_kv_heads", None)
+    if explicit is not None:
+        return explicit
+    return 1 if getattr(config, "multi_query_attention", None) else config.n_heads
+
+
+def adapt(model):
+    """The adapter of a live LLaDA; UnsupportedModelError naming what does not fit."""
+    config = need(model, "model.config")
+    _check(config)
+    tree = need(model, "model.transformer")
+    blocks = need(tree, "blocks")
+    outer = model.config
+    eos = getattr(outer, "eos_token_id", None)
+    ends = [eos] if isinstance(eos, int) else list(eos or ())
+    mask = getattr(outer, "mask_token_id", None)
+    if config.vocab_size == _RELEASED_VOCAB:
+        mask = _RELEASED_MASK if mask is None else mask
+        ends = list(dict.fromkeys([*(ends or [_RELEASED_EOS]), _RELEASED_EOT]))
+    head_dim = config.d_model // config.n_heads
+    inner = type(need(model, "model"))
+    native = inner.__module__.startswith("dpad.")
+    return Adapter(
+        family=FAMILY,
+        model=model,
+        embed=need(tree, "wte"),
+        layers=[_layer(block) for block in blocks],
+        final_norm=_norm(need(tree, "ln_f")),
+        head=_head(tree, config),
+        num_heads=config.n_heads,
+        num_kv_heads=_kv_heads(config),
+        head_dim=head_dim,
+        rotary_dim=head_dim,
+        rope_theta=float(config.rope_theta),
+        rope_full_precision=bool(getattr(config, "rope_full_precision", True)),
+        max_positions=config.max_sequence_length,
+        vocab_size=getattr(config, "embedding_size", None) or config.vocab_size,
+        shift=0,
+        mask_id=mask,
+        end_ids=tuple(ends),
+        pad_id=getattr(outer, "pad_token_id", None),
+        honours_mask=native or hasattr(inner, "get_bidirectional_attention_bias"),
+    )
