@@ -1,0 +1,1 @@
+"""The interface: configuration, presets, generate, outputs, streaming."""

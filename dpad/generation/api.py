@@ -1,0 +1,248 @@
+"""`generate`: checks, settings, decoding in micro-batches, result."""
+
+import torch
+
+from dpad.decode import commit
+from dpad.decode.cache import KVCache
+from dpad.decode.loop import Settings, decode
+from dpad.decode.plan import blocks_of
+from dpad.generation import presets
+from dpad.generation.compat import quirks
+from dpad.generation.config import RULES, DPadGenerationConfig, resolve_names
+from dpad.generation.inputs import check_prompts, read_inputs, split_prompts, supplied_kept
+from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
+from dpad.generation.streaming import BlockStreamer
+from dpad.models.adapter import find_adapter
+
+
+def generate(
+    model,
+    inputs=None,
+    *,
+    input_ids=None,
+    attention_mask=None,
+    generation_config=None,
+    streamer=None,
+    kept_suffix=None,
+    noise=None,
+    **options,
+):
+    """Decodes with a masked-diffusion model, patched or not.
+
+    Args:
+        model: a LLaDA in the released remote code or in `dpad.models.hf`; it is not changed.
+        inputs: prompt ids ``[batch, length]`` (tensor or lists) or a mapping that holds them; or
+            pass `input_ids`. Rows may be padded on the left or the right by `attention_mask`.
+        generation_config: `DPadGenerationConfig`; `options` override its fields. What neither
+            gives is the default of the model's variant (`dpad.presets`).
+        streamer: a Transformers streamer; gets the prompt and each finished block. Batch 1.
+        kept_suffix: kept suffix positions to use instead of drawing: per block, or per row and
+            block, or a function (row, block).
+        noise: float64 Gumbel noise to use instead of drawing: a function
+            (rows, positions, vocab) -> ``[logit rows, vocab]``.
+
+    Returns:
+        int64 ``[batch, length + max_new_tokens]``, or a `DPadOutput` with
+        ``return_dict_in_generate`` or ``trace``.
+
+    Raises:
+        TypeError, ValueError: a bad argument, by name and value, before any work.
+        UnsupportedModelError: not a model that dpad knows.
+        MemoryError: the K/V cache does not fit, with the bytes.
+        NaNLogitsError: the model gave NaN logits.
+    """
+    handle = getattr(model, "_dpad_handle", None)
+    adapter = handle.adapter if handle is not None else find_adapter(model)
+    base = handle.config if handle is not None else None
+    config = merge(model, base, generation_config, options)
+    ids, mask = read_inputs(inputs, input_ids, attention_mask)
+    prompts = split_prompts(ids, mask)
+    job = Job(adapter, config, prompts, kept_suffix, noise, streamer)
+    leased = handle.lease() if handle is not None else None
+    try:
+        runs = job.run(leased or KVCache())
+    finally:
+        if leased is not None:
+            handle.give_back(leased)
+    return job.result(ids, runs)
+
+
+def merge(model, base, given, options):
+    """The configuration in force: options over `given` over `base` over the model's defaults."""
+    config = DPadGenerationConfig()
+    for layer in (base, given):
+        if layer is not None and not isinstance(layer, DPadGenerationConfig):
+            raise TypeError(
+                f"generation_config is a {type(layer).__name__}: expected a DPadGenerationConfig"
+            )
+    chosen = {n: v for n, v in resolve_names(options).items() if v is not None}
+    for layer in (given, base):
+        _fill(chosen, {} if layer is None else layer.given())
+    _fill(chosen, quirks(chosen.get("compatible")).get("defaults", {}))
+    _fill(chosen, presets.defaults_for(model))
+    config.update(**chosen)
+    return config
+
+
+def _fill(chosen, layer):
+    """Adds the fields of a lower layer; a commit rule that was chosen hides all lower ones."""
+    ruled = any(chosen.get(n) is not None for n in RULES)
+    for name, value in layer.items():
+        if name in RULES and ruled:
+            continue
+        chosen.setdefault(name, value)
+
+
+def _rule(config):
+    if config.confidence_threshold is not None:
+        return commit.threshold(config.confidence_threshold)
+    if config.factor is not None:
+        published = quirks(config.compatible).get("published_factor", False)
+        return commit.factor(config.factor, published)
+    if config.entropy_bound is not None:
+        return commit.entropy_bound(config.entropy_bound)
+    return commit.fixed_quota(config.steps)
+
+
+def _ids(value):
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else tuple(int(v) for v in value)
+
+
+class Job:
+    """One call of `generate`: everything is checked when it is made."""
+
+    def __init__(self, adapter, config, prompts, kept_suffix, noise, streamer):
+        self.adapter, self.config, self.prompts = adapter, config, prompts
+        self.mask_id = adapter.mask_id if config.mask_token_id is None else config.mask_token_id
+        if self.mask_id is None:
+            raise ValueError(
+                "the model does not name its mask token: pass mask_token_id= (the id of "
+                "'<|mdm_mask|>' or '[MASK]' in its tokenizer)"
+            )
+        self.end_ids = _ids(config.eos_token_id) or tuple(adapter.end_ids)
+        pad = adapter.pad_id if config.pad_token_id is None else config.pad_token_id
+        self.pad_id = pad if pad is not None else (self.end_ids or (0,))[0]
+        self._check_ids()
+        check_prompts(prompts, config.max_new_tokens, adapter, self.mask_id)
+        new, width = config.max_new_tokens, config.block_length
+        self.blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
+        count = len(self.blocks[0][0])
+        if config.steps is not None and config.steps < count:
+            raise ValueError(
+                f"steps = {config.steps} is less than the {count} blocks of max_new_tokens = {new} "
+                f"and block_length = {width}: every block needs a step"
+            )
+        self.kept = supplied_kept(kept_suffix, self.blocks) if kept_suffix is not None else None
+        if self.kept is not None and not callable(kept_suffix):
+            for row, (blocks, _) in enumerate(self.blocks):
+                for block in range(len(blocks)):
+                    self.kept(row, block)
+        self.noise = noise
+        self.row_keys = self._row_keys()
+        self.seed = config.seed
+        if self.seed is None:
+            self.seed = int(torch.randint(2**63 - 1, (1,)))
+        if streamer is not None and len(prompts) > 1:
+            raise ValueError(f"streamer takes one row, the batch has {len(prompts)}")
+        self.streamer = streamer and BlockStreamer(streamer, prompts[0], self.end_ids)
+
+    def _check_ids(self):
+        vocab = self.adapter.vocab_size
+        named = [("mask_token_id", self.mask_id), ("pad_token_id", self.pad_id)]
+        for name, value in named + [("eos_token_id", i) for i in self.end_ids]:
+            if not 0 <= value < vocab:
+                raise ValueError(f"{name} = {value}: the vocabulary has {vocab} ids")
+        if self.mask_id in self.end_ids:
+            raise ValueError(f"mask_token_id = {self.mask_id} is also an eos_token_id")
+        if self.config.early_stop and not self.end_ids:
+            raise ValueError(
+                "early_stop is on and the model does not name an end id: pass eos_token_id= or "
+                "early_stop=False"
+            )
+
+    def _row_keys(self):
+        keys = self.config.row_keys
+        if keys is None:
+            return list(range(len(self.prompts)))
+        keys = [int(k) for k in keys]
+        if len(keys) != len(self.prompts):
+            raise ValueError(f"row_keys holds {len(keys)} keys for {len(self.prompts)} rows")
+        return keys
+
+    def _settings(self, first):
+        config = self.config
+        kept, noise = self.kept, self.noise
+        return Settings(
+            rule=_rule(config),
+            suffix=config.suffix,
+            block_length=config.block_length,
+            cache=config.cache,
+            temperature=float(config.temperature),
+            early_stop=bool(config.early_stop),
+            seed=self.seed,
+            fill_id=self.end_ids[0] if self.end_ids else self.pad_id,
+            end_ids=self.end_ids,
+            suppress=(self.mask_id,),
+            round_scores=quirks(config.compatible).get("round_scores", False),
+            kept=kept and (lambda row, block: kept(first + row, block)),
+            noise=noise and (lambda live, *rest: noise([first + q.row for q in live], *rest)),
+            on_block=self.streamer and self.streamer.block,
+        )
+
+    def run(self, cache):
+        """Decodes all micro-batches, one after the other, on one cache."""
+        size = 1 if self.config.batch_invariant else self.config.micro_batch or len(self.prompts)
+        if self.streamer is not None:
+            self.streamer.begin()
+        runs = []
+        for first in range(0, len(self.prompts), size):
+            part = slice(first, first + size)
+            arguments = (self.prompts[part], self.config.max_new_tokens, self.row_keys[part])
+            settings = self._settings(first)
+            runs.append(decode(self.adapter, cache, *arguments, settings, self.mask_id))
+        if self.streamer is not None:
+            self.streamer.end()
+        return runs
+
+    def result(self, ids, runs):
+        """The tensor or `DPadOutput` that the caller gets."""
+        rows = [(run, q) for run in runs for q in run.sequences]
+        new = self.config.max_new_tokens
+        answers = [
+            run.canvas.tokens[q.row, q.length - new : q.length].to(ids.device) for run, q in rows
+        ]
+        answer = torch.stack(answers)
+        if not quirks(self.config.compatible).get("raw_canvas", False) and self.end_ids:
+            ends = torch.isin(answer, torch.tensor(self.end_ids, device=ids.device))
+            behind = ends.cumsum(-1) - ends.long() > 0
+            answer = answer.masked_fill(behind, self.pad_id)
+        sequences = torch.cat((ids, answer), dim=-1)
+        if not (self.config.return_dict_in_generate or self.config.trace):
+            return sequences
+        return self._output(sequences, runs, rows)
+
+    def _output(self, sequences, runs, rows):
+        forwards = torch.tensor([len(q.forwards) for _, q in rows])
+        committed = [int((run.canvas.committed_at[q.row] >= 0).sum()) for run, q in rows]
+        timings = {name: sum(run.seconds[name] for run in runs) for name in runs[0].seconds}
+        timings["positions"] = sum(run.positions for run in runs)
+        trace = None
+        if self.config.trace:
+            header = {"format": TRACE_FORMAT, "version": TRACE_VERSION, "seed": self.seed}
+            header["prompt_lengths"] = [len(p) for p in self.prompts]
+            header["config"] = self.config.to_diff_dict()
+            trace = Trace(header)
+            for number, (run, q) in enumerate(rows):
+                trace.events += row_events(run, q, number, run.steps)
+        return DPadOutput(
+            sequences=sequences,
+            seed=self.seed,
+            forwards=forwards,
+            tokens_per_forward=torch.tensor(committed, dtype=torch.float64) / forwards,
+            kept_suffix=[[k.cpu() for k in q.log] for _, q in rows],
+            finish_reason=[run.reasons[q.row] for run, q in rows],
+            timings=timings,
+            trace=trace,
+        )

@@ -1,0 +1,25 @@
+"""Published decoders whose quirks can be asked for by name, and what the quirks are.
+
+`raw_canvas`: tokens after an end id stay as decoded. `published_factor`: the factor rule overlooks
+a failure of the last candidate. `round_scores`: confidence is rounded to the logits' dtype.
+`defaults` hold where the configuration leaves a field open.
+"""
+
+from dpad.decode.suffix import Suffix
+
+_FULL = {"suffix": Suffix("all"), "cache": "none", "early_stop": False}
+
+COMPATIBLE = {
+    "llada": {"raw_canvas": True, "round_scores": True, "defaults": _FULL},
+    "fast-dllm-llada": {"raw_canvas": True, "published_factor": True, "defaults": _FULL},
+    "dpad-llada": {
+        "raw_canvas": True,
+        "published_factor": True,
+        "defaults": {"suffix": Suffix("gaussian"), "cache": "none", "early_stop": True},
+    },
+}
+
+
+def quirks(name):
+    """The row of `name`, or an empty one."""
+    return COMPATIBLE.get(name, {})

@@ -1,0 +1,199 @@
+"""`DPadGenerationConfig`: every choice of a decoding run, validated, and saved without loss."""
+
+import copy
+import math
+
+from transformers import GenerationConfig
+
+from dpad.decode.suffix import Suffix
+
+# Names of LLaDA's, Dream's and Fast-dLLM's samplers, and of Transformers' diffusion interface.
+ALIASES = {
+    "gen_length": "max_new_tokens",
+    "max_length_new": "max_new_tokens",
+    "block_size": "block_length",
+    "threshold": "confidence_threshold",
+    "max_denoising_steps": "steps",
+    "mask_id": "mask_token_id",
+    "eos_id": "eos_token_id",
+    "early_termination": "early_stop",
+    "return_dict": "return_dict_in_generate",
+}
+
+# Field -> default; None is filled from the model's family and variant.
+FIELDS = {
+    "max_new_tokens": None,
+    "block_length": None,
+    "steps": None,
+    "confidence_threshold": None,
+    "factor": None,
+    "entropy_bound": None,
+    "temperature": 0.0,
+    "suffix": None,
+    "cache": None,
+    "early_stop": None,
+    "seed": None,
+    "row_keys": None,
+    "mask_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+    "micro_batch": None,
+    "batch_invariant": False,
+    "compatible": None,
+    "return_dict_in_generate": False,
+    "trace": False,
+}
+RULES = ("steps", "confidence_threshold", "factor", "entropy_bound")
+CACHES = ("none", "prefix", "dual")
+# Written into every saved configuration by Transformers; accepted and ignored when read back.
+_BOOKKEEPING = {"transformers_version", "_from_model_config", "dpad_version"}
+
+
+def resolve_names(given):
+    """Field -> value with aliases translated.
+
+    Raises:
+        TypeError: an unknown option, by name.
+        ValueError: an option and its alias, or two aliases, with different values.
+    """
+    values, named = {}, {}
+    for name, value in given.items():
+        if name in _BOOKKEEPING:
+            continue
+        field = ALIASES.get(name, name)
+        if field not in FIELDS:
+            raise TypeError(
+                f"unknown option {name!r} = {value!r}; known: {', '.join(sorted(FIELDS))}, and the "
+                f"aliases {', '.join(sorted(ALIASES))}"
+            )
+        if field in values and values[field] != value:
+            raise ValueError(
+                f"{named[field]} = {values[field]!r} and {name} = {value!r} name the same option "
+                f"{field!r}"
+            )
+        values[field], named[field] = value, name
+    return values
+
+
+def _whole(name, value, low):
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+        raise ValueError(f"{name} = {value!r}: expected a whole number >= {low}")
+
+
+def _real(name, value, low, high=math.inf):
+    if value is None:
+        return
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (good and low <= value <= high and math.isfinite(value)):
+        span = f"{low} to {high}" if math.isfinite(high) else f"a finite value >= {low}"
+        raise ValueError(f"{name} = {value!r}: expected {span}")
+
+
+class DPadGenerationConfig(GenerationConfig):
+    """Options of `dpad.generate` and of a patched model's ``generate``.
+
+    Args:
+        max_new_tokens: length of the generated part in tokens (alias ``gen_length``).
+        block_length: tokens decoded together, left to right; the last block may be shorter.
+        steps: fixed quota: steps over the whole canvas, by LLaDA's linear schedule (arXiv
+            2502.09992). Exactly one of the four commit rules may be given; with none, the family's.
+        confidence_threshold: commit every token at least this probable, and the best (Fast-dLLM,
+            arXiv 2505.22618; alias ``threshold``). Above 1: one token per step.
+        factor: commit the largest m with (j + 1)(1 - p_j) <= factor (Fast-dLLM).
+        entropy_bound: nats; commit by ascending entropy within the bound (arXiv 2505.24857).
+        temperature: Gumbel noise on the logits; 0 is greedy.
+        suffix: `dpad.Suffix`, or a dict of its fields.
+        cache: "none"; "prefix" keeps K/V of everything before the block; "dual" also of the
+            suffix. Both are approximations within a block (up to 4 points on 8-shot GSM8K, arXiv
+            2505.22618, table 7).
+        early_stop: end a row when a finished block holds an end-of-text id.
+        seed: of all random draws; None draws one, returned with the output.
+        row_keys: one int per row, what its draws are keyed by; default 0, 1, ...
+        mask_token_id, eos_token_id (int or list), pad_token_id: default to the model's.
+        micro_batch: rows decoded together at most; results do not depend on it.
+        batch_invariant: decode each row alone, so that its result is bitwise that of batch 1.
+        compatible: name of a published decoder whose quirks are to be kept, see
+            `dpad.generation.compat`.
+        return_dict_in_generate: return a `DPadOutput`.
+        trace: record every commit (implies ``return_dict_in_generate``).
+
+    Raises:
+        TypeError: an unknown option.
+        ValueError: a value out of range, or conflicting options; the message names both.
+    """
+
+    def __init__(self, **kwargs):
+        values = resolve_names(kwargs)
+        self._ready = False
+        super().__init__()
+        for name, default in FIELDS.items():
+            setattr(self, name, copy.copy(values.get(name, default)))
+        self._given = set(values)
+        if isinstance(self.suffix, dict):
+            self.suffix = Suffix(**self.suffix)
+        del self._ready
+        self.validate()
+
+    def validate(self, *args, **kwargs):
+        """Checks every field; Transformers' own rules (on temperature, sampling) do not apply."""
+        if hasattr(self, "_ready"):
+            return
+        for name, low in (("max_new_tokens", 1), ("block_length", 1), ("steps", 1)):
+            _whole(name, getattr(self, name), low)
+        _whole("micro_batch", self.micro_batch, 1)
+        for name in ("confidence_threshold", "factor", "entropy_bound", "temperature"):
+            _real(name, getattr(self, name), 0)
+        given = [n for n in RULES if getattr(self, n) is not None]
+        if len(given) > 1:
+            shown = ", ".join(f"{n} = {getattr(self, n)!r}" for n in given)
+            raise ValueError(f"{shown}: these are different commit rules, give one")
+        if self.suffix is not None and not isinstance(self.suffix, Suffix):
+            raise ValueError(f"suffix = {self.suffix!r}: expected a dpad.Suffix or its fields")
+        if self.cache is not None and self.cache not in CACHES:
+            raise ValueError(f"cache = {self.cache!r}: expected one of {', '.join(CACHES)}")
+        if self.seed is not None and not (
+            isinstance(self.seed, int) and -(2**63) <= self.seed < 2**63
+        ):
+            raise ValueError(f"seed = {self.seed!r}: expected a 64-bit integer")
+        from dpad.generation.compat import COMPATIBLE
+
+        if self.compatible is not None and self.compatible not in COMPATIBLE:
+            known = ", ".join(COMPATIBLE)
+            raise ValueError(f"compatible = {self.compatible!r}: expected one of {known}")
+
+    def update(self, **kwargs):
+        """Sets fields (aliases allowed) and validates; unknown options raise TypeError."""
+        for name, value in resolve_names(kwargs).items():
+            if name == "suffix" and isinstance(value, dict):
+                value = Suffix(**value)
+            setattr(self, name, value)
+            self._given.add(name)
+        self.validate()
+        return {}
+
+    def given(self):
+        """Field -> value of what was chosen: named in a call, or set to something else."""
+        values = {n: getattr(self, n) for n in FIELDS}
+        chosen = {n for n in FIELDS if n in self._given or values[n] != FIELDS[n]}
+        return {n: values[n] for n in sorted(chosen) if values[n] is not None}
+
+    def to_dict(self):
+        """All fields as plain values."""
+        values = {name: copy.copy(getattr(self, name)) for name in FIELDS}
+        if self.suffix is not None:
+            values["suffix"] = self.suffix.as_dict()
+        return values
+
+    def to_diff_dict(self):
+        """The fields that differ from their defaults, as plain values."""
+        return {n: v for n, v in self.to_dict().items() if v != FIELDS[n]}
+
+    def __eq__(self, other):
+        return isinstance(other, DPadGenerationConfig) and self.to_dict() == other.to_dict()
+
+    def __hash__(self):
+        return object.__hash__(self)
+
+    def __repr__(self):
+        fields = ", ".join(f"{n}={v!r}" for n, v in self.to_diff_dict().items())
+        return f"DPadGenerationConfig({fields})"

@@ -1,0 +1,87 @@
+"""Defaults per family and variant, and the published settings per model and task, by name."""
+
+from dpad.decode.suffix import Suffix
+
+# Used where no values were published for a variant: nothing is approximated.
+SAFE = {
+    "max_new_tokens": 256,
+    "block_length": 32,
+    "steps": None,
+    "suffix": Suffix("all"),
+    "cache": "none",
+    "early_stop": True,
+}
+
+
+def _gaussian(decay, scale, window):
+    return Suffix("gaussian", window=window, decay=decay, scale=scale)
+
+
+def _published(length, decay, scale, window, threshold=0.9):
+    return {
+        "max_new_tokens": length,
+        "block_length": 32,
+        "confidence_threshold": threshold,
+        "suffix": _gaussian(decay, scale, window),
+        "cache": "none",
+        "early_stop": True,
+    }
+
+
+# Variant (last part of the name a checkpoint was loaded from) -> defaults. DPad, arXiv 2508.14148.
+VARIANTS = {
+    "LLaDA-8B-Instruct": _published(256, 4.0, 2.0, 256),
+    "LLaDA-1.5": _published(256, 3.0, 1.6, 256),
+    # Measured on the shipped model, see its model card.
+    "tiny_llada": {
+        "max_new_tokens": 256,
+        "block_length": 32,
+        "confidence_threshold": 0.9,
+        "suffix": Suffix("gaussian", window=64, decay=3.0, scale=1.6, near=16),
+        "cache": "none",
+        "early_stop": True,
+    },
+}
+
+# "model/task" -> options, from the release scripts of DPad (arXiv 2508.14148); `near` is 0 in all.
+PRESETS = {
+    "llada-8b-instruct/gsm8k": _published(256, 4.0, 2.0, 256),
+    "llada-8b-instruct/math": _published(256, 4.0, 2.0, 256),
+    "llada-8b-instruct/humaneval": _published(512, 3.0, 2.3, 512),
+    "llada-8b-instruct/mbpp": _published(512, 3.0, 2.3, 128),
+    "llada-1.5/gsm8k": _published(256, 3.0, 1.6, 256),
+    "llada-1.5/math": _published(256, 3.0, 1.6, 256),
+    "llada-1.5/humaneval": _published(512, 3.0, 2.3, 128),
+    "llada-1.5/humaneval-sequential": {
+        **_published(512, 3.0, 1.6, 128, threshold=None),
+        "steps": 512,
+    },
+    "llada-1.5/mbpp": _published(512, 3.0, 1.6, 512),
+    "llada-1.5/gsm8k-1024": _published(1024, 3.0, 1.6, 256),
+}
+
+
+def variant_of(model):
+    """The key of `VARIANTS` that the model was loaded as, or None."""
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    last = name.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+    return last if last in VARIANTS else None
+
+
+def defaults_for(model):
+    """Defaults of a model: its variant's, or the safe ones."""
+    return VARIANTS.get(variant_of(model), SAFE)
+
+
+def names():
+    """Names of all published presets."""
+    return sorted(PRESETS)
+
+
+def get(name, **changes):
+    """The `DPadGenerationConfig` of a preset, with `changes`; KeyError listing the names."""
+    from dpad.generation.config import DPadGenerationConfig
+
+    if name not in PRESETS:
+        raise KeyError(f"no preset {name!r}; known: {', '.join(names())}")
+    return DPadGenerationConfig(**{**PRESETS[name], **changes})

@@ -1,0 +1,221 @@
+"""`patch`: puts dpad under one live model, and takes it off again."""
+
+import functools
+import inspect
+import threading
+import types
+
+import torch
+
+from dpad import ops
+from dpad.decode.cache import KVCache
+from dpad.generation import api, presets
+from dpad.generation.config import DPadGenerationConfig
+from dpad.models.adapter import UnsupportedModelError, find_adapter, unwrap
+from dpad.decode.full_forward import FullForward
+
+OPERATORS = (
+    "suffix_gather",
+    "rope_kv_write_",
+    "block_attention",
+    "add_rms_norm_",
+    "swiglu",
+    "confidence",
+    "unmask_",
+)
+_MISSING = object()
+
+
+class Handle:
+    """What `patch` did to one model. Prints as a table; a context manager that undoes it.
+
+    `model` is the patched model, `adapter` the decoder's view of it, `config` the defaults that
+    `generate` uses, `notes` everything that runs differently from what one might expect.
+    """
+
+    def __init__(self, model, adapter, config, notes):
+        self.model, self.adapter, self.config, self.notes = model, adapter, config, notes
+        self._saved, self._caches, self._lock = {}, [KVCache()], threading.Lock()
+
+    @property
+    def active(self):
+        """True until `remove`."""
+        return bool(self._saved)
+
+    def _install(self):
+        forward = FullForward(self.model, self.adapter)
+        stock = self.model.forward
+
+        @functools.wraps(stock)
+        def patched_forward(model, *args, **kwargs):
+            return forward(stock, args, kwargs)
+
+        patched_forward.__signature__ = inspect.signature(stock)
+        bind = lambda function: types.MethodType(function, self.model)  # noqa: E731
+        for name, value in (
+            ("_dpad_handle", self),
+            ("forward", bind(patched_forward)),
+            ("generate", bind(api.generate)),
+        ):
+            self._saved[name] = self.model.__dict__.get(name, _MISSING)
+            object.__setattr__(self.model, name, value)
+
+    def remove(self):
+        """Puts the model back as it was and frees the buffers; doing it twice is harmless."""
+        for name, value in self._saved.items():
+            if value is _MISSING:
+                self.model.__dict__.pop(name, None)
+            else:
+                object.__setattr__(self.model, name, value)
+        self._saved = {}
+        with self._lock:
+            self._caches = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.remove()
+
+    def lease(self):
+        """A K/V cache of the handle's that nobody else uses now."""
+        with self._lock:
+            return self._caches.pop() if self._caches else KVCache()
+
+    def give_back(self, cache):
+        """Keeps the buffers for the next call, unless the patch was removed meanwhile."""
+        with self._lock:
+            if self.active:
+                self._caches.append(cache)
+
+    def rows(self):
+        """(what, where it runs) for the table."""
+        device = self.adapter.device.type
+        info = ops.build_info()
+        for name in OPERATORS:
+            kernel = ops.has_kernel(name, device)
+            where = f"{device} kernel" if kernel else "plain torch"
+            if kernel and device == "cpu":
+                where += f" ({info['cpu_isa']})"
+            if not kernel:
+                module = "_C_cuda" if device == "cuda" and ops.loaded("_C") else "_C"
+                where += (
+                    f" ({module}: {info[module]})" if info[module] != "loaded" else " (no kernel)"
+                )
+            yield name, where
+
+    def __repr__(self):
+        adapter = self.adapter
+        defaults = api.merge(self.model, self.config, None, {})
+        variant = presets.variant_of(self.model) or "no published values: nothing is approximated"
+        lines = [
+            f"dpad on {type(self.model).__name__} ({adapter.family}), "
+            + ("active" if self.active else "removed"),
+            f"  {len(adapter.layers)} layers, {adapter.num_heads}/{adapter.num_kv_heads} heads of "
+            f"{adapter.head_dim}, {adapter.dtype}, {adapter.device}",
+            f"  {'forward':<16} full canvas on dpad's operators without gradients, else stock",
+            f"  {'generate':<16} dpad",
+        ]
+        lines += [f"  {name:<16} {where}" for name, where in self.rows()]
+        lines += [
+            f"  {'linear, embed':<16} the model's own modules, called",
+            f"defaults ({variant})",
+        ]
+        shown = defaults.to_diff_dict()
+        shown["suffix"] = defaults.suffix
+        lines += [f"  {name:<22} {value}" for name, value in shown.items()]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def _elsewhere_hooks(adapter):
+    """Names of modules whose hooks dpad's forward would not run."""
+    called = {id(adapter.embed)}
+    for layer in adapter.layers:
+        called |= {
+            id(m) for m in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
+        }
+    called.add(id(adapter.head))
+    inside = set()
+    for name, module in adapter.model.named_modules():
+        if id(module) in called:
+            inside.add(name)
+    hooked = []
+    for name, module in adapter.model.named_modules():
+        below = any(name == n or name.startswith(n + ".") for n in inside)
+        hooks = module._forward_hooks or module._forward_pre_hooks
+        if hooks and not below and module is not adapter.model:
+            hooked.append(name)
+    return hooked
+
+
+def patch(model, config=None, *, strict=True):
+    """Accelerates one live model in place; `Handle.remove` undoes it.
+
+    Only this instance changes, and only three entries of its ``__dict__``: parameters, modules,
+    class and configuration stay as they are, so saving, LoRA and quantised layers keep working.
+
+    Args:
+        model: a LLaDA in the released remote code or in `dpad.models.hf`.
+        config: `DPadGenerationConfig`, defaults of ``generate`` for this model.
+        strict: refuse a model with hooks that dpad's forward would not run; else report them.
+
+    Returns:
+        `Handle`.
+
+    Raises:
+        TypeError: not a torch module, or `config` of another type.
+        UnsupportedModelError: a class or module tree that dpad does not know, with what was looked
+            for; hooks elsewhere while `strict`.
+        RuntimeError: the model is already patched; the message names the handle.
+    """
+    if config is not None and not isinstance(config, DPadGenerationConfig):
+        raise TypeError(f"config is a {type(config).__name__}: expected a DPadGenerationConfig")
+    if isinstance(model, torch.nn.Module) and "_dpad_handle" in unwrap(model).__dict__:
+        handle = unwrap(model)._dpad_handle
+        raise RuntimeError(
+            f"the model is already patched by the handle at {hex(id(handle))}: call its remove() "
+            "first (model._dpad_handle.remove())"
+        )
+    adapter = find_adapter(model)
+    notes = list(adapter.notes)
+    hooked = _elsewhere_hooks(adapter)
+    if hooked:
+        text = f"hooks on {', '.join(hooked)} are not run by dpad's forward"
+        if strict:
+            raise UnsupportedModelError(f"{text}; remove them, or pass strict=False")
+        notes.append(text)
+    handle = Handle(adapter.model, adapter, config, notes)
+    handle._install()
+    return handle
+
+
+def patched(model, config=None, **options):
+    """`patch` for a with-statement: the model is as it was when the block ends."""
+    return patch(model, config, **options)
+
+
+def supports(model):
+    """Whether `patch` would take the model, without touching it.
+
+    Returns:
+        a truthy or falsy `Support` with the family and the reason.
+    """
+    try:
+        adapter = find_adapter(model)
+    except (TypeError, ValueError) as error:
+        return Support(None, str(error))
+    return Support(adapter.family, None)
+
+
+class Support:
+    """Answer of `supports`: truthy if supported; `family`, and `reason` where it is not."""
+
+    def __init__(self, family, reason):
+        self.family, self.reason = family, reason
+
+    def __bool__(self):
+        return self.family is not None
+
+    def __repr__(self):
+        return f"supported ({self.family})" if self else f"not supported: {self.reason}"
