@@ -135,10 +135,6 @@ class Job:
                 f"and block_length = {width}: every block needs a step"
             )
         self.kept = supplied_kept(kept_suffix, self.blocks) if kept_suffix is not None else None
-        if self.kept is not None and not callable(kept_suffix):
-            for row, (blocks, _) in enumerate(self.blocks):
-                for block in range(len(blocks)):
-                    self.kept(row, block)
         self.noise = noise
         self.row_keys = self._row_keys()
         self.seed = config.seed

@@ -120,28 +120,26 @@ def supplied_kept(kept, sequences_blocks):
         sequences_blocks: per row its blocks [(start, end), ...] and length.
 
     Raises:
-        ValueError: a wrong number of blocks, or positions that do not ascend behind the block.
+        ValueError: a wrong number of rows, positions that do not ascend behind the block, or,
+            when a block is reached, none supplied for it.
     """
-    if not callable(kept):
-        table = kept
-        depth = _depth(table)
-        rows = len(sequences_blocks)
-        if depth == 3 and len(table) != rows:
-            raise ValueError(f"kept_suffix holds {len(table)} rows, the batch has {rows}")
-        kept = (
-            (lambda row, block: table[row][block])
-            if depth == 3
-            else (lambda row, block: table[block])
+    table = None if callable(kept) else kept
+    per_row = table is not None and _depth(table) == 3
+    if per_row and len(table) != len(sequences_blocks):
+        raise ValueError(
+            f"kept_suffix holds {len(table)} rows, the batch has {len(sequences_blocks)}"
         )
-        for row, (blocks, _) in enumerate(sequences_blocks):
-            have = len(table[row]) if depth == 3 else len(table)
-            if have != len(blocks):
-                raise ValueError(
-                    f"kept_suffix holds {have} blocks for row {row}, there are {len(blocks)}"
-                )
+
+    def look_up(row, block):
+        if table is None:
+            return kept(row, block)
+        blocks = table[row] if per_row else table
+        if block >= len(blocks):
+            raise ValueError(f"kept_suffix holds {len(blocks)} blocks, row {row} needs {block + 1}")
+        return blocks[block]
 
     def draw(row, block):
-        positions = torch.as_tensor(kept(row, block), dtype=torch.int64).flatten().cpu()
+        positions = torch.as_tensor(look_up(row, block), dtype=torch.int64).flatten().cpu()
         blocks, length = sequences_blocks[row]
         low = blocks[block][1]
         inside = ((positions >= low) & (positions < length)).all()
@@ -152,6 +150,10 @@ def supplied_kept(kept, sequences_blocks):
             )
         return positions
 
+    if table is not None:  # what was supplied is checked now; a run that stops early needs less
+        for row, (blocks, _) in enumerate(sequences_blocks):
+            for block in range(min(len(table[row] if per_row else table), len(blocks))):
+                draw(row, block)
     return draw
 
 
