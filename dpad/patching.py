@@ -9,10 +9,10 @@ import torch
 
 from dpad import ops
 from dpad.decode.cache import KVCache
+from dpad.decode.full_forward import FullForward
 from dpad.generation import api, presets
 from dpad.generation.config import DPadGenerationConfig
 from dpad.models.adapter import UnsupportedModelError, find_adapter, unwrap
-from dpad.decode.full_forward import FullForward
 
 OPERATORS = (
     "suffix_gather",

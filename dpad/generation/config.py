@@ -10,7 +10,6 @@ from dpad.decode.suffix import Suffix
 # Names of LLaDA's, Dream's and Fast-dLLM's samplers, and of Transformers' diffusion interface.
 ALIASES = {
     "gen_length": "max_new_tokens",
-    "max_length_new": "max_new_tokens",
     "block_size": "block_length",
     "threshold": "confidence_threshold",
     "max_denoising_steps": "steps",
@@ -45,8 +44,6 @@ FIELDS = {
 }
 RULES = ("steps", "confidence_threshold", "factor", "entropy_bound")
 CACHES = ("none", "prefix", "dual")
-# Written into every saved configuration by Transformers; accepted and ignored when read back.
-_BOOKKEEPING = {"transformers_version", "_from_model_config", "dpad_version"}
 
 
 def resolve_names(given):
@@ -58,8 +55,8 @@ def resolve_names(given):
     """
     values, named = {}, {}
     for name, value in given.items():
-        if name in _BOOKKEEPING:
-            continue
+        if name.startswith("_") or name == "transformers_version":
+            continue  # Transformers' own bookkeeping in saved configurations
         field = ALIASES.get(name, name)
         if field not in FIELDS:
             raise TypeError(

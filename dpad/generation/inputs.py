@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 
-def _tensor(name, value):
+def _tensor(name, value, integer=True):
     if isinstance(value, torch.Tensor):
         out = value
     else:
@@ -17,11 +17,15 @@ def _tensor(name, value):
         out = out[None]
     if out.dim() != 2:
         raise ValueError(f"{name} has shape {list(out.shape)}: expected [batch, length]")
-    if out.is_floating_point() or out.is_complex():
+    if integer and not _is_integer(out.dtype):
         if out.numel():
             raise ValueError(f"{name} has dtype {out.dtype}: expected integer ids")
         out = out.to(torch.int64)
     return out
+
+
+def _is_integer(dtype):
+    return not dtype.is_floating_point and not dtype.is_complex
 
 
 def read_inputs(inputs, input_ids, attention_mask):
@@ -46,7 +50,7 @@ def read_inputs(inputs, input_ids, attention_mask):
         raise ValueError("input_ids has no rows: expected at least one prompt")
     if attention_mask is None:
         return ids, None
-    mask = _tensor("attention_mask", attention_mask)
+    mask = _tensor("attention_mask", attention_mask, integer=False)
     if mask.shape != ids.shape:
         raise ValueError(
             f"attention_mask has shape {list(mask.shape)}, input_ids {list(ids.shape)}"

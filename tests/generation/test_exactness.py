@@ -1,15 +1,10 @@
 """Identities between modes that must hold token for token (float32)."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 import dpad
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import EOS_ID, MASK_ID, pad
+from tests.generation.common import EOS_ID, MASK_ID, pad
 
 NEW, BLOCK = 40, 16  # two blocks and a shorter last one
 RULES = {

@@ -1,16 +1,12 @@
 """The published LLaDA decoders, token for token, through the public interface."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import dpad
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import GOLDEN, MASK_ID
+from tests.generation.common import GOLDEN, MASK_ID
 
 SUITES = {
     "llada": "llada",
