@@ -134,6 +134,7 @@ def find_adapter(model):
         if set(family.CLASS_NAMES) & set(class_names(model)):
             adapter = family.adapt(model)
             _check_devices(adapter)
+            _check_dtypes(adapter)
             return adapter
         known[family.FAMILY] = family.CLASS_NAMES
     looked = "; ".join(f"{family}: {', '.join(names)}" for family, names in known.items())
@@ -152,6 +153,21 @@ def _check_devices(adapter):
     if len(devices) > 1:
         names = ", ".join(sorted(map(str, devices)))
         raise UnsupportedModelError(f"the model is spread over {names}: dpad decodes on one device")
+
+
+def _check_dtypes(adapter):
+    """The rows of a pass have one dtype: that of the embedding, the norms and the caches."""
+    if adapter.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UnsupportedModelError(
+            f"the model is {adapter.dtype}: dpad decodes in float32, bfloat16 or float16"
+        )
+    norms = [n for layer in adapter.layers for n in (layer.attention_norm, layer.mlp_norm)]
+    for norm in (*norms, adapter.final_norm):
+        if norm.module.weight.dtype != adapter.dtype:
+            raise UnsupportedModelError(
+                f"a norm's weight is {norm.module.weight.dtype} and the embedding {adapter.dtype}: "
+                "convert the model to one dtype first (model.to(dtype))"
+            )
 
 
 def need(model, path):
