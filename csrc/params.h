@@ -127,6 +127,14 @@ struct ConfidenceParams {
   DType dtype;
 };
 
+struct UniformParams {
+  const int64_t* position;   // [logit_rows]
+  const int64_t* l_offsets;  // [batch + 1]
+  const int64_t* rng;        // [batch, 3]: seed, row key, number of the forward
+  double* out;               // [logit_rows], in (0, 1)
+  int64_t batch;
+};
+
 struct UnmaskParams {
   int64_t* canvas;         // [canvas_rows, length]
   int64_t* committed_at;   // [canvas_rows, length], number of the forward

@@ -12,20 +12,23 @@
 
 namespace dpad {
 
-// Bounds for every draw: G lies in [-3.61, 45.06].
+// Every draw lies in [-3.81, kGumbelMax].
 constexpr double kGumbelMax = 45.06;
 
-// The 64 bits as high and low word.
-DPAD_HOST_DEVICE inline double gumbel_of_bits(uint32_t high, uint32_t low) {
-  const double integer = 4294967296.0 * high + low;
-  double v = (integer + 0.5) * 0x1p-64;
-  // The sum above can round to 2^64; v = 1 would be an infinite E.
-  if (v > 1.0 - 0x1p-53) v = 1.0 - 0x1p-53;
-  return -log(-log1p(-v));
+// 64 bits, given as high and low word, as the uniform (n + 1/2) / 2^64.
+DPAD_HOST_DEVICE inline double uniform_of_words(uint32_t high, uint32_t low) {
+  return (4294967296.0 * high + low + 0.5) * 0x1p-64;
 }
 
-// An upper bound of gumbel_of_bits(high, *) without a logarithm, at most 0.71 above it where
-// high >= 2: candidates that cannot win are dropped by it.
+DPAD_HOST_DEVICE inline double gumbel_of_words(uint32_t high, uint32_t low) {
+  // 1 - v is formed from the complement of the bits where v is near 1.
+  const double exponential = high < 0x80000000u ? -log1p(-uniform_of_words(high, low))
+                                                : -log(uniform_of_words(~high, ~low));
+  return -log(exponential);
+}
+
+// An upper bound of gumbel_of_words(high, *) without a logarithm, within 0.71 of it where v is
+// small and high >= 2: drops the candidates that cannot win.
 DPAD_HOST_DEVICE inline float gumbel_bound(uint32_t high) {
   const float floor = static_cast<float>(static_cast<int32_t>(high >> 1));  // <= v * 2^31
   int exponent = 0;
@@ -41,11 +44,15 @@ DPAD_HOST_DEVICE constexpr PhiloxCounter gumbel_counter(int64_t pair, int64_t po
   return {{low32(pair), low32(position), low32(forward), high32(position)}};
 }
 
+DPAD_HOST_DEVICE inline double gumbel_at(PhiloxCounter counter, PhiloxKey key, int64_t id) {
+  const PhiloxCounter drawn = philox(counter, key);
+  const int word = static_cast<int>(id & 1) * 2;
+  return gumbel_of_words(drawn.word[word], drawn.word[word + 1]);
+}
+
 DPAD_HOST_DEVICE inline double gumbel_noise(PhiloxKey key, int64_t id, int64_t position,
                                             int64_t forward) {
-  const PhiloxCounter drawn = philox(gumbel_counter(id >> 1, position, forward), key);
-  const int word = static_cast<int>(id & 1) * 2;
-  return gumbel_of_bits(drawn.word[word], drawn.word[word + 1]);
+  return gumbel_at(gumbel_counter(id >> 1, position, forward), key, id);
 }
 
 }  // namespace dpad

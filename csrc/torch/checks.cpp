@@ -120,6 +120,23 @@ void Checks::disjoint(const char* a, const Tensor& ta, const char* b, const Tens
   }
 }
 
+void Checks::distinct_elements(const char* name, const Tensor& t) const {
+  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
+  for (int64_t d = 0; d < t.dim(); ++d) {
+    if (t.size(d) == 0) return;
+    if (t.size(d) > 1) dims.emplace_back(t.stride(d), t.size(d));
+  }
+  std::sort(dims.begin(), dims.end());
+  int64_t span = 1;  // elements that the dimensions of smaller strides reach over
+  for (const auto& [stride, size] : dims) {
+    if (stride < span) {
+      fail(std::string("argument '") + name + "' is written and a stride of " +
+           std::to_string(stride) + " makes its elements overlap");
+    }
+    span += (size - 1) * stride;
+  }
+}
+
 void Checks::last_dim_contiguous(const char* name, const Tensor& t) const {
   const int64_t d = t.dim() - 1;
   if (t.size(d) > 1 && t.stride(d) != 1) {

@@ -25,6 +25,8 @@ class Checks {
   void distinct(const char* name, const Tensor& t) const;
   // Written arguments must not overlap anything else that is read or written.
   void disjoint(const char* a, const Tensor& ta, const char* b, const Tensor& tb) const;
+  // Written arguments must not overlap themselves, as expanded tensors do.
+  void distinct_elements(const char* name, const Tensor& t) const;
   void last_dim_contiguous(const char* name, const Tensor& t) const;
 
   DType dtype(const char* name, const Tensor& t) const;

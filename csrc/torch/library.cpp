@@ -45,6 +45,7 @@ STABLE_TORCH_LIBRARY(dpad, m) {
       "confidence(Tensor logits, Tensor l_offsets, Tensor position, Tensor rng, "
       "Tensor temperature, Tensor suppress, Tensor exclude, Tensor? noise, bool round_to_dtype) "
       "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("uniform(Tensor rng, Tensor l_offsets, Tensor position) -> Tensor");
   m.def(
       "unmask_(Tensor(a!) canvas, Tensor(b!) committed_at, Tensor(c!) committed, "
       "Tensor(d!) masks_left, Tensor(e!) status, Tensor(f!) forward, Tensor canvas_row, "
@@ -75,6 +76,7 @@ STABLE_TORCH_LIBRARY_IMPL(dpad, CPU, m) {
   m.impl("add_rms_norm_", TORCH_BOX(&dpad::add_rms_norm_op));
   m.impl("swiglu", TORCH_BOX(&dpad::swiglu_op));
   m.impl("confidence", TORCH_BOX(&dpad::confidence_op));
+  m.impl("uniform", TORCH_BOX(&dpad::uniform_op));
   m.impl("unmask_", TORCH_BOX(&dpad::unmask_op));
 }
 

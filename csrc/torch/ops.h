@@ -40,6 +40,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
     const Tensor& logits, const Tensor& l_offsets, const Tensor& position, const Tensor& rng,
     const Tensor& temperature, const Tensor& suppress, const Tensor& exclude,
     const OptionalTensor& noise, bool round_to_dtype);
+Tensor uniform_op(const Tensor& rng, const Tensor& l_offsets, const Tensor& position);
 void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& committed,
                const Tensor& masks_left, const Tensor& status, const Tensor& forward,
                const Tensor& canvas_row, const Tensor& l_offsets, const Tensor& position,

@@ -46,6 +46,8 @@ Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v,
   }
   check.last_dim_contiguous("k_cache", k_cache);
   check.last_dim_contiguous("v_cache", v_cache);
+  check.distinct_elements("k_cache", k_cache);
+  check.distinct_elements("v_cache", v_cache);
   check.disjoint("k_cache", k_cache, "v_cache", v_cache);
   for (const auto& [name, t] : {std::pair{"q", &q}, std::pair{"k", &k}, std::pair{"v", &v}}) {
     check.disjoint("k_cache", k_cache, name, *t);

@@ -27,21 +27,24 @@ class Canvas:
         self.committed = new(rows, length, dtype=torch.float64)
         self.masks_left, self.status, self.forward = new(rows), new(rows), new(rows)
 
-    def gather(self, layout, hidden_until=None):
+    def gather(self, layout):
         """Tokens of a pass's rows, int64 ``[rows of the pass]``."""
         return ops.suffix_gather(
             self.tokens,
             layout.canvas_row,
             layout.q_offsets,
             layout.position,
-            hidden_until,
+            layout.hidden_until,
             self.mask_id,
         )
 
-    def commit(self, layout, scores, rule, amount, quota, stop):
-        """Commits by rule; `scores` is the result of `ops.confidence`, `stop` a `Stop`."""
-        token, probability, margin, entropy = scores
-        ranked = {"probability": probability, "margin": margin, "entropy": entropy}[rule.score]
+    def eligible(self, targets):
+        """Bool ``[logit_rows]``: the canvas still holds a mask there."""
+        rows = torch.repeat_interleave(targets.canvas_row, targets.l_offsets.diff())
+        return self.tokens[rows, targets.position] == self.mask_id
+
+    def commit(self, targets, token, ranked, probability, rule, amount, quota, stop):
+        """Commits by rule: int64 `token`, float64 `ranked` and `probability`, ``[logit_rows]``."""
         ops.unmask_(
             self.tokens,
             self.committed_at,
@@ -49,15 +52,15 @@ class Canvas:
             self.masks_left,
             self.status,
             self.forward,
-            layout.canvas_row,
-            layout.l_offsets,
-            layout.logit_position,
+            targets.canvas_row,
+            targets.l_offsets,
+            targets.position,
             token,
             ranked,
             probability,
             amount,
             quota,
-            layout.length,
+            targets.length,
             stop.end_ids,
             rule.number,
             stop.early,

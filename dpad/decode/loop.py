@@ -24,9 +24,11 @@ class NaNLogitsError(RuntimeError):
 class Settings:
     """Everything that a decoding run depends on, checked by the interface.
 
-    `suppress` ids are never chosen, `exclude` ids are left out of the soft-max. `kept(row, block)`
-    replaces the suffix draw, `noise(live, positions, vocab)` the Gumbel noise (float64
-    ``[logit_rows, vocab]``), `order(live, scores, layout)` the scores that the rule ranks.
+    `suppress` ids are never chosen, `exclude` ids are left out of the soft-max. `guidance` w mixes
+    logits as u + (w + 1)(c - u), u those of the prompt hidden (LLaDA, arXiv 2502.09992, eq. 16);
+    0 is off. `random_order` ranks by uniform draws. `kept(row, block)` replaces the suffix draw,
+    `noise(live, positions, vocab)` the Gumbel noise (float64 ``[logit_rows, vocab]``), and
+    `order(live, positions, eligible)` the ranked scores (float64 ``[logit_rows]``).
     """
 
     rule: Rule
@@ -41,10 +43,11 @@ class Settings:
     suppress: tuple = ()
     exclude: tuple = ()
     round_scores: bool = False
+    guidance: float = 0.0
+    random_order: bool = False
     kept: Callable | None = None
     noise: Callable | None = None
     order: Callable | None = None
-    on_step: Callable | None = None
     on_block: Callable | None = None
 
 
@@ -77,9 +80,9 @@ class Decoder:
         self.sequences = sequences
         self.quotas = Quotas(settings.rule, [e - s for s, e in sequences[0].blocks])
         device = adapter.device
-        self.planner = Planner(
-            settings.suffix, settings.seed, settings.cache, adapter.shift, device, settings.kept
-        )
+        guided_rows = len(sequences) if settings.guidance else 0
+        plan = (settings.suffix, settings.seed, settings.cache, adapter.shift, device)
+        self.planner = Planner(*plan, settings.kept, guided_rows)
         ids = lambda values: torch.tensor(values, dtype=torch.int64, device=device)  # noqa: E731
         self.stop = Stop(ids(settings.end_ids), settings.early_stop, settings.fill_id)
         self.suppress, self.exclude = ids(settings.suppress), ids(settings.exclude)
@@ -114,7 +117,11 @@ class Decoder:
     def _forward(self, layout):
         self.positions += layout.rows
         tokens = self.canvas.gather(layout)
-        return logits_of_pass(self.adapter, tokens, layout, self.cache)
+        logits = logits_of_pass(self.adapter, tokens, layout, self.cache)
+        if self.settings.guidance:
+            given, hidden = logits.chunk(2)
+            logits = hidden + (self.settings.guidance + 1) * (given - hidden)
+        return logits
 
     def _batch_tensors(self, live):
         """rng ``[batch, 3]``, temperature and amount ``[batch]``, remade when the batch changes."""
@@ -128,15 +135,15 @@ class Decoder:
         return self._per_batch[1:]
 
     def _commit(self, layout, logits):
-        settings = self.settings
+        settings, targets = self.settings, layout.targets
         rng, temperature, amount = self._batch_tensors(layout.live)
         noise = None
         if settings.noise is not None:
-            noise = settings.noise(layout.live, layout.logit_position, logits.shape[-1])
-        scores = ops.confidence(
+            noise = settings.noise(layout.live, targets.position, logits.shape[-1])
+        token, *scores = ops.confidence(
             logits,
-            layout.l_offsets,
-            layout.logit_position,
+            targets.l_offsets,
+            targets.position,
             rng,
             temperature,
             self.suppress,
@@ -144,11 +151,23 @@ class Decoder:
             noise,
             settings.round_scores,
         )
-        if settings.order is not None:
-            scores = settings.order(layout, scores, self.canvas)
+        ranked = self._ranked(layout.live, targets, rng, scores)
         quota = self.quotas.of(layout.live, self.adapter.device)
-        self.canvas.commit(layout, scores, settings.rule, amount, quota, self.stop)
+        self.canvas.commit(
+            targets, token, ranked, scores[0], settings.rule, amount, quota, self.stop
+        )
         rng[:, 2] += 1
+
+    def _ranked(self, live, targets, rng, scores):
+        """What the commit rule ranks: one of the model's scores, or draws."""
+        settings = self.settings
+        if settings.order is not None:
+            return settings.order(live, targets.position, self.canvas.eligible(targets))
+        if settings.random_order:
+            return ops.uniform(rng, targets.l_offsets, targets.position)
+        return dict(zip(("probability", "margin", "entropy"), scores, strict=True))[
+            settings.rule.score
+        ]
 
     def _advance(self, live):
         """Reads the status once and moves every sequence on; returns those that still run."""
@@ -200,6 +219,7 @@ def decode(adapter, cache, prompts, new_tokens, row_keys, settings, mask_id):
         Sequence(row, length, key, blocks_of(length - new_tokens, length, settings.block_length))
         for row, (length, key) in enumerate(zip(canvas.lengths, row_keys, strict=True))
     ]
-    cache.reserve(adapter, len(sequences), max(canvas.lengths))
+    streams = 2 if settings.guidance else 1
+    cache.reserve(adapter, streams * len(sequences), max(canvas.lengths))
     with torch.inference_mode():
         return Decoder(adapter, cache, canvas, sequences, settings).run()

@@ -23,6 +23,10 @@ def blocks_of(prompt_length, length, block_length):
     return [(s, min(s + block_length, length)) for s in starts]
 
 
+def _column(values):
+    return torch.tensor(list(values), dtype=torch.int64)
+
+
 @dataclass
 class Sequence:
     """The host's view of one sequence."""
@@ -52,8 +56,26 @@ class Sequence:
 
 
 @dataclass
+class Targets:
+    """The positions that a pass predicts, and whose they are; int64.
+
+    canvas_row and length (of the canvas) are ``[batch]``, l_offsets ``[batch + 1]``, position
+    ``[logit_rows]``.
+    """
+
+    canvas_row: torch.Tensor
+    l_offsets: torch.Tensor
+    position: torch.Tensor
+    length: torch.Tensor
+
+
+@dataclass
 class Layout:
-    """One pass as tensors on the device; int64. `live` are the sequences in it."""
+    """One pass as tensors on the device; int64. `live` are the sequences in it.
+
+    With guidance each sequence has two streams in the pass, the second one with its prompt hidden:
+    the pass's tensors hold the batch twice, the targets once.
+    """
 
     live: list
     slot: torch.Tensor
@@ -61,11 +83,11 @@ class Layout:
     q_offsets: torch.Tensor
     n_keys: torch.Tensor
     logit_row: torch.Tensor
-    logit_position: torch.Tensor
     l_offsets: torch.Tensor
     canvas_row: torch.Tensor
     cache_row: torch.Tensor
-    length: torch.Tensor
+    hidden_until: torch.Tensor | None
+    targets: Targets
     max_position: int
 
     @property
@@ -76,10 +98,11 @@ class Layout:
 class Planner:
     """Draws kept sets and lays out passes; the same pass is reused while nothing changes."""
 
-    def __init__(self, suffix, seed, cache, shift, device, supplied=None):
+    def __init__(self, suffix, seed, cache, shift, device, supplied=None, guided_rows=0):
         self.suffix, self.seed, self.shift, self.device = suffix, seed, shift, device
         self.scope = CACHED_SCOPE[cache]
         self.supplied = supplied
+        self.guided_rows = guided_rows  # 0, or the number of canvas rows: second streams follow
         self._key, self._layout = None, None
 
     def _draw(self, sequences):
@@ -89,12 +112,11 @@ class Planner:
                 q.kept = self.supplied(q.row, q.block)
                 q.log.append(q.kept)
             return
-        column = lambda values: torch.tensor(list(values), dtype=torch.int64)  # noqa: E731
-        total = column(q.length for q in sequences)
-        end = column(q.current[1] for q in sequences)
+        total = _column(q.length for q in sequences)
+        end = _column(q.current[1] for q in sequences)
         kept, count = ops.suffix_sample(
-            column(q.row_key for q in sequences),
-            column(q.block for q in sequences),
+            _column(q.row_key for q in sequences),
+            _column(q.block for q in sequences),
             torch.zeros_like(end),
             end,
             total,
@@ -118,18 +140,26 @@ class Planner:
         return self._layout
 
     def _build(self, live):
-        column = lambda values: torch.tensor(list(values), dtype=torch.int64)  # noqa: E731
-        kept = torch.nn.utils.rnn.pad_sequence([q.kept for q in live], True, -1)
-        scopes = (ops.SCOPES["all"] if q.refresh else self.scope for q in live)
+        streams = live * 2 if self.guided_rows else live
         plan = ops.plan_pass(
-            column(q.current[0] for q in live),
-            column(q.current[1] for q in live),
-            kept,
-            column(q.kept.numel() for q in live),
-            column(scopes),
+            _column(q.current[0] for q in streams),
+            _column(q.current[1] for q in streams),
+            torch.nn.utils.rnn.pad_sequence([q.kept for q in streams], True, -1),
+            _column(q.kept.numel() for q in streams),
+            _column(ops.SCOPES["all"] if q.refresh else self.scope for q in streams),
             self.shift,
         )
-        row = column(q.row for q in live)
-        length = column(q.length for q in live)
-        tensors = [t.to(self.device, non_blocking=True) for t in (*plan, row, row, length)]
-        return Layout(live, *tensors, max_position=int(plan[1].max()))
+        last = int(plan[1].max())
+        row, length = _column(q.row for q in live), _column(q.length for q in live)
+        tensors = [t.to(self.device, non_blocking=True) for t in (*plan, row, length)]
+        slot, position, q_offsets, n_keys, logit_row, target, l_offsets, row, length = tensors
+        if not self.guided_rows:
+            targets = Targets(row, l_offsets, target, length)
+            pass_rows = (slot, position, q_offsets, n_keys, logit_row, l_offsets, row, row)
+            return Layout(live, *pass_rows, None, targets, last)
+        batch, predicted = len(live), target.shape[0] // 2
+        targets = Targets(row, l_offsets[: batch + 1], target[:predicted], length)
+        prompt = _column([0] * batch + [q.blocks[0][0] for q in live]).to(self.device)
+        twice, caches = torch.cat((row, row)), torch.cat((row, row + self.guided_rows))
+        pass_rows = (slot, position, q_offsets, n_keys, logit_row, l_offsets, twice, caches)
+        return Layout(live, *pass_rows, prompt, targets, last)

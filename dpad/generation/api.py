@@ -25,6 +25,7 @@ def generate(
     streamer=None,
     kept_suffix=None,
     noise=None,
+    confidences=None,
     **options,
 ):
     """Decodes with a masked-diffusion model, patched or not.
@@ -40,6 +41,8 @@ def generate(
             block, or a function (row, block).
         noise: float64 Gumbel noise to use instead of drawing: a function
             (rows, positions, vocab) -> ``[logit rows, vocab]``.
+        confidences: float64 scores for the commit rule to rank: a function (rows, positions,
+            eligible) -> ``[logit rows]``; replaces the draws of random remasking.
 
     Returns:
         int64 ``[batch, length + max_new_tokens]``, or a `DPadOutput` with
@@ -57,7 +60,8 @@ def generate(
     config = merge(model, base, generation_config, options)
     ids, mask = read_inputs(inputs, input_ids, attention_mask)
     prompts = split_prompts(ids, mask)
-    job = Job(adapter, config, prompts, kept_suffix, noise, streamer)
+    supplied = {"kept": kept_suffix, "noise": noise, "confidences": confidences}
+    job = Job(adapter, config, prompts, supplied, streamer)
     leased = handle.lease() if handle is not None else None
     try:
         runs = job.run(leased or KVCache())
@@ -86,7 +90,7 @@ def merge(model, base, given, options):
 
 def _fill(chosen, layer):
     """Adds the fields of a lower layer; a commit rule that was chosen hides all lower ones."""
-    ruled = any(chosen.get(n) is not None for n in RULES)
+    ruled = any(chosen.get(n) is not None for n in RULES) or chosen.get("remasking") == "random"
     for name, value in layer.items():
         if name in RULES and ruled:
             continue
@@ -113,7 +117,7 @@ def _ids(value):
 class Job:
     """One call of `generate`: everything is checked when it is made."""
 
-    def __init__(self, adapter, config, prompts, kept_suffix, noise, streamer):
+    def __init__(self, adapter, config, prompts, supplied, streamer):
         self.adapter, self.config, self.prompts = adapter, config, prompts
         self.mask_id = adapter.mask_id if config.mask_token_id is None else config.mask_token_id
         if self.mask_id is None:
@@ -134,8 +138,9 @@ class Job:
                 f"steps = {config.steps} is less than the {count} blocks of max_new_tokens = {new} "
                 f"and block_length = {width}: every block needs a step"
             )
-        self.kept = supplied_kept(kept_suffix, self.blocks) if kept_suffix is not None else None
-        self.noise = noise
+        kept = supplied["kept"]
+        self.kept = supplied_kept(kept, self.blocks) if kept is not None else None
+        self.noise, self.confidences = supplied["noise"], supplied["confidences"]
         self.row_keys = self._row_keys()
         self.seed = config.seed
         if self.seed is None:
@@ -169,7 +174,8 @@ class Job:
 
     def _settings(self, first):
         config = self.config
-        kept, noise = self.kept, self.noise
+        kept, noise, order = self.kept, self.noise, self.confidences
+        ends = self.end_ids
         return Settings(
             rule=_rule(config),
             suffix=config.suffix,
@@ -180,10 +186,14 @@ class Job:
             seed=self.seed,
             fill_id=self.end_ids[0] if self.end_ids else self.pad_id,
             end_ids=self.end_ids,
-            suppress=(self.mask_id,),
+            suppress=(self.mask_id, *(ends if config.logits_eos_inf else ())),
+            exclude=ends if config.logits_eos_inf or config.confidence_eos_eot_inf else (),
+            guidance=float(config.cfg_scale),
+            random_order=config.remasking == "random",
             round_scores=quirks(config.compatible).get("round_scores", False),
             kept=kept and (lambda row, block: kept(first + row, block)),
             noise=noise and (lambda live, *rest: noise([first + q.row for q in live], *rest)),
+            order=order and (lambda live, *rest: order([first + q.row for q in live], *rest)),
             on_block=self.streamer and self.streamer.block,
         )
 

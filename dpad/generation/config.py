@@ -28,6 +28,10 @@ FIELDS = {
     "factor": None,
     "entropy_bound": None,
     "temperature": 0.0,
+    "cfg_scale": 0.0,
+    "remasking": "low_confidence",
+    "logits_eos_inf": False,
+    "confidence_eos_eot_inf": False,
     "suffix": None,
     "cache": None,
     "early_stop": None,
@@ -43,6 +47,7 @@ FIELDS = {
     "trace": False,
 }
 RULES = ("steps", "confidence_threshold", "factor", "entropy_bound")
+REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prefix", "dual")
 
 
@@ -99,6 +104,12 @@ class DPadGenerationConfig(GenerationConfig):
         factor: commit the largest m with (j + 1)(1 - p_j) <= factor (Fast-dLLM).
         entropy_bound: nats; commit by ascending entropy within the bound (arXiv 2505.24857).
         temperature: Gumbel noise on the logits; 0 is greedy.
+        cfg_scale: classifier-free guidance w: logits u + (w + 1)(c - u), u with the prompt masked
+            (LLaDA, arXiv 2502.09992); 0 is off. Doubles the rows of every pass.
+        remasking: "low_confidence", or "random": the rule ranks uniform draws (LLaDA, algorithm 4).
+        logits_eos_inf: end ids are never chosen (LLaDA, appendix B.4).
+        confidence_eos_eot_inf: end ids keep their prediction with confidence 0, so that they are
+            committed last (LLaDA, appendix B.4).
         suffix: `dpad.Suffix`, or a dict of its fields.
         cache: "none"; "prefix" keeps K/V of everything before the block; "dual" also of the
             suffix. Both are approximations within a block (up to 4 points on 8-shot GSM8K, arXiv
@@ -138,12 +149,19 @@ class DPadGenerationConfig(GenerationConfig):
         for name, low in (("max_new_tokens", 1), ("block_length", 1), ("steps", 1)):
             _whole(name, getattr(self, name), low)
         _whole("micro_batch", self.micro_batch, 1)
-        for name in ("confidence_threshold", "factor", "entropy_bound", "temperature"):
+        for name in ("confidence_threshold", "factor", "entropy_bound", "temperature", "cfg_scale"):
             _real(name, getattr(self, name), 0)
         given = [n for n in RULES if getattr(self, n) is not None]
         if len(given) > 1:
             shown = ", ".join(f"{n} = {getattr(self, n)!r}" for n in given)
             raise ValueError(f"{shown}: these are different commit rules, give one")
+        if self.remasking not in REMASKING:
+            raise ValueError(f"remasking = {self.remasking!r}: expected {' or '.join(REMASKING)}")
+        if self.remasking == "random" and self.steps is None and given:
+            raise ValueError(
+                f"remasking = 'random' and {given[0]} = {getattr(self, given[0])!r}: random order "
+                "goes with steps"
+            )
         if self.suffix is not None and not isinstance(self.suffix, Suffix):
             raise ValueError(f"suffix = {self.suffix!r}: expected a dpad.Suffix or its fields")
         if self.cache is not None and self.cache not in CACHES:

@@ -42,6 +42,7 @@ __all__ = [
     "suffix_table",
     "swiglu",
     "transfer_schedule",
+    "uniform",
     "unmask_",
 ]
 
@@ -190,7 +191,8 @@ def rope_kv_write_(
 
     Args:
         q: ``[q_rows, num_heads, head_dim]``; k, v: ``[rows, num_kv_heads, head_dim]``.
-        q_position: int64 ``[q_rows]``; position, slot: int64 ``[rows]``, slot -1 is not written.
+        q_position: int64 ``[q_rows]``; position, slot: int64 ``[rows]``, slot -1 is not written;
+            the other slots of one cache row are distinct.
         cos, sin: float32 ``[positions, rotary_dim / 2]``, half-split RoPE; the dimensions from
             rotary_dim on are copied.
         k_cache, v_cache: written.
@@ -273,10 +275,24 @@ def confidence(
 
     Returns:
         token int64; probability (of the token, un-noised soft-max), margin (best minus
-        second-best), entropy (nats), float64, each ``[logit_rows]``; NaN where a logit is NaN.
+        second-best), entropy (nats), float64, each ``[logit_rows]``; all three are NaN where the
+        soft-max has a NaN or +inf among its logits, or only -inf.
     """
     args = (l_offsets, position, rng, temperature, suppress, exclude, noise, round_to_dtype)
     return _run("confidence", (logits,), logits, *args)
+
+
+def uniform(rng, l_offsets, position):
+    """Uniform draws in (0, 1), one per logit row: the order of random remasking.
+
+    Args:
+        rng: int64 ``[batch, 3]``: seed, row key, number of the forward.
+        position: int64 ``[logit_rows]``.
+
+    Returns:
+        float64 ``[logit_rows]``.
+    """
+    return _run("uniform", (rng,), rng, l_offsets, position)
 
 
 def unmask_(

@@ -52,6 +52,10 @@ def _confidence(logits, *rest):
     return (token, *scores)
 
 
+def _uniform(rng, l_offsets, position):
+    return rng.new_empty(position.shape[0], dtype=torch.float64)
+
+
 def _unmask_(*args):
     return None
 
@@ -67,6 +71,7 @@ _FAKES = {
     "add_rms_norm_": _add_rms_norm_,
     "swiglu": _swiglu,
     "confidence": _confidence,
+    "uniform": _uniform,
     "unmask_": _unmask_,
 }
 

@@ -34,7 +34,7 @@ def test_scopes_of_every_cache_mode():
         last = 13 if cache == "dual" else n
         assert cached.slot.tolist() == list(range(first, last))
         assert cached.n_keys.tolist() == refresh.n_keys.tolist() == [n]
-        assert cached.logit_position.tolist() == list(range(5, 13))
+        assert cached.targets.position.tolist() == list(range(5, 13))
         assert cached.logit_row.tolist() == list(range(5 - first, 13 - first))
 
 
@@ -58,7 +58,7 @@ def test_a_layout_is_reused_until_a_sequence_moves_on():
     assert plan.layout([q]) is second and second is not first
     assert q.advance() and q.kept is None
     third = plan.layout([q])
-    assert third.logit_position.tolist() == list(range(13, 21))
+    assert third.targets.position.tolist() == list(range(13, 21))
     assert len(q.log) == 2
 
 

@@ -14,8 +14,8 @@ SUITES = {
     "baseline_llada": "fast-dllm-llada",
     "dpad_llada": "dpad-llada",
 }
-# Options of the references that have no counterpart yet.
-MISSING = ("cfg_scale", "remasking")
+# Options that have the reference's name here.
+SAME = ("cfg_scale", "remasking", "logits_eos_inf", "confidence_eos_eot_inf", "threshold", "factor")
 
 
 def traces():
@@ -35,23 +35,35 @@ def options(trace):
         "eos_id": trace["eos_id"],
         "compatible": SUITES[trace["suite"]],
     }
-    for name in ("threshold", "factor"):
-        if settings.get(name) is not None:
-            return {**given, name: settings[name]}
+    given.update({n: settings[n] for n in SAME if settings.get(n) is not None})
+    if "threshold" in given or "factor" in given:
+        return given
     return {**given, "steps": settings["steps"]}
+
+
+def supplied_confidences(trace):
+    """The reference's own draws of random remasking, or None."""
+    draws = iter([step["rand"] for step in trace["steps"] if "rand" in step])
+    if trace["settings"].get("remasking") != "random":
+        return None
+
+    def confidences(rows, positions, eligible):
+        scores = torch.zeros(positions.shape[0], dtype=torch.float64)
+        scores[eligible] = torch.tensor(next(draws), dtype=torch.float64)
+        return scores
+
+    return confidences
 
 
 @pytest.mark.parametrize("trace", traces())
 def test_published_trace(llada, trace):
-    missing = [name for name in MISSING if trace["settings"].get(name) not in (None, 0, 0.0)]
-    if missing:
-        pytest.skip(f"{missing[0]} is not offered yet")
     with dpad.patch(llada):
         out = llada.generate(
             torch.tensor(trace["prompt"]),
             attention_mask=trace["attention_mask"],
             mask_id=MASK_ID,
             kept_suffix=trace["kept"],
+            confidences=supplied_confidences(trace),
             trace=True,
             **options(trace),
         )

@@ -14,6 +14,7 @@ Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, cons
   check.shape("weight", weight, {width});
   check.same_dtype("weight", weight, residual);
   check.last_dim_contiguous("residual", residual);
+  check.distinct_elements("residual", residual);
   check.disjoint("residual", residual, "weight", weight);
   OptionalTensor added;
   if (delta) {

@@ -42,8 +42,8 @@ void DeviceChecks::tensor(const char* name, const Tensor& t, ScalarType dtype,
                           std::initializer_list<int64_t> sizes) const {
   if (t.scalar_type() != dtype) {
     fail(std::string("argument '") + name + "' has dtype " +
-               torch::headeronly::toString(t.scalar_type()) + ", expected " +
-               torch::headeronly::toString(dtype));
+         torch::headeronly::toString(t.scalar_type()) + ", expected " +
+         torch::headeronly::toString(dtype));
   }
   shape(name, t, sizes);
 }

@@ -15,6 +15,7 @@ class DeviceChecks : Checks {
   DeviceChecks(const char* op, const char* name, const Tensor& like);
 
   using Checks::disjoint;
+  using Checks::distinct_elements;
   using Checks::dtype;
   using Checks::last_dim_contiguous;
   using Checks::raise;

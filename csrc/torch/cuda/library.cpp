@@ -11,9 +11,15 @@ STABLE_TORCH_LIBRARY_IMPL(dpad, CUDA, m) {
 }
 
 namespace {
-PyModuleDef module_definition = {
-    PyModuleDef_HEAD_INIT, "_C_cuda", "Registers the CUDA kernels of torch.ops.dpad.", -1,
-    nullptr,               nullptr,   nullptr, nullptr, nullptr};
+PyModuleDef module_definition = {PyModuleDef_HEAD_INIT,
+                                 "_C_cuda",
+                                 "Registers the CUDA kernels of torch.ops.dpad.",
+                                 -1,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr};
 }  // namespace
 
 PyMODINIT_FUNC PyInit__C_cuda() { return PyModule_Create(&module_definition); }

@@ -7,11 +7,10 @@
 
 namespace dpad::cuda {
 
-Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v,
-                        const Tensor& q_position, const Tensor& position, const Tensor& slot,
-                        const Tensor& q_offsets, const Tensor& cache_row, const Tensor& cos,
-                        const Tensor& sin, const Tensor& k_cache, const Tensor& v_cache,
-                        bool full_precision) {
+Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_position,
+                        const Tensor& position, const Tensor& slot, const Tensor& q_offsets,
+                        const Tensor& cache_row, const Tensor& cos, const Tensor& sin,
+                        const Tensor& k_cache, const Tensor& v_cache, bool full_precision) {
   const DeviceChecks check("rope_kv_write_", "q", q);
   const DType dtype = check.dtype("q", q);
   check.shape("q", q, {-1, -1, -1});
@@ -33,6 +32,8 @@ Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v,
   }
   check.last_dim_contiguous("k_cache", k_cache);
   check.last_dim_contiguous("v_cache", v_cache);
+  check.distinct_elements("k_cache", k_cache);
+  check.distinct_elements("v_cache", v_cache);
   check.disjoint("k_cache", k_cache, "v_cache", v_cache);
   for (const auto& [name, t] : {std::pair{"q", &q}, std::pair{"k", &k}, std::pair{"v", &v}}) {
     check.disjoint("k_cache", k_cache, name, *t);

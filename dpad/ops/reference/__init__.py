@@ -12,7 +12,7 @@ from dpad.ops.reference.layers import (
     swiglu,
 )
 from dpad.ops.reference.planning import plan_pass, suffix_sample, suffix_table, transfer_schedule
-from dpad.ops.reference.sampling import confidence, gumbel, unmask_
+from dpad.ops.reference.sampling import confidence, gumbel, uniform, unmask_
 
 __all__ = [
     "add_rms_norm_",
@@ -26,5 +26,6 @@ __all__ = [
     "suffix_table",
     "swiglu",
     "transfer_schedule",
+    "uniform",
     "unmask_",
 ]

@@ -67,6 +67,8 @@ def block_attention(q, k_cache, v_cache, q_offsets, cache_row, n_keys, scale, ke
             seen = seen & (torch.arange(keys, device=q.device) < key_limit[rows, None])
         weights = torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1)
         weights = torch.where(seen, weights, 0.0)  # rows without a key are NaN until here
+        # A slot that no row may look at can hold anything: 0 * NaN would be NaN.
+        value = torch.where(seen.any(0)[:, None], value, 0.0)
         out[rows] = torch.einsum("hrk,hkd->rhd", weights, value).to(q.dtype)
     return out
 

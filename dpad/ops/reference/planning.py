@@ -7,12 +7,13 @@ import torch
 from dpad.ops.reference.philox import philox, stream_key
 
 ALWAYS = 2**32
+INV_SQRT_2PI = 0.39894228040143267794
 
 
 def _gaussian(scale, distance, window, decay, grid):
     cells = window - 1 if grid == "repo" else window
     x = decay * distance / cells if cells > 0 else 0.0
-    return min(1.0, scale / math.sqrt(2 * math.pi) * math.exp(-0.5 * x * x))
+    return min(1.0, scale * INV_SQRT_2PI * math.exp(-0.5 * x * x))
 
 
 def _resolve_scale(window, decay, scale, count, grid):
@@ -20,10 +21,13 @@ def _resolve_scale(window, decay, scale, count, grid):
     if scale >= 0:
         return scale
     if count >= window:
-        return 2 * math.sqrt(2 * math.pi) * math.exp(0.5 * decay * decay)
+        return math.exp(0.5 * decay * decay) / INV_SQRT_2PI * 2  # every probability is clipped to 1
 
     def expected(a):
-        return sum(_gaussian(a, d, window, decay, grid) for d in range(window))
+        total = 0.0  # added one by one: sum() compensates on Python >= 3.12
+        for d in range(window):
+            total += _gaussian(a, d, window, decay, grid)
+        return total
 
     low, high = 0.0, 1.0
     while expected(high) < count:

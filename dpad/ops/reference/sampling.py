@@ -5,6 +5,11 @@ import torch
 from dpad.ops.reference.philox import philox, stream_key, words
 
 
+def _per_row(values, l_offsets, rows):
+    """Values of each sequence, repeated for its logit rows."""
+    return torch.repeat_interleave(values, l_offsets.diff(), dim=0, output_size=rows)
+
+
 def gumbel(rng, l_offsets, position, vocab):
     """Standard Gumbel noise float64 [logit_rows, vocab] of the library's counter-based stream.
 
@@ -12,10 +17,7 @@ def gumbel(rng, l_offsets, position, vocab):
     zero, where the winning ids are (a 24-bit uniform would truncate the upper tail).
     """
     rows = position.shape[0]
-    sequence = torch.repeat_interleave(
-        torch.arange(rng.shape[0], device=rng.device), l_offsets.diff(), output_size=rows
-    )
-    seed, row_key, forward = rng[sequence].unbind(-1)
+    seed, row_key, forward = _per_row(rng, l_offsets, rows).unbind(-1)
     k0, k1 = stream_key(seed, row_key, "noise")
     ids = torch.arange(vocab, device=rng.device).expand(rows, vocab)
     low, high = words(position)
@@ -53,16 +55,29 @@ def confidence(
         noise = gumbel(rng, l_offsets, position, wide.shape[1])
     if noise is not None:
         drawn = torch.where(per_row > 0, wide + per_row * noise, wide)
-    token = drawn.index_fill(1, suppress, float("-inf")).argmax(-1)
+    # The lowest allowed id that no allowed id beats; also where every score is -inf or NaN.
+    allowed = torch.ones(wide.shape[1], dtype=torch.bool, device=wide.device)
+    allowed[suppress] = False
+    best = drawn.masked_fill(~allowed, float("-inf")).amax(-1, keepdim=True)
+    token = (~(drawn < best) & allowed).int().argmax(-1)
     included = wide.index_fill(1, exclude, float("-inf"))
     p = torch.softmax(included, dim=-1)
-    best = torch.topk(p, min(2, p.shape[1]), dim=-1).values
-    margin = best[:, 0] - best[:, 1] if p.shape[1] > 1 else best[:, 0]
+    top = torch.topk(p, min(2, p.shape[1]), dim=-1).values
+    margin = top[:, 0] - top[:, 1] if p.shape[1] > 1 else top[:, 0]
     entropy = torch.special.entr(p).sum(-1)
     scores = (p.gather(1, token[:, None])[:, 0], margin, entropy)
     if round_to_dtype:
         scores = tuple(s.to(logits.dtype).double() for s in scores)
     return (token, *scores)
+
+
+def uniform(rng, l_offsets, position):
+    """Twin of `dpad.ops.uniform`."""
+    seed, row_key, forward = _per_row(rng, l_offsets, position.shape[0]).unbind(-1)
+    low, high = words(position)
+    counter = (low, high, forward & 0xFFFFFFFF, torch.zeros_like(position))
+    drawn = philox(counter, stream_key(seed, row_key, "order"))
+    return (drawn[0].double() * 2.0**32 + drawn[1].double() + 0.5) * 2.0**-64
 
 
 def _accepted(rule, score, amount, quota):

@@ -1,0 +1,22 @@
+#include "cpu/uniform.h"
+
+#include "torch/checks.h"
+#include "torch/ops.h"
+
+namespace dpad {
+
+Tensor uniform_op(const Tensor& rng, const Tensor& l_offsets, const Tensor& position) {
+  const Checks check("uniform");
+  check.tensor("rng", rng, ScalarType::Long, {-1, 3});
+  const int64_t batch = rng.size(0);
+  const Tensor rngs = torch::stable::contiguous(rng);
+  const Tensor positions = check.indices("position", position, -1);
+  const Tensor offsets = check.indices("l_offsets", l_offsets, batch + 1);
+  check.offsets("l_offsets", offsets, positions.numel());
+  Tensor out = empty_like_dtype(rng, {positions.numel()}, ScalarType::Double);
+  cpu::uniform({int64_data(positions), int64_data(offsets), int64_data(rngs),
+                out.mutable_data_ptr<double>(), batch});
+  return out;
+}
+
+}  // namespace dpad
