@@ -1,0 +1,3 @@
+#include "cpu/vec_portable.h"
+
+#include "cpu/add_rms_norm_kernel.h"

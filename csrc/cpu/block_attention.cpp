@@ -1,0 +1,67 @@
+#include "cpu/block_attention.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+
+#include "cpu/block_attention_tile.h"
+
+namespace dpad::cpu {
+namespace {
+
+struct Free {
+  void operator()(float* p) const { std::free(p); }
+};
+
+// Grows to the largest head seen by this thread: about 60 KB for head_dim 128.
+float* thread_scratch(int64_t count) {
+  static thread_local std::unique_ptr<float, Free> buffer;
+  static thread_local int64_t capacity = 0;
+  if (count > capacity) {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
+    buffer.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    capacity = count;
+  }
+  return buffer.get();
+}
+
+int64_t rows_of(const BlockAttentionParams& p, int64_t sequence) {
+  const int64_t queries = p.q_offsets[sequence + 1] - p.q_offsets[sequence];
+  return queries * (p.num_heads / p.num_kv_heads);
+}
+
+int64_t tiles_of(const BlockAttentionParams& p, int64_t sequence) {
+  return (rows_of(p, sequence) + kTileRows - 1) / kTileRows;
+}
+
+}  // namespace
+
+int64_t block_attention_tasks(const BlockAttentionParams& p) {
+  int64_t tiles = 0;
+  for (int64_t b = 0; b < p.batch; ++b) tiles += tiles_of(p, b);
+  return tiles * p.num_kv_heads;
+}
+
+int64_t block_attention_grain(const BlockAttentionParams& p) {
+  int64_t keys = 1;
+  for (int64_t b = 0; b < p.batch; ++b) keys = std::max(keys, p.n_keys[b]);
+  return 1 + (int64_t{1} << 19) / (kTileRows * keys * std::max<int64_t>(p.head_dim, 1));
+}
+
+void block_attention(const BlockAttentionParams& p, int64_t begin, int64_t end) {
+  const auto attend = DPAD_PICK(attend);
+  float* const scratch = thread_scratch(attention_scratch(p.head_dim));
+  int64_t before = 0;
+  for (int64_t b = 0; b < p.batch && before < end; ++b) {
+    const int64_t tiles = tiles_of(p, b), items = tiles * p.num_kv_heads;
+    const int64_t last = std::min(end - before, items);
+    for (int64_t item = std::max<int64_t>(begin - before, 0); item < last; ++item) {
+      const int64_t first = item % tiles * kTileRows;
+      const int64_t count = std::min(kTileRows, rows_of(p, b) - first);
+      attend(p, {b, item / tiles, first, count}, scratch);
+    }
+    before += items;
+  }
+}
+
+}  // namespace dpad::cpu

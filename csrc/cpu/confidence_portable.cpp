@@ -1,0 +1,3 @@
+#include "cpu/vec_portable.h"
+
+#include "cpu/confidence_kernel.h"

@@ -1,0 +1,3 @@
+#include "cpu/vec_portable.h"
+
+#include "cpu/swiglu_kernel.h"
