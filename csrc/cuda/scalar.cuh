@@ -1,0 +1,109 @@
+// Element types of the CUDA kernels and the arithmetic whose rounding is part of the contract.
+//
+// Everything here and in the other .cuh files runs on the host as well, so that the bodies of the
+// kernels are tested without a GPU by looping over their threads.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/philox.h"
+#include "cpu/half.h"
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
+namespace dpad::cuda {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+struct Float16 {
+  uint16_t bits;
+};
+
+// N elements that are loaded and stored at once.
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T at[N];
+};
+
+// Elements of T in the 16 bytes that one thread loads at once.
+template <class T>
+inline constexpr int kWide = 16 / static_cast<int>(sizeof(T));
+
+DPAD_HOST_DEVICE inline float to_float(float x) { return x; }
+
+DPAD_HOST_DEVICE inline float to_float(BFloat16 x) {
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
+#else
+  return cpu::to_float(cpu::BFloat16{x.bits});
+#endif
+}
+
+DPAD_HOST_DEVICE inline float to_float(Float16 x) {
+#if defined(__CUDA_ARCH__)
+  return __half2float(__ushort_as_half(x.bits));
+#else
+  return cpu::to_float(cpu::Float16{x.bits});
+#endif
+}
+
+// from_float<T>(x): x rounded to T, to nearest with ties to even.
+template <class T>
+DPAD_HOST_DEVICE inline T from_float(float x);
+
+template <>
+DPAD_HOST_DEVICE inline float from_float<float>(float x) {
+  return x;
+}
+
+template <>
+DPAD_HOST_DEVICE inline BFloat16 from_float<BFloat16>(float x) {
+#if defined(__CUDA_ARCH__)
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
+#else
+  cpu::BFloat16 result;
+  cpu::from_float(x, result);
+  return {result.bits};
+#endif
+}
+
+template <>
+DPAD_HOST_DEVICE inline Float16 from_float<Float16>(float x) {
+#if defined(__CUDA_ARCH__)
+  return {__half_as_ushort(__float2half_rn(x))};
+#else
+  cpu::Float16 result;
+  cpu::from_float(x, result);
+  return {result.bits};
+#endif
+}
+
+template <class T>
+DPAD_HOST_DEVICE inline float rounded(float x) {
+  return to_float(from_float<T>(x));
+}
+
+// A product and a sum that are never contracted into one FMA.
+DPAD_HOST_DEVICE inline float mul_rn(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+DPAD_HOST_DEVICE inline float add_rn(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
+
+}  // namespace dpad::cuda
