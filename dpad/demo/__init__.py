@@ -1,0 +1,27 @@
+"""A counting task with an exact checker, and the tiny LLaDA that was trained on it."""
+
+from dpad.demo.task import (
+    END_ID,
+    MASK_ID,
+    VOCABULARY,
+    Problem,
+    decode,
+    encode,
+    load,
+    model_folder,
+    problems,
+    solve,
+)
+
+__all__ = [
+    "END_ID",
+    "MASK_ID",
+    "VOCABULARY",
+    "Problem",
+    "decode",
+    "encode",
+    "load",
+    "model_folder",
+    "problems",
+    "solve",
+]

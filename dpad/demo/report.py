@@ -1,0 +1,135 @@
+"""What the demonstration measures after the race: four rows, the exact mode, a picture."""
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from dpad.decode.suffix import Suffix
+from dpad.demo.race import BLOCK, OrdinaryDecoder, answered, run
+
+FULL = {"suffix": Suffix("all"), "cache": "none", "early_stop": False, "confidence_threshold": 0.9}
+# Dropout as the model's defaults have it; of the two caches the one that approximates less.
+ALL = {"cache": "prefix", "early_stop": True, "confidence_threshold": 0.9}
+EXACT = {
+    "suffix": Suffix("all"),
+    "cache": "none",
+    "early_stop": False,
+    "compatible": "fast-dllm-llada",  # keeps the tail behind the end as it was decoded
+}
+CHUNK = 5  # problems per batch of the exact mode
+SETTINGS = {
+    "+ threshold": FULL,
+    "+ early stop": {**FULL, "early_stop": True},
+    "+ dropout and cache": ALL,
+}
+THREE_LINES = (
+    'model = dpad.models.hf.AutoModel.from_pretrained("GSAI-ML/LLaDA-8B-Instruct")',
+    "handle = dpad.patch(model)",
+    "ids = model.generate(**inputs)  # from the checkpoint's tokenizer; published defaults",
+)
+
+
+def plain_row(ordinary, problem):
+    """The first row, from the first problem's `OrdinaryDecoder`.
+
+    Every step computes the same canvas, so the time of steps that were not taken is their mean:
+    ``steps_timed`` says how many were.
+    """
+    canvas = ordinary.canvas
+    return {
+        "name": "plain",
+        "right": answered(problem, ordinary.answers[0]),
+        "tokens": canvas,
+        "forwards": canvas,
+        "positions": canvas * ordinary.tokens.shape[1],
+        "seconds": ordinary.seconds / ordinary.steps * canvas,
+        "steps_timed": ordinary.steps,
+        "ratio": 1.0,
+    }
+
+
+def rows(ordinary, problem, model):
+    """The four rows for one problem: dicts with name, right (None: answer not reached yet),
+    tokens committed, forwards, positions computed, seconds (median of up to five runs within half
+    a second), ratio (time of the first row by this one).
+    """
+    plain = plain_row(ordinary, problem)
+    found = [plain]
+    for name, options in SETTINGS.items():
+        spent = []
+        while not spent or (len(spent) < 5 and sum(spent) < 0.5):
+            output, seconds = run(model, problem, ordinary.canvas, {**options, "seed": 0})
+            spent.append(seconds)
+        answer = output.sequences[0, len(problem.prompt_ids) :]
+        found.append(
+            {
+                "name": name,
+                "right": problem.check(answer),
+                "tokens": round(float(output.tokens_per_forward[0] * output.forwards[0])),
+                "forwards": int(output.forwards[0]),
+                "positions": output.timings["positions"],
+                "seconds": statistics.median(spent),
+                "ratio": plain["seconds"] / statistics.median(spent),
+            }
+        )
+    return found
+
+
+def exact(stock, patched, problems, canvas=64, budget=float("inf")):
+    """How many problems dpad's exact mode decodes to the tokens of the ordinary decoder.
+
+    Exact mode: full suffix, no cache, no early stop, one token per step. Every token of the canvas
+    is compared, the tail behind the end too.
+
+    Args:
+        stock, patched: two instances of the model.
+        problems: with prompts of one length; canvas: generated tokens.
+        budget: seconds after which no further problems are begun.
+
+    Returns:
+        dict: identical, of (problems compared), canvas, ordinary_seconds, dpad_seconds.
+    """
+    result = {"identical": 0, "of": 0, "canvas": canvas, "ordinary_seconds": 0.0}
+    result["dpad_seconds"] = 0.0
+    for first in range(0, len(problems), CHUNK):
+        if result["ordinary_seconds"] + result["dpad_seconds"] > budget:
+            break
+        prompts = [p.prompt_ids for p in problems[first : first + CHUNK]]
+        ordinary = OrdinaryDecoder(stock, prompts, canvas)
+        while not ordinary.finished:
+            ordinary.step()
+        begun = time.perf_counter()
+        sizes = {"max_new_tokens": canvas, "block_length": BLOCK, "steps": canvas}
+        ids = patched.generate(prompts, **sizes, **EXACT)
+        result["dpad_seconds"] += time.perf_counter() - begun
+        result["ordinary_seconds"] += ordinary.seconds
+        result["identical"] += int((ids == ordinary.tokens).all(-1).sum())
+        result["of"] += len(prompts)
+    return result
+
+
+def picture(model, problem, canvas, path=None):
+    """Draws kept slots and commits over time for one problem and returns the file's path.
+
+    Written to `path`; None: ``dpad-demo.png`` in the current folder, or in the folder for temporary
+    files where the current one cannot be written.
+    """
+    from dpad.plot import overview
+
+    every, _ = run(model, problem, canvas, {**ALL, "early_stop": False, "trace": True, "seed": 0})
+    real, _ = run(model, problem, canvas, {**ALL, "trace": True, "seed": 0})
+    figure = overview(every.trace, timeline=real.trace)
+    above, below = figure.axes[:2]
+    above.set_title(
+        "what each block could see (early stop off, to show every block)", size=10, pad=34
+    )
+    below.set_title("when each token was committed (early stop on)", size=10)
+    if path is not None:
+        figure.savefig(path)
+        return Path(path)
+    here = Path.cwd()
+    path = (here if os.access(here, os.W_OK) else Path(tempfile.gettempdir())) / "dpad-demo.png"
+    figure.savefig(path)
+    return path

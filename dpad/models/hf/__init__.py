@@ -1,0 +1,97 @@
+"""Native Hugging Face classes: the released weights without remote code.
+
+`AutoModel.from_pretrained` finds the class from the checkpoint's config.json. Nothing is registered
+in Transformers' own Auto classes, so stock classes in the same process stay what they are.
+"""
+
+from importlib import import_module as _import_module
+
+__all__ = ["AutoConfig", "AutoModel", "LLaDAConfig", "LLaDAModelLM"]
+
+# model_type -> architecture name -> (module, model class, config class). Both keys must match:
+# unrelated families share a model_type.
+_FAMILIES = {
+    "llada": {"LLaDAModelLM": ("dpad.models.hf.llada", "LLaDAModelLM", "LLaDAConfig")},
+}
+# Keyword arguments that say where a checkpoint's files come from.
+_SOURCE = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+)
+
+
+def __getattr__(name):
+    for family in _FAMILIES.values():
+        for module, *classes in family.values():
+            if name in classes:
+                return getattr(_import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _find(config):
+    """(model class, config class) for the dict of a config.json; ValueError if none fits."""
+    model_type = config.get("model_type")
+    family = _FAMILIES.get(model_type, {})
+    # A config without architectures is one of our own defaults or an adapter's: one class fits.
+    names = config.get("architectures") or list(family)[:1]
+    for name in names:
+        if name in family:
+            module, model_class, config_class = family[name]
+            module = _import_module(module)
+            return getattr(module, model_class), getattr(module, config_class)
+    known = ", ".join(f"{a} ({t})" for t, family in _FAMILIES.items() for a in family)
+    raise ValueError(
+        f"no native class for architectures={config.get('architectures')!r}, "
+        f"model_type={model_type!r}; known are: {known}"
+    )
+
+
+def _resolve(name_or_path, kwargs):
+    if "trust_remote_code" in kwargs:
+        raise TypeError(
+            "trust_remote_code is not an argument here: dpad.models.hf never runs code from a "
+            "checkpoint. Use transformers.AutoModel for the stock class."
+        )
+    from transformers import PretrainedConfig
+
+    source = {name: kwargs[name] for name in _SOURCE if name in kwargs}
+    config, _ = PretrainedConfig.get_config_dict(name_or_path, **source)
+    if not config:
+        raise ValueError(f"no config.json in {str(name_or_path)!r}")
+    return _find(config)
+
+
+class AutoConfig:
+    """Finds the native configuration class of a checkpoint."""
+
+    @staticmethod
+    def from_pretrained(name_or_path, **kwargs):
+        """Configuration of a repository or folder; keyword arguments overwrite its fields.
+
+        Raises ValueError for an architecture without a native class (the message lists the known
+        ones) and TypeError for `trust_remote_code`.
+        """
+        _, config_class = _resolve(name_or_path, kwargs)
+        return config_class.from_pretrained(name_or_path, **kwargs)
+
+
+class AutoModel:
+    """Finds the native model class of a checkpoint and loads it."""
+
+    @staticmethod
+    def from_pretrained(name_or_path, *args, **kwargs):
+        """Model in eval mode from a repository or folder; arguments as in Transformers.
+
+        Without `dtype` the weights keep the checkpoint's, on every Transformers version. Raises
+        ValueError for an architecture without a native class (the message lists the known ones)
+        and TypeError for `trust_remote_code`.
+        """
+        model_class, _ = _resolve(name_or_path, kwargs)
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", "auto")
+        return model_class.from_pretrained(name_or_path, *args, **kwargs)

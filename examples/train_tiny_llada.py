@@ -1,0 +1,398 @@
+"""Train the tiny LLaDA that dpad ships: 0.87 M parameters, the counting task of `dpad.demo`.
+
+    python examples/train_tiny_llada.py --output out/tiny_llada
+
+One CPU core, under an hour. The loss is LLaDA's supervised fine-tuning loss (arXiv 2502.09992,
+section 2.3 and appendix B): response tokens are masked at a random rate, end tokens fill the canvas
+and count. Masks are only ever sampled independently: the model sees no dropped suffix and no
+block-shaped masks in training, so what decoding loses without a suffix is what such a model loses.
+
+Interrupt it at will: the same command resumes from the last checkpoint and ends with the same
+weights. At the end it writes the model folder, scores it on held-out problems with a plain decoder
+and fills in the model card.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import random
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tqdm import tqdm
+from transformers import GenerationConfig
+
+from dpad.demo import task
+from dpad.models.hf import AutoModel
+from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
+
+PROMPT = 25  # tokens of every prompt
+WARMUP, LAST, EMA = 50, 0.02, 0.995  # steps, factor of the final learning rate, averaging
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a stretch of the training sees, and its learning rate."""
+
+    canvases: dict  # response length -> share of the steps
+    crossing: float  # share of the runs that pass a hundred, or nearly do
+    beyond: int  # nearly: up to so many records later
+    rate: float  # factor of the learning rate after the warm-up
+    hold: float  # share of the steps before the rate falls
+
+
+# Committing many tokens at once goes wrong mostly where a hundred is passed, or almost: the second
+# phase dwells on that.
+PHASES = (
+    Phase({64: 0.5, 128: 0.2, 256: 0.15, 512: 0.15}, crossing=0.5, beyond=0, rate=1.0, hold=0.4),
+    Phase({64: 0.7, 128: 0.1, 256: 0.1, 512: 0.1}, crossing=0.85, beyond=3, rate=0.25, hold=0.0),
+)
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+CARD = """---
+license: apache-2.0
+library_name: transformers
+tags: [masked-diffusion, llada]
+---
+
+# tiny LLaDA, counting with a countdown
+
+A masked-diffusion language model of LLaDA's architecture (released configuration and weight
+names) with {parameters:,} parameters, trained from scratch on one synthetic task, to test and show
+decoders. It can do nothing else. Licence: Apache-2.0 (weights and data generator).
+
+## Task
+
+`<|startoftext|><|user|>by 3 forward from<|assistant|>4185e` is continued by
+`4188d4191c4194b4197a<|endoftext|>`: each record adds the step (1, 2 or 3) and steps the letter
+back, the record with `a` is the last. Answers have 20 to 60 tokens; the canvas may be several times
+longer and is filled with end tokens. `dpad.demo.problems` draws problems, `Problem.check` is exact.
+
+Held out by construction: no training run starts from a number whose hash falls into one bucket of
+eight (`dpad.demo.task.held_out`), and `problems()` draws only from those. Single records of a test
+run may have occurred in training runs that started elsewhere.
+
+## Training
+
+    {command}
+
+{tokens:,} tokens (prompts and end tokens included) in {steps:,} steps, {minutes:.0f} minutes on
+{threads} CPU thread of a shared machine, torch {torch}. LLaDA's fine-tuning loss with independently
+sampled masks only; Muon for the block matrices, AdamW for the rest; weights averaged over the last
+steps and rounded to float16.
+
+## Scores
+
+Exact answers on {count:,} held-out problems (`problems({count})`), plain semi-autoregressive
+decoding, block 32, threshold 0.9, early stop, everything recomputed, float32. "No suffix" hides
+every position behind the current block; nothing in the training prepares the model for that.
+
+| canvas | full suffix | no suffix |
+|---|---|---|
+{scores}
+
+## Checksums (SHA-256)
+
+    {sums}
+"""
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description="Train dpad's tiny LLaDA on the counting task.")
+    parser.add_argument("--output", type=Path, default=Path("out/tiny_llada"))
+    parser.add_argument(
+        "--tokens", type=float, default=22e6, help="most tokens of phase 1, all included"
+    )
+    parser.add_argument("--last-tokens", type=float, default=3.7e6, help="the same for phase 2")
+    parser.add_argument("--step-tokens", type=int, default=2304, help="most tokens in one step")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--check-every", type=float, default=2e6, help="tokens between checkpoints")
+    parser.add_argument("--score", type=int, default=1000, help="held-out problems for the card")
+    return parser.parse_args()
+
+
+def build_model():
+    """The model with its initial weights: fan-in scaled, residual writers smaller with depth."""
+    config = LLaDAConfig(
+        d_model=128, n_heads=4, n_kv_heads=4, n_layers=4, mlp_hidden_size=384,
+        vocab_size=len(task.VOCABULARY), embedding_size=len(task.VOCABULARY),
+        max_sequence_length=1024, rope_theta=10000.0, mask_token_id=task.MASK_ID,
+        bos_token_id=task.START_ID, eos_token_id=task.END_ID, pad_token_id=task.END_ID,
+    )  # fmt: skip
+    model = LLaDAModelLM(config)
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2:
+            std = 1 / math.sqrt(weight.shape[1])
+            if name.endswith(("attn_out.weight", "ff_out.weight")) and "blocks" in name:
+                std /= math.sqrt(2 * config.n_layers)
+            elif name.endswith("wte.weight"):
+                std = 0.5
+            elif name.endswith("transformer.ff_out.weight"):
+                std *= 0.5
+            torch.nn.init.normal_(weight, std=std)
+    return model
+
+
+def write_tokenizer(folder):
+    """One token per character; the special tokens have LLaDA's names."""
+    ids = {token: index for index, token in enumerate(task.VOCABULARY)}
+    # The unknown token is no entry: text outside the vocabulary raises instead of vanishing.
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<|unknown|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(list(task.SPECIAL))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    # Written by hand: each Transformers version writes what only it can read.
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": task.START,
+        "eos_token": task.END,
+        "pad_token": task.END,
+        "mask_token": task.MASK,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "padding_side": "left",
+        "additional_special_tokens": [task.USER, task.ASSISTANT],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 1024,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def draw_batch(rng, step_tokens, phase):
+    """Rows of one canvas length: prompts and answers padded with end tokens, int64 [B, T]."""
+    canvas = rng.choices(list(phase.canvases), phase.canvases.values())[0]
+    rows = []
+    for _ in range(max(1, step_tokens // (PROMPT + canvas))):
+        problem = task.sample(rng, "train", phase.crossing, phase.beyond)
+        answer = task.encode(problem.answer)
+        rows.append(problem.prompt_ids + answer + [task.END_ID] * (canvas - len(answer)))
+    return torch.tensor(rows)
+
+
+def sft_loss(model, rows, generator):
+    """LLaDA's loss: masked cross entropy / mask rate, over the number of response tokens."""
+    batch, length = rows.shape
+    # One rate per row, spread evenly over (0, 1) around a common random offset.
+    t = (torch.rand(1, generator=generator) + torch.arange(batch) / batch) % 1
+    rate = ((1 - 1e-3) * t + 1e-3)[:, None]
+    masked = torch.rand(batch, length, generator=generator) < rate
+    masked[:, :PROMPT] = False
+    logits = model(torch.where(masked, task.MASK_ID, rows)).logits
+    loss = F.cross_entropy(logits[masked].float(), rows[masked], reduction="none")
+    return (loss / rate.expand_as(rows)[masked]).sum() / (batch * (length - PROMPT))
+
+
+@torch.no_grad()
+def decode(model, prompts, canvas, block=32, threshold=0.9, suffix=None):
+    """Plain semi-autoregressive decoding, everything recomputed: answers int64 [B, canvas].
+
+    In every forward of a block all tokens above the threshold are committed, and the best one. A
+    row whose finished block holds an end token is done. `suffix`: how many positions behind the
+    block are visible; None means all of them.
+    """
+    batch = prompts.shape[0]
+    ids = torch.cat((prompts, torch.full((batch, canvas), task.MASK_ID)), dim=1)
+    live = torch.arange(batch)
+    for start in range(PROMPT, PROMPT + canvas, block):
+        end = min(start + block, PROMPT + canvas)
+        seen = ids.shape[1] if suffix is None else min(end + suffix, ids.shape[1])
+        while True:
+            todo = live[(ids[live, start:end] == task.MASK_ID).any(1)]
+            if not len(todo):
+                break
+            logits = model(ids[todo, :seen]).logits[:, start:end].float()
+            logits[..., task.MASK_ID] = -torch.inf
+            confidence, token = logits.softmax(-1).max(-1)
+            confidence[ids[todo, start:end] != task.MASK_ID] = -1
+            commit = confidence > threshold
+            commit[torch.arange(len(todo)), confidence.argmax(1)] = True
+            ids[todo, start:end] = torch.where(commit, token, ids[todo, start:end])
+        done = (ids[live, start:end] == task.END_ID).any(1)
+        ids[live[done], end:] = task.END_ID
+        live = live[~done]
+    return ids[:, PROMPT:]
+
+
+def score(model, count, canvas, rows=50, **options):
+    """Per cent of `count` held-out problems answered exactly."""
+    right = 0
+    found = task.problems(count)
+    for start in range(0, count, rows):
+        part = found[start : start + rows]
+        answers = decode(model, torch.tensor([p.prompt_ids for p in part]), canvas, **options)
+        right += sum(p.check(row) for p, row in zip(part, answers, strict=True))
+    return 100 * right / count
+
+
+class Trainer:
+    """Weights, averaged weights, optimisers and random states; saved and restored as one."""
+
+    def __init__(self, options):
+        torch.manual_seed(options.seed)
+        self.options = options
+        lengths = (options.tokens, options.last_tokens)
+        self.phase_steps = [int(tokens // options.step_tokens) for tokens in lengths]
+        self.steps = sum(self.phase_steps)
+        self.model = build_model()
+        self.average = {name: w.detach().clone() for name, w in self.model.named_parameters()}
+        matrices, others = [], []
+        for name, weight in self.model.named_parameters():
+            (matrices if "blocks" in name and weight.dim() == 2 else others).append(weight)
+        self.optimisers = (
+            torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.0),
+            torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0),
+        )
+        self.rates = [o.param_groups[0]["lr"] for o in self.optimisers]
+        self.rng = random.Random(options.seed)
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+
+    def phase(self):
+        """The current phase and the factor of the learning rate: up, constant, linearly down."""
+        number = int(self.step >= self.phase_steps[0])
+        phase, steps = PHASES[number], self.phase_steps[number]
+        step = self.step - number * self.phase_steps[0]
+        decay = max(0.0, (step / steps - phase.hold) / (1 - phase.hold))
+        rate = phase.rate + (LAST - phase.rate) * decay
+        return phase, rate * min(1, (step + 1) / WARMUP)
+
+    def train_step(self):
+        began = time.perf_counter()
+        phase, rate = self.phase()
+        rows = draw_batch(self.rng, self.options.step_tokens, phase)
+        loss = sft_loss(self.model, rows, self.generator)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimiser, full in zip(self.optimisers, self.rates, strict=True):
+            optimiser.param_groups[0]["lr"] = full * rate
+            optimiser.step()
+            optimiser.zero_grad()
+        keep = min(EMA, (self.step + 1) / (self.step + 10))
+        for name, weight in self.model.named_parameters():
+            self.average[name].lerp_(weight.detach(), 1 - keep)
+        self.step += 1
+        self.tokens += rows.numel()
+        self.seconds += time.perf_counter() - began
+        return loss.item()
+
+    def averaged(self):
+        """A copy of the model with the averaged weights."""
+        model = LLaDAModelLM(self.model.config)
+        model.load_state_dict(self.average)
+        return model.eval()
+
+    def save(self, path):
+        state = {
+            "model": self.model.state_dict(), "average": self.average,
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "rng": self.rng.getstate(), "generator": self.generator.get_state(),
+            "progress": (self.step, self.tokens, self.seconds), "phase_steps": self.phase_steps,
+        }  # fmt: skip
+        torch.save(state, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def restore(self, path):
+        state = torch.load(path, weights_only=True)
+        if state["phase_steps"] != self.phase_steps:
+            sys.exit(f"{path} is of a run of {state['phase_steps']} steps, not {self.phase_steps}")
+        self.model.load_state_dict(state["model"])
+        self.average = state["average"]
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        version, words, gauss = state["rng"]
+        self.rng.setstate((version, tuple(words), gauss))
+        self.generator.set_state(state["generator"])
+        self.step, self.tokens, self.seconds = state["progress"]
+
+
+def train(options):
+    """Run or resume the training; returns the finished trainer."""
+    trainer = Trainer(options)
+    checkpoint = options.output / "checkpoint.pt"
+    if checkpoint.exists():
+        trainer.restore(checkpoint)
+    every = max(1, int(options.check_every // options.step_tokens))
+    bar = tqdm(total=trainer.steps, initial=trainer.step, unit="step", mininterval=5)
+    smooth = None
+    while trainer.step < trainer.steps:
+        loss = trainer.train_step()
+        smooth = loss if smooth is None else 0.99 * smooth + 0.01 * loss
+        bar.update()
+        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+        if trainer.step % every == 0 or trainer.step == trainer.steps:
+            exact = score(trainer.averaged(), 32, 128)
+            bar.write(
+                f"{trainer.tokens / 1e6:.1f} M tokens: loss {smooth:.4f}, exact {exact:.0f} %"
+            )
+            trainer.save(checkpoint)
+    bar.close()
+    return trainer
+
+
+def export(trainer, folder):
+    """Write the model folder: float16 weights, configuration, tokenizer."""
+    model = trainer.averaged()
+    model.half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    write_tokenizer(folder)
+    GenerationConfig(
+        bos_token_id=task.START_ID, eos_token_id=task.END_ID, pad_token_id=task.END_ID
+    ).save_pretrained(folder)
+
+
+def score_table(folder, count):
+    """Markdown rows: exact answers of the written model, by canvas, with and without suffix."""
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    rows = []
+    for canvas in tqdm((64, 128, 256, 512), desc="scoring", unit="canvas"):
+        full, none = (score(model, count, canvas, suffix=suffix) for suffix in (None, 0))
+        rows.append(f"| {canvas} | {full:.1f} % | {none:.1f} % |")
+    return "\n".join(rows)
+
+
+def write_card(trainer, folder, scores):
+    """README.md of the folder, from CARD and what the run measured."""
+    files = sorted(path for path in folder.iterdir() if path.name != "README.md")
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files]
+    card = CARD.format(
+        command=f"python examples/train_tiny_llada.py --tokens {trainer.options.tokens:g} "
+        f"--last-tokens {trainer.options.last_tokens:g} "
+        f"--step-tokens {trainer.options.step_tokens} --seed {trainer.options.seed}",
+        parameters=sum(weight.numel() for weight in trainer.model.parameters()),
+        tokens=trainer.tokens,
+        steps=trainer.step,
+        minutes=trainer.seconds / 60,
+        threads=trainer.options.threads,
+        torch=torch.__version__,
+        count=trainer.options.score,
+        scores=scores,
+        sums="\n    ".join(sums),
+    )
+    (folder / "README.md").write_text(card)
+
+
+def main():
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    folder = options.output / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = train(options)
+    export(trainer, folder)
+    scores = score_table(folder, options.score)
+    write_card(trainer, folder, scores)
+    tqdm.write(f"{folder}\n{scores}")
+
+
+if __name__ == "__main__":
+    main()
