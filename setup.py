@@ -13,6 +13,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 HOST = os.environ.get("DPAD_HOST", "1") != "0"
+RUN_TIME = {"DPAD_ISA", "DPAD_DISABLE"}  # environment variables that do not concern the build
 
 
 def torch_folder():
@@ -50,16 +51,23 @@ class CMakeBuild(build_ext):
             "DPAD_TORCH_DIR": torch_folder(),
             "CMAKE_INSTALL_PREFIX": target,
         }
-        skip = {"DPAD_BUILD_TYPE", "DPAD_TORCH_DIR", "DPAD_ISA", "DPAD_CUDA_ARCHITECTURES"}
+        skip = {"DPAD_BUILD_TYPE", "DPAD_TORCH_DIR", "DPAD_CUDA_ARCHITECTURES", *RUN_TIME}
         names = [name for name in os.environ if name.startswith("DPAD_") and name not in skip]
         options.update({name: os.environ[name] for name in names})
         if "DPAD_CUDA_ARCHITECTURES" in os.environ:
             options["CMAKE_CUDA_ARCHITECTURES"] = os.environ["DPAD_CUDA_ARCHITECTURES"]
-        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-        arguments = [f"-D{name}={value}" for name, value in options.items()]
+        ninja = shutil.which("ninja")
+        # Named every time: under build isolation the program of the last build is gone.
+        generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
+        # Options of an earlier call are forgotten (-U): only this environment counts.
+        arguments = ["-UDPAD_*", "-UCMAKE_CUDA_ARCHITECTURES"]
+        arguments += [f"-D{name}={value}" for name, value in options.items()]
         jobs = os.environ.get("MAX_JOBS", str(len(os.sched_getaffinity(0))))
         subprocess.run([cmake, "-S", ROOT, "-B", build, *generator, *arguments], check=True)
         subprocess.run([cmake, "--build", build, "--parallel", jobs], check=True)
+        for pattern in ("_C*.so", f"_host.{sys.implementation.cache_tag}*"):
+            for stale in (target / "dpad").glob(pattern):
+                stale.unlink()
         subprocess.run([cmake, "--install", build], check=True)
 
 

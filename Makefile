@@ -1,0 +1,123 @@
+# Two commands: `make demo` and `make test`. Each creates what it needs, once: the virtual
+# environment .venv with pinned packages, and the C++ build in build/. Neither needs root.
+#
+#   make demo    install, then the demonstration
+#   make test    formatting, C++ tests, Python tests with Transformers 5.x and again with 4.57
+#   make bench   the benchmarks behind the figures of README.md
+#   make format  formats Python and C++
+#   make clean   removes what was built; `make distclean` removes .venv as well
+#
+# TORCH_SPEC chooses torch: a pip requirement, with options if need be, for example
+#   make demo TORCH_SPEC="torch --index-url <address of PyTorch's CPU builds>"
+TORCH_SPEC ?= torch==2.13.0
+PYTHONS ?= python3.11 python3.12 python3.13 python3
+PYTEST_ARGS ?=
+ifeq ($(origin CXX),default)
+CXX := c++
+endif
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check
+OVERLAY := $(CURDIR)/$(VENV)/transformers-4
+CATCH2 := $(CURDIR)/$(VENV)/catch2
+SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc cmake -type f)
+CPP_FILES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.c*')
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export CXX
+
+.PHONY: demo test install bench lint format test-cpp test-python clean distclean
+.DELETE_ON_ERROR:
+
+demo: install
+	$(VENV)/bin/dpad demo
+
+# One architecture is enough to test the build: sm_80, with PTX that newer GPUs compile for
+# themselves.
+test: export DPAD_CUDA_ARCHITECTURES ?= 80
+test: lint test-cpp test-python
+
+install: $(VENV)/.dpad
+
+bench: install
+	$(PYTHON) -m benchmarks.run
+
+# --- environment: each step leaves a stamp -------------------------------------------------------
+
+$(VENV)/.python:
+	@for python in $(PYTHONS); do \
+	  if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+	      2>/dev/null; then \
+	    echo "dpad: virtual environment from $$($$python --version)"; \
+	    $$python -m venv $(VENV) && touch $@ && exit 0; \
+	  fi; \
+	done; \
+	echo "dpad: none of '$(PYTHONS)' is a Python >= 3.11 that can make a virtual environment" \
+	  "with pip. Install one (Debian, Ubuntu: python3-venv python3-dev) or name it:" \
+	  "make PYTHONS=/path/to/python3 ..." >&2; exit 1
+
+$(VENV)/.compiler: $(VENV)/.python
+	@echo '#include <concepts>' | $(CXX) -std=c++20 -x c++ -fsyntax-only - 2>/dev/null || { \
+	  echo "dpad: '$(CXX)' is not a C++20 compiler. Install one (g++ >= 11 or clang >= 14;" \
+	  "Debian, Ubuntu: g++) or name it: make CXX=/path/to/g++ ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig as s; \
+	  sys.exit(not os.path.exists(s.get_paths()["include"] + "/Python.h"))' || { \
+	  echo "dpad: the headers of $$($(PYTHON) --version) are missing (Python.h). Install them" \
+	  "(Debian, Ubuntu: python3-dev) or name another Python: make PYTHONS=... ..." >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.compiler
+	$(PIP) install $(TORCH_SPEC)
+	@touch $@
+
+$(VENV)/.packages: $(VENV)/.torch requirements/build.txt requirements/test.txt
+	$(PIP) install -r requirements/build.txt -r requirements/test.txt
+	@touch $@
+
+# The build runs by itself first, so that it shows its progress; pip then finds nothing to build.
+$(VENV)/.dpad: $(VENV)/.packages $(SOURCES)
+	$(PYTHON) setup.py --quiet build_ext --inplace
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(OVERLAY)/.done: requirements/transformers-4.txt $(VENV)/.packages
+	rm -rf $(OVERLAY)
+	$(PIP) install --no-deps --target $(OVERLAY) -r requirements/transformers-4.txt
+	@touch $@
+
+# The single header of Catch2 2.13, which a wheel for Python 3.12 carries; else an installed Catch2.
+$(CATCH2)/.done: $(VENV)/.python
+	rm -rf $(CATCH2)
+	$(PIP) download --no-deps --only-binary=:all: --python-version 3.12 \
+	  --dest $(CATCH2) comma-deps-catch2==2.13.10.post96 \
+	  && $(PYTHON) -m zipfile -e $(CATCH2)/*.whl $(CATCH2) && touch $@ \
+	  || echo "dpad: the header of Catch2 could not be fetched: an installed Catch2 is used"
+
+# --- tests ---------------------------------------------------------------------------------------
+
+lint: $(VENV)/.packages
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP_FILES)
+
+test-cpp: $(VENV)/.packages $(CATCH2)/.done
+	cmake -S . -B build/tests -G Ninja --log-level=WARNING -DDPAD_BUILD_TESTS=ON \
+	  -DDPAD_HOST=OFF -DDPAD_BUILD_CUDA=OFF -DPython3_EXECUTABLE=$(CURDIR)/$(PYTHON) \
+	  -DDPAD_CATCH2_INCLUDE=$(CATCH2)/catch2/install/include
+	cmake --build build/tests --target dpad_tests
+	ctest --test-dir build/tests --output-on-failure
+
+test-python: install $(OVERLAY)/.done
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+	PYTHONPATH=$(OVERLAY) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/models tests/generation
+
+format: $(VENV)/.packages
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $(CPP_FILES)
+
+clean:
+	rm -rf build dist *.egg-info dpad/*.so $(VENV)/.dpad
+
+distclean: clean
+	rm -rf $(VENV)
