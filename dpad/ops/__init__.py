@@ -25,6 +25,7 @@ if loaded("_C"):
 
 __all__ = [
     "RULES",
+    "SCOPES",
     "STATUS",
     "add_rms_norm_",
     "block_attention",

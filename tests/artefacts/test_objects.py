@@ -1,0 +1,52 @@
+"""Object files of the instruction-set kernels.
+
+A file compiled for AVX2 or AVX-512 must not define inline functions or template instances that
+the linker could choose for the whole program: an older processor would die on them.
+"""
+
+import platform
+import re
+
+import pytest
+
+KERNELS = ("add_rms_norm", "block_attention", "confidence", "rope_kv_write", "swiglu")
+
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="the instruction-set kernels are for x86-64"
+)
+
+
+def symbols(tool, path):
+    """(type, demangled name) of every defined symbol."""
+    lines = tool("nm", "-C", "--defined-only", path).splitlines()
+    return [tuple(line.split(maxsplit=2)[1:]) for line in lines]
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_only_the_entry_points_leave_the_object(objects, tool, kernel, isa):
+    found = symbols(tool, objects[f"{kernel}_{isa}"])
+    shared = [(kind, name) for kind, name in found if kind in "WVuw"]
+    assert not shared
+    exported = [name for kind, name in found if kind.isupper() and kind not in "U"]
+    assert exported
+    for name in exported:
+        assert re.match(rf"dpad::cpu::\w+_{isa}\(", name), name
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_each_object_uses_its_own_registers(objects, tool, kernel):
+    code = {
+        isa: tool("objdump", "-d", "--no-show-raw-insn", objects[f"{kernel}_{isa}"])
+        for isa in ("portable", "avx2", "avx512")
+    }
+    assert "%zmm" in code["avx512"]
+    assert "%ymm" in code["avx2"] and "%zmm" not in code["avx2"]
+    assert "%ymm" not in code["portable"] and "%zmm" not in code["portable"]
+
+
+def test_everything_else_runs_everywhere(objects, tool):
+    others = [name for name in objects if not name.endswith(("_portable", "_avx2", "_avx512"))]
+    assert set(others) >= {*KERNELS, "isa", "suffix_gather", "unmask"}
+    for name in others:
+        assert not re.search(r"%[yz]mm", tool("objdump", "-d", objects[name])), name

@@ -1,0 +1,174 @@
+"""One valid call of every operator, arguments in the order of the schema."""
+
+import torch
+from op_helpers import generator, offsets_of
+
+WRITTEN = {
+    "rope_kv_write_": ("k_cache", "v_cache"),
+    "add_rms_norm_": ("residual",),
+    "unmask_": ("canvas", "committed_at", "committed", "masks_left", "status", "forward"),
+}
+
+
+def ints(*values):
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def suffix_table(dtype):
+    table = {"kind": "gaussian", "grid": "repo", "window": 16, "decay": 3.0, "scale": 1.6}
+    return {**table, "count": 0.0, "near": 2, "length": 20}
+
+
+def transfer_schedule(dtype):
+    return {"masks": 32, "steps": 5}
+
+
+def suffix_sample(dtype):
+    keys = {"row_key": ints(0, 7), "block": ints(1, 2), "redraw": ints(0, 3)}
+    ends = {"end": ints(24, 40), "total": ints(64, 44), "seed": 11}
+    table = {k: v for k, v in suffix_table(dtype).items() if k != "length"}
+    return {**keys, **ends, **table, "keep_last": True, "length": 40}
+
+
+def plan_pass(dtype):
+    block = {"start": ints(3, 0), "end": ints(6, 2)}
+    kept = {"kept": ints(7, 9, -1, 3, -1, -1).view(2, 3), "kept_count": ints(2, 1)}
+    return {**block, **kept, "scope": ints(1, 0), "shift": 1}
+
+
+def suffix_gather(dtype):
+    return {
+        "canvas": torch.arange(36).view(3, 12),
+        "canvas_row": ints(2, 0),
+        "q_offsets": ints(0, 3, 5),
+        "position": ints(0, 4, 11, 2, 9),
+        "hidden_until": ints(0, 5),
+        "mask_id": 99,
+    }
+
+
+def rope_kv_write_(dtype):
+    g = generator(0)
+    half = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
+    angles = torch.rand(16, 4, generator=g) * 6
+    return {
+        "q": half(5, 4, 8),
+        "k": half(5, 2, 8),
+        "v": half(5, 2, 8),
+        "q_position": ints(3, 4, 15, 0, 1),
+        "position": ints(3, 4, 15, 0, 1),
+        "slot": ints(3, 4, 5, -1, 1),
+        "q_offsets": ints(0, 3, 5),
+        "cache_row": ints(2, 0),
+        "cos": angles.cos(),
+        "sin": angles.sin(),
+        "k_cache": half(3, 2, 6, 8),
+        "v_cache": half(3, 2, 6, 8),
+        "full_precision": True,
+    }
+
+
+def block_attention(dtype):
+    g = generator(1)
+    half = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
+    return {
+        "q": half(5, 4, 8),
+        "k_cache": half(3, 2, 6, 8),
+        "v_cache": half(3, 2, 6, 8),
+        "q_offsets": ints(0, 3, 5),
+        "cache_row": ints(2, 0),
+        "n_keys": ints(6, 4),
+        "scale": 8**-0.5,
+        "key_mask": torch.rand(3, 6, generator=g) < 0.8,
+        "key_limit": ints(3, 4, 6, 4, 0),
+    }
+
+
+def add_rms_norm_(dtype):
+    g = generator(2)
+    half = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
+    return {"residual": half(5, 33), "delta": half(5, 33), "weight": half(33), "eps": 1e-5}
+
+
+def swiglu(dtype):
+    g = generator(3)
+    return {k: torch.randn(5, 33, generator=g).to(dtype) for k in ("gate", "up")}
+
+
+def confidence(dtype):
+    g = generator(4)
+    return {
+        "logits": (3 * torch.randn(5, 67, generator=g)).to(dtype),
+        "l_offsets": ints(0, 3, 5),
+        "position": ints(10, 11, 12, 4, 5),
+        "rng": ints(1, 0, 0, 1, 1, 3).view(2, 3),
+        "temperature": torch.tensor([0.0, 0.7], dtype=torch.float64),
+        "suppress": ints(66),
+        "exclude": ints(66, 2),
+        "noise": None,
+        "round_to_dtype": False,
+    }
+
+
+def uniform(dtype):
+    rng = ints(1, 0, 0, -5, 2**40, 3).view(2, 3)
+    return {"rng": rng, "l_offsets": ints(0, 3, 5), "position": ints(10, 11, 12, 4, 5)}
+
+
+def unmask_(dtype):
+    g = generator(5)
+    canvas = torch.randint(0, 90, (3, 12), generator=g)
+    canvas[2, 3:9] = 99
+    canvas[0, 1:3] = 99
+    score = torch.rand(5, generator=g, dtype=torch.float64)
+    return {
+        "canvas": canvas,
+        "committed_at": torch.full((3, 12), -1),
+        "committed": torch.zeros(3, 12, dtype=torch.float64),
+        "masks_left": ints(3, 0, 2),
+        "status": ints(0, 0, 0),
+        "forward": ints(4, 0, 9),
+        "canvas_row": ints(2, 0),
+        "l_offsets": ints(0, 3, 5),
+        "position": ints(3, 4, 5, 1, 2),
+        "token": ints(7, 8, 2, 1, 3),
+        "score": score,
+        "probability": score / 2,
+        "amount": torch.tensor([0.5, 0.0], dtype=torch.float64),
+        "quota": ints(2, 1),
+        "length": ints(12, 8),
+        "end_ids": ints(1, 2),
+        "rule": 0,
+        "early_stop": True,
+        "mask_id": 99,
+        "fill_id": 2,
+    }
+
+
+_SAMPLES = (
+    suffix_table,
+    transfer_schedule,
+    suffix_sample,
+    plan_pass,
+    suffix_gather,
+    rope_kv_write_,
+    block_attention,
+    add_rms_norm_,
+    swiglu,
+    confidence,
+    uniform,
+    unmask_,
+)
+NAMES = tuple(f.__name__ for f in _SAMPLES)
+_BY_NAME = dict(zip(NAMES, _SAMPLES, strict=True))
+
+
+def sample(name, dtype=torch.float32):
+    """Fresh arguments of a valid call of operator `name`."""
+    return _BY_NAME[name](dtype)
+
+
+def ragged(counts):
+    """q_offsets of sequences with these row counts, and the sequence of each row."""
+    offsets = offsets_of(counts)
+    return offsets, torch.repeat_interleave(torch.arange(len(counts)), offsets.diff())

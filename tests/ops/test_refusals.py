@@ -1,0 +1,282 @@
+"""Bad arguments: RuntimeError with operator, argument and value, and nothing was changed."""
+
+import math
+import re
+
+import pytest
+import torch
+from op_helpers import assert_same_bits, call
+from op_samples import NAMES, WRITTEN, ints, sample
+
+NAN = float("nan")
+
+
+def part(name, *index):
+    """The argument `name`, narrowed."""
+    return lambda args: args[name][index]
+
+
+def with_value(name, index, value):
+    """The argument `name` with one element replaced."""
+
+    def change(args):
+        changed = args[name].clone()
+        changed.view(-1)[index] = value
+        return changed
+
+    return change
+
+
+def wider(name):
+    """The argument `name` as every second element of a wider tensor."""
+    return lambda args: args[name].repeat_interleave(2, -1)[..., ::2]
+
+
+def expanded(name):
+    """The argument `name` with its first row everywhere."""
+    return lambda args: args[name][:1].expand_as(args[name])
+
+
+def same(name):
+    """The argument `name` itself, in another place."""
+    return lambda args: args[name]
+
+
+def inside(name, shape):
+    """A part of the argument `name` as a tensor of that shape."""
+    return lambda args: args[name].flatten()[: math.prod(shape)].view(shape)
+
+
+def wrong_dtype(*names, value=torch.int32):
+    return [({n: lambda a, n=n: a[n].to(value)}, n, "has dtype") for n in names]
+
+
+def wrong_size(*names):
+    return [({n: part(n, slice(1))}, n, "has shape") for n in names]
+
+
+HALVES = torch.float64, torch.int64
+
+TABLE = [
+    ({"kind": "cauchy"}, "kind", "cauchy"),
+    ({"grid": "other"}, "grid", "other"),
+    ({"near": -1}, "near", "-1"),
+    ({"window": 0}, "window", "0"),
+    ({"decay": 0.0}, "decay", "0"),
+    ({"decay": math.inf}, "decay", "inf"),
+    ({"scale": NAN}, "scale", "nan"),
+    ({"scale": -1.0, "count": 17.0}, "count", "17"),
+    ({"scale": -1.0, "count": -2.0}, "count", "-2"),
+    ({"kind": "uniform", "count": 1.5}, "count", r"1\.5"),
+    ({"kind": "uniform", "count": -1.0}, "count", "-1"),
+    ({"kind": "uniform", "count": NAN}, "count", "nan"),
+    ({"kind": "window", "window": -3}, "window", "-3"),
+    ({"length": -4}, "length", "-4"),
+]
+BAD = {
+    "suffix_table": TABLE,
+    "transfer_schedule": [({"masks": -1}, "masks", "-1"), ({"steps": 0}, "steps", "0")],
+    "suffix_sample": [
+        *TABLE,
+        *wrong_dtype("row_key", "block", "redraw", "end", "total"),
+        *wrong_size("block", "redraw", "end", "total"),
+        ({"row_key": ints(0, 7)[None]}, "row_key", r"\[1, 2\]"),
+        ({"total": ints(64, 39)}, "total", "39"),
+        ({"total": ints(65, 44)}, "total", "65"),
+    ],
+    "plan_pass": [
+        *wrong_dtype("start", "end", "kept", "kept_count", "scope"),
+        *wrong_size("end", "kept_count", "scope", "kept"),
+        ({"start": ints(-2, 0)}, "start", "-2"),
+        ({"end": ints(6, 0)}, "end", "0"),
+        ({"scope": ints(1, 3)}, "scope", "3"),
+        ({"scope": ints(-1, 0)}, "scope", "-1"),
+        ({"kept_count": ints(4, 1)}, "kept_count", "4"),
+        ({"kept_count": ints(2, -1)}, "kept_count", "-1"),
+        ({"kept": with_value("kept", 0, 5)}, "kept", "5"),
+        ({"kept": with_value("kept", 1, 7)}, "kept", "7"),
+        ({"shift": 2}, "shift", "2"),
+        ({"shift": -1}, "shift", "-1"),
+    ],
+    "suffix_gather": [
+        *wrong_dtype("canvas", "canvas_row", "q_offsets", "position", "hidden_until"),
+        *wrong_size("q_offsets", "hidden_until"),
+        ({"canvas": torch.arange(36)}, "canvas", r"\[36\]"),
+        ({"canvas_row": ints(2, 3)}, "canvas_row", "3"),
+        ({"canvas_row": ints(-1, 0)}, "canvas_row", "-1"),
+        ({"position": with_value("position", 2, 12)}, "position", "12"),
+        ({"position": with_value("position", 4, -1)}, "position", "-1"),
+        ({"q_offsets": ints(0, 3, 4)}, "q_offsets", "5"),
+        ({"q_offsets": ints(1, 3, 5)}, "q_offsets", "5"),
+        ({"q_offsets": ints(0, 6, 5)}, "q_offsets", "5"),
+    ],
+    "rope_kv_write_": [
+        *[({"q": lambda a, d=d: a["q"].to(d)}, "q", "has dtype") for d in HALVES],
+        *wrong_dtype("k", "v", "k_cache", "v_cache", value=torch.float16),
+        *wrong_dtype("cos", "sin", value=torch.bfloat16),
+        *wrong_dtype("q_position", "position", "slot", "q_offsets", "cache_row"),
+        *wrong_size("v", "sin", "q_position", "position", "slot", "q_offsets", "v_cache"),
+        ({"q": part("q", 0)}, "q", r"\[4, 8\]"),
+        ({"k": part("k", ..., slice(4))}, "k", r"\[5, 2, 4\]"),
+        ({"v": part("v", slice(None), slice(1))}, "v", r"\[5, 1, 8\]"),
+        ({"k_cache": part("k_cache", slice(None), slice(1))}, "k_cache", r"\[3, 1, 6, 8\]"),
+        ({"v_cache": part("v_cache", ..., slice(5), slice(None))}, "v_cache", r"\[3, 2, 5, 8\]"),
+        ({"cos": torch.ones(16, 5), "sin": torch.ones(16, 5)}, "cos", "5"),
+        ({"k_cache": wider("k_cache")}, "k_cache", "stride 2"),
+        ({"v_cache": wider("v_cache")}, "v_cache", "stride 2"),
+        ({"k_cache": expanded("k_cache")}, "k_cache", "overlap"),
+        ({"v_cache": expanded("v_cache")}, "v_cache", "overlap"),
+        ({"v_cache": same("k_cache")}, "k_cache", "shares memory with 'v_cache'"),
+        ({"q": inside("k_cache", (5, 4, 8))}, "k_cache", "shares memory with 'q'"),
+        ({"k": inside("k_cache", (5, 2, 8))}, "k_cache", "shares memory with 'k'"),
+        ({"v": inside("v_cache", (5, 2, 8))}, "v_cache", "shares memory with 'v'"),
+        ({"q_position": with_value("q_position", 0, 16)}, "q_position", "16"),
+        ({"position": with_value("position", 1, -1)}, "position", "-1"),
+        ({"slot": with_value("slot", 4, 6)}, "slot", "6"),
+        ({"slot": with_value("slot", 0, -2)}, "slot", "-2"),
+        ({"cache_row": ints(3, 0)}, "cache_row", "3"),
+        ({"q_offsets": ints(0, 3, 6)}, "q_offsets", "5"),
+    ],
+    "block_attention": [
+        *[({"q": lambda a, d=d: a["q"].to(d)}, "q", "has dtype") for d in HALVES],
+        *wrong_dtype("k_cache", "v_cache", value=torch.float16),
+        *wrong_dtype("q_offsets", "cache_row", "n_keys", "key_limit", "key_mask"),
+        *wrong_size("q_offsets", "n_keys", "key_mask", "key_limit", "v_cache"),
+        ({"q": part("q", 0)}, "q", r"\[4, 8\]"),
+        ({"k_cache": part("k_cache", ..., slice(4))}, "k_cache", r"\[3, 2, 6, 4\]"),
+        ({"v_cache": part("v_cache", ..., slice(5), slice(None))}, "v_cache", r"\[3, 2, 5, 8\]"),
+        ({"q": part("q", slice(None), slice(3))}, "k_cache", "2: expected kv heads"),
+        ({"k_cache": wider("k_cache")}, "k_cache", "stride 2"),
+        ({"v_cache": wider("v_cache")}, "v_cache", "stride 2"),
+        ({"cache_row": ints(2, 3)}, "cache_row", "3"),
+        ({"cache_row": ints(-1, 0)}, "cache_row", "-1"),
+        ({"n_keys": ints(7, 4)}, "n_keys", "7"),
+        ({"n_keys": ints(6, -1)}, "n_keys", "-1"),
+        ({"q_offsets": ints(0, 3, 4)}, "q_offsets", "5"),
+    ],
+    "add_rms_norm_": [
+        *[({"residual": lambda a, d=d: a["residual"].to(d)}, "residual", "dtype") for d in HALVES],
+        *wrong_dtype("delta", "weight", value=torch.float16),
+        *wrong_size("delta", "weight"),
+        ({"residual": part("residual", 0)}, "residual", r"\[33\]"),
+        ({"residual": wider("residual")}, "residual", "stride 2"),
+        ({"residual": expanded("residual")}, "residual", "overlap"),
+        ({"delta": same("residual")}, "residual", "shares memory with 'delta'"),
+        ({"weight": part("residual", 4)}, "residual", "shares memory with 'weight'"),
+    ],
+    "swiglu": [
+        *[({"gate": lambda a, d=d: a["gate"].to(d)}, "gate", "has dtype") for d in HALVES],
+        *wrong_dtype("up", value=torch.bfloat16),
+        *wrong_size("up"),
+        ({"gate": part("gate", 0)}, "gate", r"\[33\]"),
+        ({"up": part("up", ..., slice(32))}, "up", r"\[5, 32\]"),
+    ],
+    "confidence": [
+        *[({"logits": lambda a, d=d: a["logits"].to(d)}, "logits", "has dtype") for d in HALVES],
+        *wrong_dtype("l_offsets", "position", "rng", "suppress", "exclude"),
+        *wrong_dtype("temperature", value=torch.float32),
+        *wrong_size("l_offsets", "position", "rng"),
+        ({"logits": part("logits", 0)}, "logits", r"\[67\]"),
+        ({"rng": part("rng", slice(None), slice(2))}, "rng", r"\[2, 2\]"),
+        ({"temperature": with_value("temperature", 1, -0.5)}, "temperature", r"-0\.5"),
+        ({"temperature": with_value("temperature", 0, NAN)}, "temperature", "nan"),
+        ({"temperature": with_value("temperature", 0, math.inf)}, "temperature", "inf"),
+        ({"l_offsets": ints(0, 3, 4)}, "l_offsets", "5"),
+        ({"suppress": ints(67)}, "suppress", "67"),
+        ({"suppress": ints(-1)}, "suppress", "-1"),
+        ({"exclude": ints(2, 70)}, "exclude", "70"),
+        ({"suppress": torch.arange(67)}, "suppress", "67"),
+        ({"noise": torch.zeros(5, 67)}, "noise", "has dtype"),
+        ({"noise": torch.zeros(5, 66).double()}, "noise", r"\[5, 66\]"),
+    ],
+    "uniform": [
+        *wrong_dtype("rng", "l_offsets", "position"),
+        *wrong_size("l_offsets"),
+        ({"rng": part("rng", slice(1))}, "l_offsets", r"\[3\], expected \[2\]"),
+        ({"rng": part("rng", slice(None), slice(2))}, "rng", r"\[2, 2\]"),
+        ({"position": ints(1, 2, 3, 4)}, "l_offsets", "4"),
+        ({"l_offsets": ints(0, 6, 5)}, "l_offsets", "5"),
+    ],
+    "unmask_": [
+        *wrong_dtype("canvas", "committed_at", "masks_left", "status", "forward"),
+        *wrong_dtype("canvas_row", "l_offsets", "position", "token", "quota", "length", "end_ids"),
+        *wrong_dtype("committed", "score", "probability", "amount", value=torch.float32),
+        *wrong_size("committed_at", "committed", "masks_left", "status", "forward"),
+        *wrong_size("l_offsets", "token", "score", "probability", "amount", "quota", "length"),
+        ({"canvas": part("canvas", 0)}, "canvas", r"\[12\]"),
+        ({"canvas": expanded("canvas")}, "canvas", "not contiguous"),
+        ({"status": lambda a: a["status"].repeat_interleave(2)[::2]}, "status", "not contiguous"),
+        ({"committed_at": same("canvas")}, "canvas", "shares memory with 'committed_at'"),
+        ({"forward": same("status")}, "status", "shares memory with 'forward'"),
+        ({"token": inside("canvas", (5,))}, "canvas", "shares memory with 'token'"),
+        ({"length": inside("masks_left", (2,))}, "masks_left", "shares memory with 'length'"),
+        ({"canvas_row": ints(2, 3)}, "canvas_row", "3"),
+        ({"canvas_row": ints(2, 2)}, "canvas_row", "2 stands there twice"),
+        ({"position": with_value("position", 3, 12)}, "position", "12"),
+        ({"position": with_value("position", 3, -1)}, "position", "-1"),
+        ({"length": ints(13, 8)}, "length", "13"),
+        ({"length": ints(12, -1)}, "length", "-1"),
+        ({"l_offsets": ints(0, 3, 6)}, "l_offsets", "5"),
+        ({"token": with_value("token", 3, 99)}, "token", "99"),
+        ({"rule": 5}, "rule", "5"),
+        ({"rule": -1}, "rule", "-1"),
+    ],
+}
+CASES = [(name, *bad) for name in NAMES for bad in BAD[name]]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "argument", "value"),
+    CASES,
+    ids=[f"{n}-{i}-{a}" for i, (n, _, a, _) in enumerate(CASES)],
+)
+def test_bad_arguments(name, changes, argument, value):
+    args = sample(name)
+    good = dict(args)
+    for key, change in changes.items():
+        args[key] = change(good) if callable(change) else change
+    tensors = [v for v in (*good.values(), *args.values()) if isinstance(v, torch.Tensor)]
+    before = [t.clone() for t in tensors]
+    with pytest.raises(RuntimeError) as refusal:
+        call(name, args)
+    text = str(refusal.value)
+    assert re.search(rf"dpad::{name}: argument '{argument}'.*{value}", text), text
+    for tensor, held in zip(tensors, before, strict=True):
+        assert_same_bits(tensor, held)
+
+
+FLOATS = {
+    "rope_kv_write_": ("q", "k", "v", "k_cache", "v_cache"),
+    "block_attention": ("q", "k_cache", "v_cache"),
+    "add_rms_norm_": ("residual", "delta", "weight"),
+    "swiglu": ("gate", "up"),
+    "confidence": ("logits",),
+}
+
+
+@pytest.mark.parametrize(("name", "argument"), [(n, a) for n in FLOATS for a in FLOATS[n]])
+def test_gradients_are_refused(name, argument):
+    """While gradients are recorded; under no_grad and inference_mode the same call works."""
+    args = sample(name)
+    args[argument].requires_grad_()
+    before = {k: v.detach().clone() for k, v in args.items() if isinstance(v, torch.Tensor)}
+    with pytest.raises(RuntimeError, match=rf"dpad\.ops\.{name} is for inference only.*no_grad"):
+        call(name, args)
+    for key, held in before.items():
+        assert_same_bits(args[key].detach(), held)
+    for allowed in (torch.no_grad, torch.inference_mode):
+        with allowed():
+            out = call(name, args)
+        first = out[0] if isinstance(out, tuple) else out
+        assert not first.requires_grad
+    for written in WRITTEN.get(name, ()):
+        assert not torch.equal(args[written].detach(), before[written])
+
+
+def test_unknown_instruction_sets():
+    from dpad import ops
+
+    before = ops.cpu_isa()
+    with pytest.raises(RuntimeError, match="set_cpu_isa: argument 'name' = \"sse\""):
+        ops.set_cpu_isa("sse")
+    assert ops.cpu_isa() == before
