@@ -1,0 +1,66 @@
+"""Where and by what a result was measured."""
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+import dpad
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def cpu_model():
+    """The processor's name as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE)
+        if names:
+            return names[0].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments):
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def describe():
+    """Everything that a figure depends on besides its settings, as plain values."""
+    info = dpad.build_info()
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "isa": info.get("cpu_isa", "none: " + info["_C"]),
+        "build": info.get("build"),
+        "system": platform.system() + " " + platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "dpad": dpad.__version__,
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": None if changed is None else len(changed.splitlines()),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+
+
+def tag(machine):
+    """A folder name for results of this kind of machine."""
+    isa = machine["isa"].split(":")[0]
+    text = f"{machine['cpu']} {machine['cores']} cores {machine['threads']} threads {isa}"
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

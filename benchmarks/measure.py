@@ -1,0 +1,113 @@
+"""What the benchmarks time: dpad, the ordinary loop, and the reference algorithm."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+
+import torch
+
+import dpad
+from dpad import ops
+from dpad.demo import END_ID, MASK_ID
+from dpad.generation import presets
+from dpad.testing.reference_decoder import ordinary, reference
+
+BLOCK, THRESHOLD = 32, 0.9
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to decode; everything else is equal."""
+
+    suffix: dpad.Suffix
+    cache: str = "none"
+    early_stop: bool = True
+
+    def settings(self):
+        return {
+            "suffix": self.suffix.as_dict(),
+            "cache": self.cache,
+            "early_stop": self.early_stop,
+            "threshold": THRESHOLD,
+            "block_length": BLOCK,
+        }
+
+
+class Tiny:
+    """The shipped model twice, patched and as it came, and its problems.
+
+    `ids` of a slice of problems is int64 ``[problems, 25]``; all prompts have one length.
+    """
+
+    def __init__(self, problems, seed):
+        self.stock, _ = dpad.demo.load()
+        self.patched, _ = dpad.demo.load()
+        self.handle = dpad.patch(self.patched)
+        self.problems, self.seed = dpad.demo.problems(problems, seed), seed
+        self.dropout = presets.defaults_for(self.patched)["suffix"]
+        weights = (dpad.demo.model_folder() / "model.safetensors").read_bytes()
+        self.fingerprint = hashlib.sha256(weights).hexdigest()[:16]
+
+    def ids(self, rows):
+        return torch.tensor([p.prompt_ids for p in self.problems[rows]])
+
+    def right(self, rows, answers):
+        """One bool per problem of the slice; answers int64 ``[problems, canvas]``."""
+        return [p.check(a) for p, a in zip(self.problems[rows], answers, strict=True)]
+
+    def solve(self, rows, canvas, arm, keys):
+        """(`DPadOutput`, seconds) of dpad on a slice of problems."""
+        ids = self.ids(rows)
+        begun = time.perf_counter()
+        out = self.patched.generate(
+            ids,
+            max_new_tokens=canvas,
+            block_length=BLOCK,
+            confidence_threshold=THRESHOLD,
+            suffix=arm.suffix,
+            cache=arm.cache,
+            early_stop=arm.early_stop,
+            seed=self.seed,
+            row_keys=keys,
+            compatible="dpad-llada",  # the canvas as decoded, behind the end too
+            return_dict_in_generate=True,
+        )
+        return out, time.perf_counter() - begun
+
+    def solve_by_reference(self, rows, canvas, arm, key):
+        """(`Decoded`, seconds) of the reference algorithm with dpad's kept sets of one row key."""
+        ids = self.ids(rows)
+        kept = kept_sets(arm.suffix, self.seed, key, ids.shape[1], canvas)
+        begun = time.perf_counter()
+        out = reference(
+            self.stock,
+            ids,
+            canvas,
+            mask_id=MASK_ID,
+            rule=("threshold", THRESHOLD),
+            block_length=BLOCK,
+            kept=kept,
+            cache=arm.cache,
+            end_ids=(END_ID,) if arm.early_stop else (),
+        )
+        return out, time.perf_counter() - begun
+
+    def solve_ordinarily(self, rows, canvas):
+        """(`Decoded`, seconds) of the unpatched model, one token per step."""
+        ids = self.ids(rows)
+        begun = time.perf_counter()
+        out = ordinary(self.stock, ids, canvas, mask_id=MASK_ID, block_length=BLOCK)
+        return out, time.perf_counter() - begun
+
+
+def kept_sets(suffix, seed, key, prompt, canvas, block_length=BLOCK):
+    """What dpad keeps for a row key, as the reference takes it: block -> positions; None: all."""
+    if suffix.kind == "all":
+        return None
+    total, sets = prompt + canvas, []
+    for number, start in enumerate(range(prompt, total, block_length)):
+        end = min(start + block_length, total)
+        one = [torch.tensor([v]) for v in (key, number, 0, end, total)]
+        kept, count = ops.suffix_sample(*one, seed=seed, length=total - end, **suffix.parameters())
+        sets.append(kept[0, : int(count)])
+    return sets.__getitem__

@@ -1,0 +1,93 @@
+"""Measures dpad on the shipped model against the ordinary loop and the reference algorithm.
+
+    python -m benchmarks.run                     everything, about 25 minutes on two cores
+    python -m benchmarks.run --problems 100      shorter, wider intervals
+
+Each finished cell is a file under benchmarks/results/<machine>/; a run that was interrupted goes on
+where it stopped, and ``--fresh`` measures again. The tables are written to summary.md and all
+figures to results.json, both in benchmarks/results/.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import cells, large, machine, report
+from benchmarks.measure import Tiny
+from benchmarks.store import Store
+
+RESULTS = Path(__file__).with_name("results")
+GROUPS = ("arm", "pair", "suffix", "chain", "large")
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--problems", type=int, default=1000, help="held-out problems per arm")
+    add("--slow-problems", type=int, default=100, help="the same beyond --main without early stop")
+    add("--ordinary-problems", type=int, default=20, help="problems of the ordinary loop")
+    add("--pair-rounds", type=int, default=4, help="batches that dpad and the reference share")
+    add("--batch", type=int, default=32, help="rows decoded together")
+    add("--canvases", type=int, nargs="+", default=[64, 256, 512])
+    add("--main", type=int, default=256, help="canvas on which every arm is measured")
+    add("--large-canvas", type=int, default=256, help="canvas of the random-weight model")
+    add("--large-rounds", type=int, default=2)
+    add("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    add("--threads", type=int, default=2)
+    add("--seed", type=int, default=0)
+    add("--fresh", action="store_true", help="measure again what is already there")
+    add("--out", type=Path, default=RESULTS)
+    return parser.parse_args(arguments)
+
+
+def planned(options):
+    """The cells of a run, in order; the shipped model is loaded here."""
+    most = max(options.problems, options.ordinary_problems, options.pair_rounds * options.batch, 2)
+    found = []
+    if set(options.groups) - {"large"}:
+        found += cells.cells(Tiny(most, options.seed), options)
+    if "large" in options.groups:
+        found += large.cells(options)
+    return [c for c in found if c.settings["kind"] in options.groups]
+
+
+def measure(todo, store, where, fresh):
+    """Runs what is not there yet, with two progress bars; returns all records by name."""
+    records = {}
+    with tqdm(total=len(todo), unit="cell", position=0) as outer:
+        for cell in todo:
+            outer.set_description(cell.name)
+            settings = {**cell.settings, "threads": where["threads"], "isa": where["isa"]}
+            record = None if fresh else store.get(cell.name, settings)
+            if record is None:
+                with tqdm(total=cell.rounds, unit="round", position=1, leave=False) as inner:
+                    result = cell.run(inner.update)
+                record = store.put(cell.name, settings, where, result)
+            records[cell.name] = record
+            outer.update()
+    return records
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    where = machine.describe()
+    store = Store(options.out / machine.tag(where))
+    records = measure(planned(options), store, where, options.fresh)
+    everything = json.dumps(records, indent=1) + "\n"
+    (options.out / "results.json").write_text(everything, encoding="utf-8")
+    page = report.summary(records, options.main)
+    (options.out / "summary.md").write_text(page, encoding="utf-8")
+    tqdm.write(page)
+    tqdm.write(f"written: {options.out / 'summary.md'}, {options.out / 'results.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Reference decoders and model doubles, shared by tests and benchmarks."""
