@@ -1,0 +1,7 @@
+"""``python -m dpad.cli``."""
+
+import sys
+
+from dpad.cli import main
+
+sys.exit(main())

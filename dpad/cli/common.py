@@ -1,0 +1,81 @@
+"""What all commands share: errors to exit codes, JSON, examples in the help."""
+
+import functools
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from dpad import cli
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def examples(lines):
+    """Epilogue of a help text, in Markdown: one example a line."""
+    return "\n\n".join(("Examples:", *(f"* `{line}`" for line in lines)))
+
+
+def print_json(value):
+    """One JSON object on stdout."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def guarded(command):
+    """`command` with every expected error turned into one line on stderr and an exit code.
+
+    With ``--json`` the error is an object on stdout: ``{"error": {"type", "message"},
+    "exit_code"}``.
+    """
+
+    @functools.wraps(command)
+    def run(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise typer.Exit(cli.INTERRUPTED) from None
+        except Exception as error:
+            code = exit_code(error)
+            if code is None:
+                raise
+            report(error, code, kwargs.get("json_output", False))
+            raise typer.Exit(code) from error
+
+    return run
+
+
+def exit_code(error):
+    """The exit code that stands for an exception, or None: it is a defect, or not ours."""
+    # By name: importing the classes here would hide the error where an import is what failed.
+    names = {parent.__name__ for parent in type(error).__mro__}
+    if isinstance(error, (typer.Exit, typer.Abort, BrokenPipeError)):
+        return None
+    if isinstance(error, ModuleNotFoundError):
+        return cli.MISSING
+    if "UnsupportedModelError" in names or isinstance(error, OSError):
+        return cli.MODEL
+    if isinstance(error, (ValueError, TypeError)):
+        return cli.USAGE
+    if "NaNLogitsError" in names or isinstance(error, MemoryError):
+        return cli.FAILED
+    return None
+
+
+def report(error, code, as_json):
+    """Shows an error: one line, or JSON."""
+    message = str(error)
+    if code == cli.MISSING:
+        message += "; type: pip install 'dpad-dllm[cli,plot]'"
+    if as_json:
+        print_json({"error": {"type": type(error).__name__, "message": message}, "exit_code": code})
+    else:
+        typer.echo(f"dpad: {message}", err=True)
+
+
+def quiet_loading(always=False):
+    """Keeps Transformers' loading bars away from logs; a terminal shows them unless `always`."""
+    if always or not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()

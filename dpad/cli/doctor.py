@@ -1,0 +1,74 @@
+"""``dpad doctor``."""
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dpad import cli
+from dpad.cli.common import Json, print_json
+
+NAME = "doctor"
+EXAMPLES = ("dpad doctor", "dpad doctor --json")
+
+
+def command(json_output: Json = False):
+    """Show versions, compiled modules and devices, and check every operator against its twin.
+
+    Takes a few seconds. Exit code 1 when an operator disagrees with its plain-torch twin. DPAD_ISA
+    chooses the instruction set that is examined; DPAD_DISABLE=1 switches the kernels off.
+    """
+    from dpad.doctor import report
+
+    found = report()
+    if json_output:
+        print_json(found)
+    else:
+        render(found, Console(highlight=False, soft_wrap=True))
+    if not found["ok"]:
+        raise typer.Exit(cli.FAILED)
+
+
+def render(found, console):
+    """The report as text."""
+    lines = [(name, value or "not installed") for name, value in found["versions"].items()]
+    cuda = [f"{d['name']}, capability {d['capability']}" for d in found["cuda"]]
+    processor = found["cpu"]
+    lines += [
+        ("build", found["build"] or "no compiled module"),
+        *found["modules"].items(),
+        ("CPU kernels", f"{processor['isa']} (supported: {_list(processor['supported'])})"),
+        ("CPU of torch", f"{processor['torch']}, {processor['threads']} threads"),
+        ("CUDA devices", _list(cuda)),
+    ]
+    for name, value in lines:
+        console.print(f"{name:<14} {value}", markup=False)
+    console.print()
+    console.print(_table(found["operators"]))
+    for row in found["operators"]:
+        if row["error"]:
+            console.print(f"{row['operator']} ({row['dtype']}): {row['error']}", markup=False)
+    for text in found["warnings"]:
+        console.print(f"warning: {text}", style="yellow", markup=False)
+    wrong = sorted({row["operator"] for row in found["operators"] if row["ok"] is False})
+    verdict = f"these operators disagree with their twin: {', '.join(wrong)}" if wrong else "ok"
+    console.print(f"{verdict} ({found['seconds']:.1f} s)", style="red" if wrong else "green")
+
+
+def _list(values):
+    return ", ".join(values) or "none"
+
+
+def _table(rows):
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("operator", "device", "dtype", "runs on"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("max error", justify="right", no_wrap=True)
+    table.add_column("allowed", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        values = [row["operator"], row["device"], row["dtype"], row["where"]]
+        error = "-" if row["max_error"] is None else f"{row['max_error']:.1e}"
+        allowed = "-" if row["ok"] is None else f"{row['tolerance']:.1e}"
+        state = {True: "[green]ok[/]", False: "[red]NOT OK[/]", None: "twin"}[row["ok"]]
+        table.add_row(*values, error, allowed, state)
+    return table

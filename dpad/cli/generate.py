@@ -1,0 +1,240 @@
+"""``dpad generate``."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import dpad
+from dpad.cli.common import Json, print_json, quiet_loading
+
+NAME = "generate"
+EXAMPLES = (
+    'dpad generate demo --prompt "by 3 forward from" --prefill 4185e',
+    'dpad generate demo --prompt "by 2 forward from" --prefill 0095d --trace trace.jsonl --json',
+    'dpad generate demo --prompt "by 1 forward from" --prefill 0007c --suffix-kind window '
+    "--suffix-window 16 --cache dual --threshold 0.95 --set batch_invariant=true",
+    'dpad generate GSAI-ML/LLaDA-8B-Instruct --prompt "What is 17 * 23?" '
+    "--preset llada-8b-instruct/gsm8k",
+)
+
+
+def _option(text, panel, *names, **more):
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help='Repository or folder; "demo" is the shipped tiny model.')
+    ],
+    prompt: Annotated[str, typer.Option(help='User turn; "-" reads it from stdin.')],
+    prefill: Annotated[str, typer.Option(help="Given start of the answer.")] = "",
+    raw: Annotated[bool, typer.Option("--raw", help="Do not use the chat template.")] = False,
+    preset: Annotated[
+        str | None, _option("Published settings by name, model/task.", "Decoding")
+    ] = None,
+    max_new_tokens: Annotated[int | None, _option("Length of the canvas.", "Decoding")] = None,
+    block_length: Annotated[int | None, _option("Tokens decoded together.", "Decoding")] = None,
+    threshold: Annotated[
+        float | None, _option("Commit tokens at least this probable.", "Decoding")
+    ] = None,
+    factor: Annotated[float | None, _option("Commit by Fast-dLLM's factor.", "Decoding")] = None,
+    steps: Annotated[int | None, _option("Fixed number of steps.", "Decoding")] = None,
+    temperature: Annotated[float | None, _option("Gumbel noise; 0: greedy.", "Decoding")] = None,
+    cache: Annotated[str | None, _option("none, prefix or dual.", "Decoding")] = None,
+    early_stop: Annotated[
+        bool | None, _option("Stop behind the block that holds the end.", "Decoding")
+    ] = None,
+    seed: Annotated[int | None, _option("Of all random draws.", "Decoding")] = None,
+    more: Annotated[
+        list[str] | None,
+        _option("Any other option of the configuration: name=value.", "Decoding", "--set"),
+    ] = None,
+    suffix_kind: Annotated[
+        str | None, _option("gaussian, uniform, window, all or none.", "Suffix")
+    ] = None,
+    suffix_window: Annotated[int | None, _option("Candidate positions.", "Suffix")] = None,
+    suffix_decay: Annotated[float | None, _option("k of the gaussian.", "Suffix")] = None,
+    suffix_scale: Annotated[float | None, _option("a of the gaussian.", "Suffix")] = None,
+    suffix_density: Annotated[float | None, _option("Share of the window.", "Suffix")] = None,
+    suffix_count: Annotated[float | None, _option("Number of positions.", "Suffix")] = None,
+    suffix_near: Annotated[int | None, _option("Nearest, always kept.", "Suffix")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16; auto: the checkpoint's.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda ...; auto: a GPU if any.")] = "auto",
+    trace: Annotated[Path | None, typer.Option(help="Write every commit to this file.")] = None,
+    json_output: Json = False,
+):
+    """Answer one prompt; finished blocks appear as they are decoded.
+
+    Weights are loaded by dpad's own class (no remote code). What no option gives is the default of
+    the model's variant. The answer goes to stdout, figures to stderr.
+    """
+    suffix = {
+        "kind": suffix_kind,
+        "window": suffix_window,
+        "decay": suffix_decay,
+        "scale": suffix_scale,
+        "density": suffix_density,
+        "count": suffix_count,
+        "near": suffix_near,
+    }
+    suffix = {name: value for name, value in suffix.items() if value is not None}
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "block_length": block_length,
+        "confidence_threshold": threshold,
+        "factor": factor,
+        "steps": steps,
+        "temperature": temperature,
+        "cache": cache,
+        "early_stop": early_stop,
+        "seed": seed,
+        "suffix": dpad.Suffix(**suffix) if suffix else None,
+    }
+    options = {n: v for n, v in options.items() if v is not None}
+    config = configuration(preset, {**options, **assignments(more or ())})
+    if trace is not None and not trace.parent.is_dir():
+        raise ValueError(f"--trace {trace}: there is no folder {trace.parent}")
+    quiet_loading(always=model == "demo")
+    loaded, tokenizer = load(model, dtype, device)
+    if prompt == "-":
+        prompt = sys.stdin.read().removesuffix("\n")
+    ids = encode(tokenizer, prompt, prefill, raw)
+    result = answer(loaded, tokenizer, ids, config, stream=not json_output, trace=trace)
+    if json_output:
+        print_json({"model": model, **result})
+        return
+    typer.echo(
+        f"{result['tokens']} tokens in {result['forwards']} forwards, {result['positions']} "
+        f"positions, {result['seconds']:.2f} s, ended by {result['finish_reason']}, "
+        f"seed {result['seed']}",
+        err=True,
+    )
+
+
+def assignments(words):
+    """``name=value`` words as a dict; values are JSON where they can be, else text."""
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"--set {word}: expected name=value")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def configuration(preset, options):
+    """`DPadGenerationConfig` of a preset's values under `options`; ValueError if unknown."""
+    from dpad.generation import presets
+    from dpad.generation.config import RULES, DPadGenerationConfig
+
+    if preset is None:
+        return DPadGenerationConfig(**options)
+    if preset not in presets.names():
+        known = ", ".join(presets.names())
+        raise ValueError(f"--preset {preset}: expected one of {known}")
+    values = presets.get(preset).given()
+    if set(options) & set(RULES):
+        values = {n: v for n, v in values.items() if n not in RULES}
+    return DPadGenerationConfig(**{**values, **options})
+
+
+def load(name, dtype="auto", device="auto"):
+    """(model, tokenizer) of a repository, a folder or "demo".
+
+    Raises:
+        ValueError: an unknown dtype or device.
+        OSError, UnsupportedModelError: nothing there, or nothing that dpad knows.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    from dpad.models.adapter import UnsupportedModelError
+    from dpad.models.hf import AutoModel
+
+    dtypes = {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16")}
+    if dtype != "auto" and dtype not in dtypes:
+        raise ValueError(f"--dtype {dtype}: expected auto, {', '.join(dtypes)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"--device {device}: {error}") from error
+    if name == "demo":
+        model, tokenizer = dpad.demo.load(dtypes.get(dtype))
+    else:
+        try:
+            model = AutoModel.from_pretrained(name, dtype=dtypes.get(dtype, "auto"))
+        except ValueError as error:
+            raise UnsupportedModelError(str(error)) from error
+        # With the config at hand no tokenizer is looked up by a model type unknown to Transformers.
+        tokenizer = AutoTokenizer.from_pretrained(name, config=model.config)
+    return model.to(device).eval(), tokenizer
+
+
+def encode(tokenizer, prompt, prefill="", raw=False):
+    """Token ids of a prompt, int64 ``[1, length]``, by the chat template if there is one."""
+    import torch
+
+    text, special = prompt, True
+    if getattr(tokenizer, "chat_template", None) and not raw:
+        turn = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        special = False  # the template has written them
+    try:
+        ids = tokenizer(text + prefill, add_special_tokens=special)["input_ids"]
+    except Exception as error:  # the Rust tokenizers raise the bare class
+        raise ValueError(f"--prompt: the tokenizer refuses {text + prefill!r}: {error}") from error
+    return torch.tensor([ids], dtype=torch.int64)
+
+
+def answer(model, tokenizer, ids, config, stream=False, trace=None):
+    """Decodes one prompt and returns what ``--json`` prints; `stream` prints finished blocks."""
+    from transformers import TextStreamer
+
+    from dpad.generation.api import merge
+    from dpad.models.adapter import find_adapter
+
+    streamer = None
+    if stream:
+        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    begun = time.perf_counter()
+    out = dpad.generate(
+        model,
+        ids.to(model.device),
+        generation_config=config,
+        streamer=streamer,
+        return_dict_in_generate=True,
+        trace=trace is not None,
+    )
+    seconds = time.perf_counter() - begun
+    if trace is not None:
+        out.trace.save(trace)
+    tokens = out.sequences[0, ids.shape[1] :].tolist()
+    ends = set(find_adapter(model).end_ids)
+    length = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    return {
+        "text": tokenizer.decode(tokens[:length], skip_special_tokens=True),
+        "tokens": length,
+        "token_ids": tokens[:length],
+        "prompt_tokens": ids.shape[1],
+        "forwards": int(out.forwards[0]),
+        "tokens_per_forward": float(out.tokens_per_forward[0]),
+        "positions": out.timings["positions"],
+        "seconds": seconds,
+        "finish_reason": out.finish_reason[0],
+        "seed": out.seed,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "config": merge(model, None, config, {}).to_diff_dict(),
+        "trace": None if trace is None else str(trace),
+    }

@@ -1,0 +1,206 @@
+"""What is installed, what runs where, and whether every operator agrees with its twin.
+
+`report` is what ``dpad doctor`` shows; it prints nothing itself.
+"""
+
+import importlib.metadata
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+import dpad
+from dpad import ops
+from dpad.doctor_cases import cases
+from dpad.ops import reference
+
+REPORT_VERSION = 1
+_ISAS = ("portable", "avx2", "avx512")
+
+
+def report():
+    """The whole examination as a dict of plain values, in a few seconds.
+
+    Keys: ``version`` of the report, ``ok`` (False when an operator disagrees with its twin),
+    ``versions``, ``modules`` (compiled module -> "loaded" or why not), ``build``, ``cpu``,
+    ``cuda``, ``operators`` (per operator, device and dtype: where it runs, largest error,
+    tolerance, ok; ok is None where the twin itself runs), ``warnings``, ``seconds``.
+    """
+    begun = time.perf_counter()
+    modules, build, isa = _modules()
+    operators = [row for device in devices() for row in check_operators(device)]
+    return {
+        "version": REPORT_VERSION,
+        "ok": all(row["ok"] is not False for row in operators),
+        "versions": versions(),
+        "modules": modules,
+        "build": build,
+        "cpu": cpu(isa),
+        "cuda": cuda(),
+        "operators": operators,
+        "warnings": warnings(modules, isa),
+        "seconds": time.perf_counter() - begun,
+    }
+
+
+def _version(distribution):
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions():
+    """Name -> version, None where it is not installed."""
+    found = {
+        "dpad": dpad.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "none: torch is built for the CPU only",
+    }
+    for name in ("transformers", "tokenizers", "safetensors", "matplotlib"):
+        found[name] = _version(name)
+    return {**found, "platform": platform.platform(), "location": str(Path(dpad.__file__).parent)}
+
+
+def _modules():
+    """(module -> state, build line, error text of a DPAD_ISA that cannot be followed)."""
+    try:
+        info, problem = ops.build_info(), None
+    except RuntimeError as error:  # DPAD_ISA names a set that is unknown or not supported
+        info, problem = {n: "loaded" for n in ("_C", "_C_cuda", "_host") if ops.loaded(n)}, error
+    modules = {name: info.get(name, "not loaded") for name in ("_C", "_C_cuda", "_host")}
+    return modules, info.get("build"), problem and str(problem)
+
+
+def cpu(problem=None):
+    """Instruction set in use, those this processor supports, torch's view, threads."""
+    supported = []
+    if ops.loaded("_C") and problem is None:
+        now = ops.cpu_isa()
+        for name in _ISAS:
+            try:
+                ops.set_cpu_isa(name)
+                supported.append(name)
+            except RuntimeError:
+                continue
+        ops.set_cpu_isa(now)
+    return {
+        "isa": ops.cpu_isa() if problem is None else None,
+        "supported": supported,
+        "torch": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def cuda():
+    """The CUDA devices that torch sees: name, compute capability, memory in bytes."""
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        device = torch.cuda.get_device_properties(index)
+        capability = f"{device.major}.{device.minor}"
+        found.append({"name": device.name, "capability": capability, "memory": device.total_memory})
+    return found
+
+
+def devices():
+    """Device types on which the operators are examined."""
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def warnings(modules, isa_problem=None):
+    """What a user should know, as sentences."""
+    found = []
+    other = _version("dpad")
+    if other is not None:
+        found.append(
+            f"the unrelated distribution 'dpad' {other} (neuroscience) is installed and uses the "
+            "same import name: pip uninstall dpad, then install dpad-dllm again"
+        )
+    if isa_problem is not None:
+        found.append(isa_problem)
+    if modules["_C"] != "loaded":
+        found.append(f"every operator runs in plain torch, correct but slower: {modules['_C']}")
+    elif torch.cuda.is_available() and modules["_C_cuda"] != "loaded":
+        found.append(f"operators run in plain torch on the GPU: {modules['_C_cuda']}")
+    return found
+
+
+def check_operators(device_type):
+    """One row per operator and dtype: largest error of its cases against the plain-torch twin.
+
+    Args:
+        device_type: "cpu" or "cuda"; the twin always runs on the CPU.
+
+    Returns:
+        list of dicts: operator, device, dtype ("-" where it has no choice), where ("kernel" or
+        "plain torch"), max_error (absolute; None if not finite), tolerance (absolute), ok, and
+        error, the text of an exception.
+    """
+    rows = {}
+    for case in cases(device_type):
+        dtype = "-" if case.dtype is None else str(case.dtype).removeprefix("torch.")
+        kernel = ops.has_kernel(case.operator, device_type)
+        row = rows.setdefault(
+            (case.operator, dtype),
+            {
+                "operator": case.operator,
+                "device": device_type,
+                "dtype": dtype,
+                "where": "kernel" if kernel else "plain torch",
+                "max_error": 0.0 if kernel else None,
+                "tolerance": 0.0,
+                "ok": True if kernel else None,
+                "error": None,
+            },
+        )
+        if kernel:
+            _examine(case, device_type, row)
+    return sorted(rows.values(), key=lambda row: row["operator"])
+
+
+def _examine(case, device_type, row):
+    """Runs one case on the kernel and on the twin and adds what was found to `row`."""
+    try:
+        with torch.inference_mode():
+            found = _results(getattr(ops, case.operator), case.arguments, device_type)
+            expected = _results(getattr(reference, case.operator), case.arguments, "cpu")
+        error, allowed = _difference(found, expected, case.tolerance)
+    except Exception as problem:  # an operator that fails is reported, not raised
+        row.update(ok=False, max_error=None, error=f"{type(problem).__name__}: {problem}")
+        return
+    finite = error < float("inf") and row["max_error"] is not None
+    row["max_error"] = max(row["max_error"], error) if finite else None
+    row["tolerance"] = max(row["tolerance"], allowed)
+    row["ok"] = bool(row["ok"] and error <= allowed)
+
+
+def _results(function, arguments, device_type):
+    """Everything a call returned or may have written, as tensors on the CPU."""
+    copies = {
+        name: value.clone().to(device_type) if isinstance(value, torch.Tensor) else value
+        for name, value in arguments.items()
+    }
+    returned = function(**copies)
+    returned = returned if isinstance(returned, tuple) else (returned,)
+    tensors = [t for t in (*returned, *copies.values()) if isinstance(t, torch.Tensor)]
+    return [t.cpu() for t in tensors]
+
+
+def _difference(found, expected, tolerance):
+    """(largest absolute error, the largest one allowed); infinite where shapes or types differ."""
+    worst, allowed = 0.0, 0.0
+    for a, b in zip(found, expected, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return float("inf"), allowed
+        if b.numel() == 0:
+            continue
+        error = (a.double() - b.double()).abs().nan_to_num(nan=float("inf")).max().item()
+        limit = tolerance * max(1.0, b.double().abs().max().item()) if b.is_floating_point() else 0
+        if error > limit:
+            return max(error, worst), limit
+        worst, allowed = max(worst, error), max(allowed, limit)
+    return worst, allowed

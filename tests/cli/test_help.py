@@ -1,0 +1,73 @@
+"""Help texts, the version, and what is said where the extra is missing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import dpad
+from dpad.cli import demo, doctor, generate, plot
+
+COMMANDS = {"doctor": doctor, "generate": generate, "demo": demo, "plot": plot}
+
+
+def flat(text):
+    """A help text without its line breaks and frames."""
+    return " ".join(text.replace("│", " ").split())
+
+
+def test_the_list_of_commands(run):
+    text = flat(run("--help").stdout)
+    for name, module in COMMANDS.items():
+        assert name in text
+        assert module.command.__doc__.split(".")[0] in text.replace("  ", " ")
+    assert "Exit codes: 0 done; 1 failed" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_shows_its_examples(run, name):
+    result = run(f"{name} --help")
+    text = flat(result.stdout)
+    assert result.exit_code == 0
+    assert "--json" in text
+    for line in COMMANDS[name].EXAMPLES:
+        assert line in text
+
+
+def test_version(run):
+    assert run("--version").stdout.strip() == dpad.__version__
+
+
+def run_python(code, *names):
+    environment = {**os.environ, "COLUMNS": "100"}
+    command = [sys.executable, "-c", code, *names]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_a_missing_extra_is_named(module):
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "from dpad.cli import main; sys.exit(main(['doctor']))"
+    )
+    done = run_python(code)
+    assert done.returncode == 4
+    assert "pip install 'dpad-dllm[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_imports_neither_torch_nor_transformers():
+    code = (
+        "import sys, typer.testing\nfrom dpad.cli.app import app\n"
+        "assert typer.testing.CliRunner().invoke(app, ['generate', '--help']).exit_code == 0\n"
+        "print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = run_python(code)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_module_and_entry_point_are_the_same_program():
+    command = [sys.executable, "-m", "dpad.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == dpad.__version__
