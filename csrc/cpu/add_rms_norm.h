@@ -5,7 +5,6 @@
 
 namespace dpad::cpu {
 
-constexpr int64_t kAddRmsNormGrain = 8;  // rows worth a thread
 
 int64_t add_rms_norm_tasks(const AddRmsNormParams& p);
 int64_t add_rms_norm_grain(const AddRmsNormParams& p);  // rows worth a thread

@@ -6,7 +6,6 @@
 
 namespace dpad::cpu {
 
-constexpr int64_t kRopeKvWriteGrain = 4;  // rows worth a thread
 
 int64_t rope_kv_write_tasks(const RopeKvWriteParams& p);
 int64_t rope_kv_write_grain(const RopeKvWriteParams& p);  // items worth a thread

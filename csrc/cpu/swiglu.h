@@ -6,7 +6,6 @@
 namespace dpad::cpu {
 
 constexpr int64_t kSwigluPiece = 2048;  // elements of one work item
-constexpr int64_t kSwigluGrain = 8;     // items worth a thread
 
 int64_t swiglu_tasks(const SwigluParams& p);
 int64_t swiglu_grain(const SwigluParams& p);  // items worth a thread

@@ -35,7 +35,7 @@ Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, cons
   p.rows = rows, p.width = width;
   p.eps = static_cast<float>(eps);
   p.dtype = dtype;
-  run_tasks(p, cpu::add_rms_norm_tasks(p), cpu::kAddRmsNormGrain, cpu::add_rms_norm);
+  run_tasks(p, cpu::add_rms_norm_tasks(p), cpu::add_rms_norm_grain(p), cpu::add_rms_norm);
   return out;
 }
 

@@ -59,7 +59,7 @@ Tensor block_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& 
   p.batch = batch, p.num_heads = heads, p.num_kv_heads = kv_heads, p.head_dim = head_dim;
   p.scale = static_cast<float>(scale);
   p.dtype = dtype;
-  run_tasks(p, cpu::block_attention_tasks(p), 1, cpu::block_attention);
+  run_tasks(p, cpu::block_attention_tasks(p), cpu::block_attention_grain(p), cpu::block_attention);
   return out;
 }
 

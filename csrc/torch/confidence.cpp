@@ -82,7 +82,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
   p.rows = rows, p.vocab = vocab;
   p.round_to_dtype = round_to_dtype;
   p.dtype = dtype;
-  run_tasks(p, cpu::confidence_tasks(p), 1, cpu::confidence);
+  run_tasks(p, cpu::confidence_tasks(p), cpu::confidence_grain(p), cpu::confidence);
   return {token, probability, margin, entropy};
 }
 

@@ -92,7 +92,7 @@ Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v,
   p.head_dim = head_dim, p.rotary_dim = 2 * cos.size(1);
   p.full_precision = full_precision;
   p.dtype = dtype;
-  run_tasks(p, cpu::rope_kv_write_tasks(p), cpu::kRopeKvWriteGrain, cpu::rope_kv_write);
+  run_tasks(p, cpu::rope_kv_write_tasks(p), cpu::rope_kv_write_grain(p), cpu::rope_kv_write);
   return out;
 }
 

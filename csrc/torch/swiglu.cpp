@@ -20,7 +20,7 @@ Tensor swiglu_op(const Tensor& gate, const Tensor& up) {
   p.gate_stride = gc.stride(0), p.up_stride = uc.stride(0);
   p.rows = gate.size(0), p.width = gate.size(1);
   p.dtype = dtype;
-  run_tasks(p, cpu::swiglu_tasks(p), cpu::kSwigluGrain, cpu::swiglu);
+  run_tasks(p, cpu::swiglu_tasks(p), cpu::swiglu_grain(p), cpu::swiglu);
   return out;
 }
 
