@@ -1,6 +1,6 @@
 """Measures dpad on the shipped model against the ordinary loop and the reference algorithm.
 
-    python -m benchmarks.run                     everything, about 25 minutes on two cores
+    python -m benchmarks.run                     everything, under 25 minutes on two free cores
     python -m benchmarks.run --problems 100      shorter, wider intervals
 
 Each finished cell is a file under benchmarks/results/<machine>/; a run that was interrupted goes on
@@ -30,7 +30,7 @@ def parse(arguments):
     )
     add = parser.add_argument
     add("--problems", type=int, default=1000, help="held-out problems per arm")
-    add("--slow-problems", type=int, default=100, help="the same beyond --main without early stop")
+    add("--slow-problems", type=int, default=200, help="the same beyond --main without early stop")
     add("--ordinary-problems", type=int, default=20, help="problems of the ordinary loop")
     add("--pair-rounds", type=int, default=4, help="batches that dpad and the reference share")
     add("--batch", type=int, default=32, help="rows decoded together")

@@ -16,25 +16,26 @@ _PUBLIC = {
     "Suffix": "dpad.decode.suffix",
     "DPadGenerationConfig": "dpad.generation.config",
     "DPadOutput": "dpad.generation.output",
-    "presets": "dpad.generation.presets",
     "build_info": "dpad.ops",
-    "ops": None,
-    "models": None,
-    "demo": None,
-    "testing": None,
+}
+_MODULES = {
+    "presets": "dpad.generation.presets",
+    "ops": "dpad.ops",
+    "models": "dpad.models",
+    "demo": "dpad.demo",
+    "testing": "dpad.testing",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", *_PUBLIC, *_MODULES]
 
 
 def __getattr__(name):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'dpad' has no attribute {name!r}")
-    module = _PUBLIC[name]
-    if module is None:
-        return _import_module(f"dpad.{name}")
-    return getattr(_import_module(module), name)
+    if name in _MODULES:
+        return _import_module(_MODULES[name])
+    if name in _PUBLIC:
+        return getattr(_import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'dpad' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *__all__})

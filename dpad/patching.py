@@ -3,7 +3,6 @@
 import functools
 import inspect
 import threading
-import types
 
 import torch
 
@@ -23,47 +22,96 @@ OPERATORS = (
     "confidence",
     "unmask_",
 )
-_MISSING = object()
+
+
+class _Missing:
+    """Stands for an entry that the instance did not have; a class, so that copies keep it."""
+
+
+class _Entry:
+    """What stands in the patched instance for one of its methods.
+
+    An object, not a closure: a deep copy or an unpickled model gets entries of its own handle.
+    """
+
+    def __init__(self, handle, stock):
+        self.handle = handle
+        functools.update_wrapper(self, stock)
+        del self.__wrapped__  # the stock method is the handle's to know
+        self.__signature__ = inspect.signature(stock)
+
+
+class _Forward(_Entry):
+    def __call__(self, *args, **kwargs):
+        handle = self.handle
+        return handle.full_forward(handle.stock_forward, args, kwargs)
+
+
+class _Generate(_Entry):
+    def __call__(self, *args, **kwargs):
+        return api.generate(self.handle.model, *args, **kwargs)
 
 
 class Handle:
     """What `patch` did to one model. Prints as a table; a context manager that undoes it.
 
     `model` is the patched model, `adapter` the decoder's view of it, `config` the defaults that
-    `generate` uses, `notes` everything that runs differently from what one might expect.
+    `generate` uses, `notes` everything that runs differently from what one might expect. A deep
+    copy of the model, or one that was pickled, is patched too and has a handle of its own.
     """
 
-    def __init__(self, model, adapter, config, notes):
-        self.model, self.adapter, self.config, self.notes = model, adapter, config, notes
-        self._saved, self._caches, self._lock = {}, [KVCache()], threading.Lock()
+    def __init__(self, model, config, notes):
+        self.model, self.config, self.notes = model, config, notes
+        self._saved = {}
+        self._forget()
+
+    def _forget(self):
+        """Drops what follows from the model and is never copied."""
+        self._adapter, self._full, self._caches = None, None, []
+        self._lock = threading.Lock()
+
+    def __getstate__(self):
+        return {n: getattr(self, n) for n in ("model", "config", "notes", "_saved")}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._forget()
+
+    @property
+    def adapter(self):
+        if self._adapter is None:
+            self._adapter = find_adapter(self.model)
+        return self._adapter
 
     @property
     def active(self):
         """True until `remove`."""
         return bool(self._saved)
 
+    @property
+    def stock_forward(self):
+        """The model's own forward, bound."""
+        saved = self._saved.get("forward", _Missing)
+        return type(self.model).forward.__get__(self.model) if saved is _Missing else saved
+
+    @property
+    def full_forward(self):
+        if self._full is None:
+            self._full = FullForward(self.model, self.adapter, self.stock_forward)
+        return self._full
+
     def _install(self):
-        forward = FullForward(self.model, self.adapter)
-        stock = self.model.forward
-
-        @functools.wraps(stock)
-        def patched_forward(model, *args, **kwargs):
-            return forward(stock, args, kwargs)
-
-        patched_forward.__signature__ = inspect.signature(stock)
-        bind = lambda function: types.MethodType(function, self.model)  # noqa: E731
-        for name, value in (
-            ("_dpad_handle", self),
-            ("forward", bind(patched_forward)),
-            ("generate", bind(api.generate)),
-        ):
-            self._saved[name] = self.model.__dict__.get(name, _MISSING)
+        forward = _Forward(self, self.model.forward)
+        generate = _Generate(self, functools.partial(api.generate, self.model))
+        entries = {"_dpad_handle": self, "forward": forward, "generate": generate}
+        for name, value in entries.items():
+            self._saved[name] = self.model.__dict__.get(name, _Missing)
             object.__setattr__(self.model, name, value)
 
     def remove(self):
         """Puts the model back as it was and frees the buffers; doing it twice is harmless."""
         for name, value in self._saved.items():
-            if value is _MISSING:
+            if value is _Missing:
                 self.model.__dict__.pop(name, None)
             else:
                 object.__setattr__(self.model, name, value)
@@ -185,7 +233,7 @@ def patch(model, config=None, *, strict=True):
         if strict:
             raise UnsupportedModelError(f"{text}; remove them, or pass strict=False")
         notes.append(text)
-    handle = Handle(adapter.model, adapter, config, notes)
+    handle = Handle(adapter.model, config, notes)
     handle._install()
     return handle
 

@@ -35,18 +35,19 @@ def _all_rows(batch, length, device):
 class FullForward:
     """Runs a call of the model's forward on the operators where they serve it, else the stock one.
 
-    The stock forward runs while gradients are recorded, in training mode with dropout, and for
-    arguments that need what the operators do not produce (hidden states, labels, biases).
+    The stock forward runs while gradients are recorded, in training mode, and for arguments that
+    need what the operators do not produce (hidden states, labels, biases).
     """
 
-    def __init__(self, model, adapter):
+    def __init__(self, model, adapter, stock):
         self.model, self.adapter = model, adapter
-        self.signature = inspect.signature(model.forward)
+        self.signature = inspect.signature(stock)
 
     def __call__(self, stock, args, kwargs):
         bound = self.signature.bind(*args, **kwargs)
         given = {n: v for n, v in bound.arguments.items() if v is not None and v is not False}
-        served = not torch.is_grad_enabled() and set(given) <= _SERVED
+        inference = not (torch.is_grad_enabled() or self.model.training)
+        served = inference and set(given) <= _SERVED
         one_input = ("input_ids" in given) != ("inputs_embeds" in given)
         wants_tuple = bound.arguments.get("return_dict") is False
         if not (served and one_input) or wants_tuple or given.get("use_cache"):

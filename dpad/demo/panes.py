@@ -1,5 +1,7 @@
 """The two panes of the demonstration: the canvases of both decoders as coloured text."""
 
+import itertools
+
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -55,16 +57,17 @@ def question(problem):
 
 def canvas_text(looks, width, height, ascii_only=False):
     """The canvas as rich Text, `width` characters a line, cut after `height` lines."""
+    lines = [looks[first : first + width] for first in range(0, len(looks), width)]
     text = Text()
-    shown = looks[: width * height]
-    for place, (token, look) in enumerate(shown):
-        if place and place % width == 0:
+    for number, line in enumerate(lines[:height]):
+        if number:
             text.append("\n")
-        glyph, plain, style = LOOKS[look]
-        glyph = plain if ascii_only else glyph
-        text.append(VOCABULARY[token] if glyph is None else glyph, style)
-    if len(shown) < len(looks):
-        text.append(f"\n... {len(looks) - len(shown)} more", "dim")
+        for look, run in itertools.groupby(line, key=lambda place: place[1]):
+            glyph, plain, style = LOOKS[look]
+            glyph = plain if ascii_only else glyph
+            text.append("".join(glyph or VOCABULARY[token] for token, _ in run), style)
+    if len(lines) > height:
+        text.append(f"\n... {len(looks) - width * height} more", "dim")
     return text
 
 

@@ -6,8 +6,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 from dpad.decode.suffix import Suffix
-from dpad.demo.race import BLOCK, OrdinaryDecoder, answered, run
+from dpad.demo.race import BLOCK, answered, run
+from dpad.demo.task import MASK_ID
+from dpad.testing.reference_decoder import ordinary
 
 FULL = {"suffix": Suffix("all"), "cache": "none", "early_stop": False, "confidence_threshold": 0.9}
 # Dropout as the model's defaults have it; of the two caches the one that approximates less.
@@ -31,36 +35,39 @@ THREE_LINES = (
 )
 
 
-def plain_row(ordinary, problem):
+def plain_row(decoder, problem):
     """The first row, from the first problem's `OrdinaryDecoder`.
 
     Every step computes the same canvas, so the time of steps that were not taken is their mean:
     ``steps_timed`` says how many were.
     """
-    canvas = ordinary.canvas
+    canvas = decoder.canvas
     return {
         "name": "plain",
-        "right": answered(problem, ordinary.answers[0]),
+        "right": answered(problem, decoder.answers[0]),
         "tokens": canvas,
         "forwards": canvas,
-        "positions": canvas * ordinary.tokens.shape[1],
-        "seconds": ordinary.seconds / ordinary.steps * canvas,
-        "steps_timed": ordinary.steps,
+        "positions": canvas * decoder.tokens.shape[1],
+        "seconds": decoder.seconds / decoder.steps * canvas,
+        "steps_timed": decoder.steps,
         "ratio": 1.0,
     }
 
 
-def rows(ordinary, problem, model):
-    """The four rows for one problem: dicts with name, right (None: answer not reached yet),
-    tokens committed, forwards, positions computed, seconds (median of up to five runs within half
-    a second), ratio (time of the first row by this one).
+def rows(decoder, problem, model):
+    """The four rows for one problem; `decoder` is its `OrdinaryDecoder`, at least one step in.
+
+    Returns:
+        list of dicts: name, right (None: the answer was not reached), tokens committed, forwards,
+        positions computed, seconds (median of up to five runs within half a second), ratio (time
+        of the first row divided by this one's).
     """
-    plain = plain_row(ordinary, problem)
+    plain = plain_row(decoder, problem)
     found = [plain]
     for name, options in SETTINGS.items():
         spent = []
         while not spent or (len(spent) < 5 and sum(spent) < 0.5):
-            output, seconds = run(model, problem, ordinary.canvas, {**options, "seed": 0})
+            output, seconds = run(model, problem, decoder.canvas, {**options, "seed": 0})
             spent.append(seconds)
         answer = output.sequences[0, len(problem.prompt_ids) :]
         found.append(
@@ -97,15 +104,13 @@ def exact(stock, patched, problems, canvas=64, budget=float("inf")):
         if result["ordinary_seconds"] + result["dpad_seconds"] > budget:
             break
         prompts = [p.prompt_ids for p in problems[first : first + CHUNK]]
-        ordinary = OrdinaryDecoder(stock, prompts, canvas)
-        while not ordinary.finished:
-            ordinary.step()
+        expected = ordinary(stock, torch.tensor(prompts), canvas, mask_id=MASK_ID)
         begun = time.perf_counter()
         sizes = {"max_new_tokens": canvas, "block_length": BLOCK, "steps": canvas}
         ids = patched.generate(prompts, **sizes, **EXACT)
         result["dpad_seconds"] += time.perf_counter() - begun
-        result["ordinary_seconds"] += ordinary.seconds
-        result["identical"] += int((ids == ordinary.tokens).all(-1).sum())
+        result["ordinary_seconds"] += expected.seconds
+        result["identical"] += int((ids == expected.tokens).all(-1).sum())
         result["of"] += len(prompts)
     return result
 

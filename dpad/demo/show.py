@@ -10,7 +10,7 @@ from dpad.demo import panes, report
 from dpad.demo.race import Ordinary, Solver, race
 from dpad.demo.task import load, problems
 
-FRAMES_PER_SECOND = 16
+FRAMES_PER_SECOND = 12
 LINE_EVERY = 2.0  # seconds, without a terminal
 EXACT_PROBLEMS, EXACT_CANVAS = 20, 64
 EXACT_SECONDS = 10.0  # a slow or busy machine compares fewer problems, and says so

@@ -107,8 +107,8 @@ def _draw(rng, crossing, beyond):
     """One (step, start, count); `crossing`: a hundred lies inside or just behind the run."""
     step, count = rng.choice(STEPS), rng.choice(COUNTS)
     if crossing:
-        before = rng.randrange(step * (count + beyond))  # from the start up to ..99
-        return step, 100 * rng.randrange(99) + 99 - before, count
+        last = 100 * rng.randrange(99) + 99  # before the hundred
+        return step, last - rng.randrange(step * (count + beyond)), count
     return step, rng.randrange(10000 - step * count), count
 
 

@@ -83,7 +83,7 @@ def adapt(model):
         ends = list(dict.fromkeys([*(ends or [_RELEASED_EOS]), _RELEASED_EOT]))
     head_dim = config.d_model // config.n_heads
     inner = type(need(model, "model"))
-    native = inner.__module__.startswith("dpad.")
+    native = inner.__module__.startswith("dpad.models.")
     return Adapter(
         family=FAMILY,
         model=model,

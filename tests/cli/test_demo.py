@@ -11,6 +11,7 @@ import dpad
 from dpad.cli import demo as demo_command
 from dpad.demo import panes, race, report, show
 from dpad.demo.task import END_ID, MASK_ID
+from dpad.testing.reference_decoder import ordinary
 
 PROBLEMS = dpad.demo.problems(3)
 
@@ -123,6 +124,16 @@ def test_the_ordinary_decoder_commits_the_best_masked_token(models):
     assert decoder.positions == 34 * (64 + decoder.prompt_length)
 
 
+def test_the_ordinary_decoder_is_the_reference(models):
+    prompts = [p.prompt_ids for p in PROBLEMS]
+    decoder = race.OrdinaryDecoder(models[0], prompts, 40)
+    while not decoder.finished:
+        decoder.step()
+    expected = ordinary(models[0], torch.tensor(prompts), 40, mask_id=MASK_ID)
+    assert torch.equal(decoder.tokens, expected.tokens)
+    assert decoder.positions * len(prompts) == expected.positions
+
+
 def test_the_exact_mode_is_really_compared(models):
     stock, model = models
     assert report.exact(stock, model, PROBLEMS, canvas=32)["identical"] == len(PROBLEMS)
@@ -173,11 +184,11 @@ def test_both_clocks_run_equally():
 
         solve = step
 
-    ordinary, solver = Side(0.05), Side(0.02)
-    for turn, _ in enumerate(race.race(ordinary, solver, 0.02)):
+    left, right = Side(0.05), Side(0.02)
+    for turn, _ in enumerate(race.race(left, right, 0.02)):
         if turn:
-            assert abs(ordinary.seconds - solver.seconds) <= 0.0701  # one turn of either
-    assert ordinary.seconds > 0.05
+            assert abs(left.seconds - right.seconds) <= 0.0701  # one turn of either
+    assert left.seconds > 0.05
     once = Side(1.0), Side(1.0)
     assert [s.seconds for _ in race.race(*once, 0) for s in once[:1]] == [0.0, 1.0]
 

@@ -130,9 +130,8 @@ def test_splits_never_share_a_start_number(training):
     assert {start_of(p) for p in dpad.demo.problems(3000)} <= held_out
     assert not {start_of(p) for p in dpad.demo.problems(3000, split="train")} & held_out
     rng = random.Random(0)
-    for _ in range(60):
-        rows = training.draw_batch(rng, 2304)
-        for row in rows:
+    for phase in training.PHASES * 40:
+        for row in training.draw_batch(rng, 2304, phase):
             assert int(dpad.demo.decode(row[20:24])) not in held_out
 
 
@@ -148,6 +147,15 @@ def test_share_of_runs_past_a_hundred():
     by_chance = share(0.0)
     assert 0.1 < by_chance < 0.22
     assert abs(share(0.3) - (0.3 + 0.7 * by_chance)) < 0.05
+
+    rng = random.Random(5)
+    short = 0
+    for problem in (task.sample(rng, "train", 1.0, beyond=3) for _ in range(2000)):
+        step = int(re.search(r"by (\d)", problem.prompt)[1])
+        last = int(problem.answer[-5:-1])
+        assert passes(problem) or (last + 3 * step) // 100 > last // 100
+        short += not passes(problem)
+    assert 0.2 < short / 2000 < 0.35
 
 
 @pytest.mark.parametrize(
@@ -230,9 +238,10 @@ def test_shipped_model_solves_held_out_problems(shipped, training, canvas):
 
 
 def test_interrupted_training_ends_with_the_same_weights(training, tmp_path, monkeypatch):
-    arguments = ["train", "--tokens", "5000", "--step-tokens", "600"]
+    arguments = ["train", "--tokens", "2700", "--last-tokens", "1300", "--step-tokens", "600"]
     monkeypatch.setattr(sys, "argv", arguments)
     options = training.arguments()
+    assert training.Trainer(options).phase_steps == [4, 2]
 
     whole = training.Trainer(options)
     losses = [whole.train_step() for _ in range(6)]
@@ -248,7 +257,7 @@ def test_interrupted_training_ends_with_the_same_weights(training, tmp_path, mon
 
 
 def test_training_masks_the_response_only_and_at_every_rate(training):
-    rows = training.draw_batch(random.Random(0), 2304)
+    rows = training.draw_batch(random.Random(0), 2304, training.PHASES[0])
     seen = []
 
     class Spy(torch.nn.Module):

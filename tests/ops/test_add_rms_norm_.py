@@ -133,7 +133,7 @@ def test_overflow_and_nan_stay_in_their_row(isa, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_depends_on_nothing_else(isa, dtype):
-    args = norm_case(2, dtype, 70, 130)
+    args = norm_case(2, dtype, 70, 1030)  # enough work for two threads
     alone = [
         call("add_rms_norm_", {k: v[i : i + 1] if k in ("residual", "delta") else v
                                for k, v in copied(args).items()})

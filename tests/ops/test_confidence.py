@@ -148,6 +148,22 @@ def test_ties_go_to_the_lowest_id(isa, dtype):
         assert margin.eq(0).all() and probability.le(0.5).all()
 
 
+def test_ties_with_ids_that_are_treated_apart(isa):
+    """Excluded ids can be chosen, suppressed ones cannot: the lowest of the rest wins a tie."""
+    logits = torch.zeros(1, 1100)
+    logits[0, [40, 50, 60, 1050]] = 2.0
+    for suppress, exclude, expected in (
+        ((), (40,), 40),
+        ((), (50, 1050), 40),
+        ((40,), (), 50),
+        ((40,), (50,), 50),
+        ((40, 50), (60, 1050), 60),
+        ((50,), (40, 1050), 40),
+        ((40, 50, 60), (50,), 1050),
+    ):
+        assert call("confidence", greedy(logits, suppress, exclude))[0] == expected
+
+
 def test_the_lowest_id_where_all_are_equal(isa):
     token, probability, margin, entropy = call("confidence", greedy(torch.zeros(2, 1027)))
     assert token.eq(0).all() and margin.eq(0).all()
@@ -256,7 +272,8 @@ def test_caller_noise_equal_to_our_own(isa):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_a_row_depends_on_nothing_else(isa, dtype, temperature):
-    args = sampler_case(10, dtype, 1500, [9, 4], 2.0, temperature, suppress=2, exclude=2)
+    # Enough work for two threads.
+    args = sampler_case(10, dtype, 9001, [9, 4], 2.0, temperature, suppress=2, exclude=2)
     with threads(1):
         whole = call("confidence", args)
     with threads(2):

@@ -49,6 +49,43 @@ def test_gumbel_moments():
     assert float(draws.var()) == pytest.approx(math.pi**2 / 6, rel=0.03)
 
 
+def two_id_tokens(handicap, position):
+    """Tokens of rows whose logits are (handicap, 0) at temperature 1, seed, key and forward 0."""
+    rows = len(position)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    return call(
+        "confidence",
+        {
+            "logits": torch.stack((handicap, torch.zeros(rows)), -1),
+            "l_offsets": offsets_of([rows]),
+            "position": position,
+            "rng": torch.zeros(1, 3, dtype=torch.int64),
+            "temperature": torch.ones(1, dtype=torch.float64),
+            "suppress": nothing,
+            "exclude": nothing,
+        },
+    )[0]
+
+
+def test_the_kernel_adds_exactly_this_noise(isa):
+    """The token changes where the logits' difference crosses that of the noise, within 4e-6."""
+    position = torch.arange(2000)
+    noise = gumbel(torch.zeros(1, 3, dtype=torch.int64), offsets_of([2000]), position, 2)
+    balance = (noise[:, 1] - noise[:, 0]).float()
+    assert two_id_tokens(balance + 4e-6, position).eq(0).all()
+    assert two_id_tokens(balance - 4e-6, position).eq(1).all()
+
+
+def test_a_draw_of_the_far_tail(isa):
+    """A draw of probability 2^-34, at a position found by search: 24-bit uniforms end at 16.6."""
+    position = torch.tensor([5_292_353_953])
+    noise = gumbel(torch.zeros(1, 3, dtype=torch.int64), offsets_of([1]), position, 2)
+    assert noise[0].tolist() == pytest.approx([-1.162150, 23.535158], abs=1e-6)
+    balance = (noise[:, 1] - noise[:, 0]).float()
+    assert two_id_tokens(balance + 1e-5, position) == 0
+    assert two_id_tokens(balance - 1e-5, position) == 1
+
+
 VOCAB = 11
 
 

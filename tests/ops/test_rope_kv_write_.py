@@ -179,7 +179,7 @@ def test_values_are_copied_bit_for_bit(isa):
 
 
 def test_same_bits_at_every_thread_count(isa):
-    args = rope_case(5, torch.bfloat16, 64, 2, 2, [70, 3, 40])
+    args = rope_case(5, torch.bfloat16, 128, 2, 2, [70, 3, 40])  # enough for two threads
     other = copied(args)
     with threads(1):
         one = call("rope_kv_write_", args)
