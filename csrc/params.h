@@ -1,8 +1,8 @@
 // One plain struct per operator: pointers, sizes, strides in elements, scalars.
 // No torch and no CUDA include: kernels on every device read the same structs.
 //
-// Index tensors are int64. A pass is a flat list of rows grouped by sequence: the rows of sequence b
-// are [q_offsets[b], q_offsets[b + 1]); its keys are the slots [0, n_keys[b]) of cache row
+// Index tensors are int64. A pass is a flat list of rows grouped by sequence: the rows of sequence
+// b are [q_offsets[b], q_offsets[b + 1]); its keys are the slots [0, n_keys[b]) of cache row
 // cache_row[b]. "Logit rows" are the rows whose hidden states reach the head; those of sequence b
 // are [l_offsets[b], l_offsets[b + 1]).
 #pragma once
@@ -136,13 +136,13 @@ struct UniformParams {
 };
 
 struct UnmaskParams {
-  int64_t* canvas;         // [canvas_rows, length]
-  int64_t* committed_at;   // [canvas_rows, length], number of the forward
-  double* committed;       // [canvas_rows, length], probability at the commit
-  int64_t* masks_left;     // [canvas_rows], masks left in the current block
-  int64_t* status;         // [canvas_rows], SequenceStatus
-  int64_t* forward;        // [canvas_rows], forwards so far
-  int64_t canvas_stride;   // of canvas, committed_at and committed
+  int64_t* canvas;            // [canvas_rows, length]
+  int64_t* committed_at;      // [canvas_rows, length], number of the forward
+  double* committed;          // [canvas_rows, length], probability at the commit
+  int64_t* masks_left;        // [canvas_rows], masks left in the current block
+  int64_t* status;            // [canvas_rows], SequenceStatus
+  int64_t* forward;           // [canvas_rows], forwards so far
+  int64_t canvas_stride;      // of canvas, committed_at and committed
   const int64_t* canvas_row;  // [batch], distinct
   const int64_t* l_offsets;   // [batch + 1]
   const int64_t* position;    // [logit_rows]

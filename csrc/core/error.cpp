@@ -6,8 +6,7 @@ namespace dpad {
 
 std::string describe(const Error& error) {
   if (!error) return "no error";
-  const std::string where =
-      error.index < 0 ? std::string() : fmt::format("[{}]", error.index);
+  const std::string where = error.index < 0 ? std::string() : fmt::format("[{}]", error.index);
   return fmt::format("argument '{}'{} = {:.17g}: expected {}", error.argument, where, error.value,
                      error.expected);
 }

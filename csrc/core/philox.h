@@ -55,8 +55,7 @@ DPAD_HOST_DEVICE constexpr PhiloxKey stream_key(int64_t seed, int64_t row_key, S
 // The 32-bit word that decides on suffix distance `distance` of block `block`, draw `redraw`.
 DPAD_HOST_DEVICE constexpr uint32_t suffix_word(PhiloxKey key, int64_t distance, int64_t block,
                                                 int64_t redraw) {
-  const PhiloxCounter drawn =
-      philox({{low32(distance >> 2), low32(block), low32(redraw), 0}}, key);
+  const PhiloxCounter drawn = philox({{low32(distance >> 2), low32(block), low32(redraw), 0}}, key);
   return drawn.word[distance & 3];
 }
 

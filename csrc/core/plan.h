@@ -36,8 +36,8 @@ struct PlanInput {
 };
 
 struct Plan {
-  std::vector<int64_t> slot, position, q_offsets, n_keys;         // rows, rows, batch + 1, batch
-  std::vector<int64_t> logit_row, logit_position, l_offsets;      // logit rows (twice), batch + 1
+  std::vector<int64_t> slot, position, q_offsets, n_keys;     // rows, rows, batch + 1, batch
+  std::vector<int64_t> logit_row, logit_position, l_offsets;  // logit rows (twice), batch + 1
 };
 
 Error validate(const PlanInput& input);

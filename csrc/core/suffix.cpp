@@ -68,7 +68,8 @@ int64_t sample_uniform(const SuffixSpec& spec, PhiloxKey key, int64_t block, int
 
 Error validate(const SuffixSpec& spec) {
   const auto kind = static_cast<int32_t>(spec.kind);
-  if (kind < 0 || kind > 4) return {"kind", "none, all, gaussian, uniform or window", -1, double(kind)};
+  if (kind < 0 || kind > 4)
+    return {"kind", "none, all, gaussian, uniform or window", -1, double(kind)};
   if (spec.near < 0) return {"near", "a count >= 0", -1, static_cast<double>(spec.near)};
   if (spec.kind == SuffixKind::kNone || spec.kind == SuffixKind::kAll) return {};
   if (spec.window < 1) return {"window", "at least 1", -1, static_cast<double>(spec.window)};

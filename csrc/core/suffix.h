@@ -1,8 +1,8 @@
 // The kept suffix of a block (the scratchpad of DPad, arXiv 2508.14148, eq. 7 and algorithm 1).
 //
-// A table holds one integer threshold for each distance d = 0, 1, ... from the block's end; position
-// e + d is kept when its 32-bit random word is below the threshold. Thresholds run from 0 (never) to
-// 2^32 (always), so the same set is kept on every device and compiler.
+// A table holds one integer threshold for each distance d = 0, 1, ... from the block's end;
+// position e + d is kept when its 32-bit random word is below the threshold. Thresholds run from 0
+// (never) to 2^32 (always), so the same set is kept on every device and compiler.
 #pragma once
 
 #include <cstdint>
@@ -28,10 +28,10 @@ struct SuffixSpec {
   SuffixKind kind = SuffixKind::kAll;
   SuffixGrid grid = SuffixGrid::kRepo;
   int64_t window = 0;
-  double decay = 0;   // k
-  double scale = 0;   // a; negative: found by bisection so that `count` positions are expected
-  double count = 0;   // wanted (gaussian) or exact (uniform) number of kept positions
-  int64_t near = 0;   // the nearest `near` positions are always kept
+  double decay = 0;        // k
+  double scale = 0;        // a; negative: found by bisection so that `count` positions are expected
+  double count = 0;        // wanted (gaussian) or exact (uniform) number of kept positions
+  int64_t near = 0;        // the nearest `near` positions are always kept
   bool keep_last = false;  // the last position of the canvas is always kept
 };
 

@@ -6,7 +6,6 @@
 
 namespace dpad::cpu {
 
-
 int64_t rope_kv_write_tasks(const RopeKvWriteParams& p);
 int64_t rope_kv_write_grain(const RopeKvWriteParams& p);  // items worth a thread
 void rope_kv_write(const RopeKvWriteParams& p, int64_t begin, int64_t end);

@@ -65,8 +65,8 @@ PYBIND11_MODULE(_host, m) {
       [](const std::string& kind, int64_t remaining, int64_t window, double decay, double scale,
          double count, int64_t near, bool keep_last, const std::string& grid) {
         if (remaining < 0) throw py::value_error(fmt::format("remaining = {} < 0", remaining));
-        return expected_kept(
-            make_spec(kind, window, decay, scale, count, near, keep_last, grid), remaining);
+        return expected_kept(make_spec(kind, window, decay, scale, count, near, keep_last, grid),
+                             remaining);
       },
       kind, py::arg("remaining"), py::arg("window") = 0, py::arg("decay") = 0.0,
       py::arg("scale") = 0.0, py::arg("count") = 0.0, py::arg("near") = 0,

@@ -83,9 +83,9 @@ void Checks::range(const char* name, const Tensor& t, int64_t low, int64_t high)
   const int64_t* data = int64_data(t);
   for (int64_t i = 0; i < t.numel(); ++i) {
     if (data[i] < low || data[i] >= high) {
-      fail(std::string("argument '") + name + "'[" + std::to_string(i) + "] = " +
-           std::to_string(data[i]) + ": expected a value in [" + std::to_string(low) + ", " +
-           std::to_string(high) + ")");
+      fail(std::string("argument '") + name + "'[" + std::to_string(i) +
+           "] = " + std::to_string(data[i]) + ": expected a value in [" + std::to_string(low) +
+           ", " + std::to_string(high) + ")");
     }
   }
 }
@@ -96,8 +96,7 @@ void Checks::offsets(const char* name, const Tensor& t, int64_t total) const {
   bool good = n >= 1 && data[0] == 0 && data[n - 1] == total;
   for (int64_t i = 1; good && i < n; ++i) good = data[i] >= data[i - 1];
   if (!good) {
-    fail(std::string("argument '") + name + "' does not ascend from 0 to " +
-         std::to_string(total));
+    fail(std::string("argument '") + name + "' does not ascend from 0 to " + std::to_string(total));
   }
 }
 
@@ -106,8 +105,8 @@ void Checks::distinct(const char* name, const Tensor& t) const {
   const int64_t* data = int64_data(t);
   for (int64_t i = 0; i < t.numel(); ++i) {
     if (!seen.insert(data[i]).second) {
-      fail(std::string("argument '") + name + "'[" + std::to_string(i) + "] = " +
-           std::to_string(data[i]) + " stands there twice");
+      fail(std::string("argument '") + name + "'[" + std::to_string(i) +
+           "] = " + std::to_string(data[i]) + " stands there twice");
     }
   }
 }

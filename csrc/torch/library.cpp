@@ -36,8 +36,7 @@ STABLE_TORCH_LIBRARY(dpad, m) {
       "block_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor q_offsets, "
       "Tensor cache_row, Tensor n_keys, float scale, Tensor? key_mask, Tensor? key_limit) "
       "-> Tensor");
-  m.def(
-      "add_rms_norm_(Tensor(a!) residual, Tensor? delta, Tensor weight, float eps) -> Tensor");
+  m.def("add_rms_norm_(Tensor(a!) residual, Tensor? delta, Tensor weight, float eps) -> Tensor");
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
 
   // Sampling.
@@ -81,9 +80,15 @@ STABLE_TORCH_LIBRARY_IMPL(dpad, CPU, m) {
 }
 
 namespace {
-PyModuleDef module_definition = {
-    PyModuleDef_HEAD_INIT, "_C", "Registers the operators of torch.ops.dpad.", -1,
-    nullptr,               nullptr, nullptr, nullptr, nullptr};
+PyModuleDef module_definition = {PyModuleDef_HEAD_INIT,
+                                 "_C",
+                                 "Registers the operators of torch.ops.dpad.",
+                                 -1,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr};
 }  // namespace
 
 PyMODINIT_FUNC PyInit__C() {

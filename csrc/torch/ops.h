@@ -23,11 +23,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> plan_pass_op(
 Tensor suffix_gather_op(const Tensor& canvas, const Tensor& canvas_row, const Tensor& q_offsets,
                         const Tensor& position, const OptionalTensor& hidden_until,
                         int64_t mask_id);
-Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v,
-                        const Tensor& q_position, const Tensor& position, const Tensor& slot,
-                        const Tensor& q_offsets, const Tensor& cache_row, const Tensor& cos,
-                        const Tensor& sin, const Tensor& k_cache, const Tensor& v_cache,
-                        bool full_precision);
+Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_position,
+                        const Tensor& position, const Tensor& slot, const Tensor& q_offsets,
+                        const Tensor& cache_row, const Tensor& cos, const Tensor& sin,
+                        const Tensor& k_cache, const Tensor& v_cache, bool full_precision);
 Tensor block_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                           const Tensor& q_offsets, const Tensor& cache_row, const Tensor& n_keys,
                           double scale, const OptionalTensor& key_mask,

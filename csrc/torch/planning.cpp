@@ -110,14 +110,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> plan_pass_op(
   const Tensor scopes = check.indices("scope", scope, batch);
   check.tensor("kept", kept, ScalarType::Long, {batch, -1});
   const Tensor positions = torch::stable::contiguous(kept);
-  const PlanInput input{int64_data(starts), int64_data(ends),   int64_data(positions),
-                        positions.size(1),  int64_data(counts), int64_data(scopes),
-                        batch,              shift};
+  const PlanInput input{int64_data(starts),
+                        int64_data(ends),
+                        int64_data(positions),
+                        positions.size(1),
+                        int64_data(counts),
+                        int64_data(scopes),
+                        batch,
+                        shift};
   check.raise(validate(input));
   const Plan plan = plan_pass(input);
-  return {to_tensor(plan.slot),      to_tensor(plan.position),
-          to_tensor(plan.q_offsets), to_tensor(plan.n_keys),
-          to_tensor(plan.logit_row), to_tensor(plan.logit_position),
+  return {to_tensor(plan.slot),     to_tensor(plan.position),  to_tensor(plan.q_offsets),
+          to_tensor(plan.n_keys),   to_tensor(plan.logit_row), to_tensor(plan.logit_position),
           to_tensor(plan.l_offsets)};
 }
 

@@ -20,11 +20,10 @@ std::vector<int64_t> spread(const Tensor& q_offsets, const Tensor& cache_row) {
 
 }  // namespace
 
-Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v,
-                        const Tensor& q_position, const Tensor& position, const Tensor& slot,
-                        const Tensor& q_offsets, const Tensor& cache_row, const Tensor& cos,
-                        const Tensor& sin, const Tensor& k_cache, const Tensor& v_cache,
-                        bool full_precision) {
+Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_position,
+                        const Tensor& position, const Tensor& slot, const Tensor& q_offsets,
+                        const Tensor& cache_row, const Tensor& cos, const Tensor& sin,
+                        const Tensor& k_cache, const Tensor& v_cache, bool full_precision) {
   const Checks check("rope_kv_write_");
   const DType dtype = check.dtype("q", q);
   check.shape("q", q, {-1, -1, -1});

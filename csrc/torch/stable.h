@@ -33,9 +33,8 @@ template <class Params>
 void run_tasks(const Params& params, int64_t tasks, int64_t grain,
                void (*kernel)(const Params&, int64_t, int64_t)) {
   if (tasks <= 0) return;
-  torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
-    kernel(params, begin, end);
-  });
+  torch::stable::parallel_for(0, tasks, grain,
+                              [&](int64_t begin, int64_t end) { kernel(params, begin, end); });
 }
 
 }  // namespace dpad

@@ -22,10 +22,15 @@ Tensor suffix_gather_op(const Tensor& canvas, const Tensor& canvas_row, const Te
   if (hidden_until) hidden = check.indices("hidden_until", *hidden_until, batch);
 
   Tensor out = empty_like_dtype(canvas, {positions.numel()}, ScalarType::Long);
-  const SuffixGatherParams params{
-      int64_data(tokens),    tokens.stride(0),      int64_data(rows),
-      int64_data(offsets),   int64_data(positions), hidden ? int64_data(*hidden) : nullptr,
-      out.mutable_data_ptr<int64_t>(), batch,       mask_id};
+  const SuffixGatherParams params{int64_data(tokens),
+                                  tokens.stride(0),
+                                  int64_data(rows),
+                                  int64_data(offsets),
+                                  int64_data(positions),
+                                  hidden ? int64_data(*hidden) : nullptr,
+                                  out.mutable_data_ptr<int64_t>(),
+                                  batch,
+                                  mask_id};
   cpu::suffix_gather(params);
   return out;
 }

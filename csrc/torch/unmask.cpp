@@ -18,8 +18,9 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
   check.tensor("committed_at", committed_at, ScalarType::Long, {canvases, width});
   check.tensor("committed", committed, ScalarType::Double, {canvases, width});
   const std::pair<const char*, const Tensor*> written[] = {
-      {"canvas", &canvas},         {"committed_at", &committed_at}, {"committed", &committed},
-      {"masks_left", &masks_left}, {"status", &status},             {"forward", &forward}};
+      {"canvas", &canvas},       {"committed_at", &committed_at},
+      {"committed", &committed}, {"masks_left", &masks_left},
+      {"status", &status},       {"forward", &forward}};
   for (const auto& [name, t] : {written[3], written[4], written[5]}) {
     check.tensor(name, *t, ScalarType::Long, {canvases});
   }
