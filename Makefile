@@ -98,7 +98,8 @@ $(CATCH2)/.done: $(VENV)/.python
 lint: $(VENV)/.packages
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/clang-format --dry-run --Werror $(CPP_FILES)
+	@echo "clang-format --dry-run --Werror (C++)"
+	@$(VENV)/bin/clang-format --dry-run --Werror $(CPP_FILES)
 
 test-cpp: $(VENV)/.packages $(CATCH2)/.done
 	cmake -S . -B build/tests -G Ninja --log-level=WARNING -DDPAD_BUILD_TESTS=ON \
@@ -114,7 +115,7 @@ test-python: install $(OVERLAY)/.done
 format: $(VENV)/.packages
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
-	$(VENV)/bin/clang-format -i $(CPP_FILES)
+	@$(VENV)/bin/clang-format -i $(CPP_FILES)
 
 clean:
 	rm -rf build dist *.egg-info dpad/*.so $(VENV)/.dpad

@@ -13,11 +13,12 @@ namespace dpad {
 
 enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
-// How unmask_ chooses among the eligible positions of a block; at least one is always committed.
+// How unmask_ chooses among the eligible positions of a block. At least one is committed, except by
+// a quota of 0.
 enum class Rule : int32_t {
   kThreshold = 0,        // every position with score >= amount
   kFactor = 1,           // largest m with (j + 1)(1 - score_j) <= amount for j = 2..m, descending
-  kQuota = 2,            // the quota best
+  kQuota = 2,            // the quota best; 0 waits
   kEntropyBound = 3,     // ascending entropy, while the sum without its largest term <= amount
   kFactorPublished = 4,  // kFactor as published: a failure of the last candidate is overlooked
 };

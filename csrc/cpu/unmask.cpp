@@ -22,7 +22,7 @@ int64_t accepted(Rule rule, const std::vector<double>& score, double amount, int
       while (m < n && score[m] >= 1 - amount / (m + 2)) ++m;
       return m == n - 1 ? n : m;  // the released loop cannot tell a failure at the last candidate
     case Rule::kQuota:
-      return std::clamp<int64_t>(quota, 1, n);
+      return std::clamp<int64_t>(quota, 0, n);
     case Rule::kEntropyBound: {
       // Entropy-bounded unmasking (arXiv 2505.24857): the sum of all committed entropies but the
       // largest stays within the bound. Scores ascend, so the largest is the newest.

@@ -13,14 +13,16 @@ class Rule:
 
     `number` is the operator's rule, `score` what it ranks, `amount` its threshold, factor or
     bound, `steps` the number of steps of the whole canvas for a fixed quota (None: one token per
-    step). Sources: threshold and factor, Fast-dLLM (arXiv 2505.22618); quota, LLaDA (arXiv
-    2502.09992); entropy bound, arXiv 2505.24857.
+    step), `schedule` how it is spread. Sources: threshold and factor, Fast-dLLM (arXiv
+    2505.22618); quota, LLaDA (arXiv 2502.09992) and Dream (arXiv 2508.15487); entropy bound, arXiv
+    2505.24857.
     """
 
     number: int
     score: str = "probability"
     amount: float = 0.0
     steps: int | None = None
+    schedule: str = "linear"
 
 
 def threshold(value, score="probability"):
@@ -39,20 +41,51 @@ def entropy_bound(value):
     return Rule(ops.RULES["entropy_bound"], "entropy", float(value))
 
 
-def fixed_quota(steps=None):
-    """`steps` steps over the whole canvas by LLaDA's linear schedule; None: one token per step."""
-    return Rule(ops.RULES["quota"], "probability", 0.0, steps)
+def fixed_quota(steps=None, score="probability", schedule="linear"):
+    """`steps` steps over the whole canvas; None: one token per step.
+
+    `schedule` "linear" is LLaDA's, "dream" the one that Dream's block decoders take.
+    """
+    return Rule(ops.RULES["quota"], score, 0.0, steps, schedule)
+
+
+def dream_schedule(masks, steps, eps=1e-3):
+    """Quotas of the steps 1..steps-1 of a Dream block: floor(m (1 - t'/t)), all at the last.
+
+    Times t fall linearly from 1 to `eps` in float32, as published; step 0 is not taken there.
+    """
+    times = torch.linspace(1, eps, steps + 1)
+    quotas = []
+    for i in range(1, steps):
+        quota = int(masks * (1 - times[i + 1] / times[i])) if i < steps - 1 else masks
+        quotas.append(quota)
+        masks -= quota
+    return quotas
 
 
 class Quotas:
-    """Number of positions that a fixed-quota rule commits in each step of each block."""
+    """Number of positions that a fixed-quota rule commits in each step of each block.
 
-    def __init__(self, rule, block_lengths):
+    `first_alone`: the first step of a block commits its first position only (Dream's published
+    caches).
+    """
+
+    def __init__(self, rule, block_lengths, first_alone=False):
         self.schedules = None
-        if rule.number == ops.RULES["quota"] and rule.steps is not None:
-            steps = ops.transfer_schedule(rule.steps, len(block_lengths)).tolist()
-            pairs = zip(block_lengths, steps, strict=True)
-            self.schedules = [ops.transfer_schedule(m, n).tolist() for m, n in pairs]
+        if rule.number != ops.RULES["quota"] or rule.steps is None:
+            return
+        steps = ops.transfer_schedule(rule.steps, len(block_lengths)).tolist()
+        self.schedules = [
+            self._of_block(rule.schedule, masks, n, first_alone)
+            for masks, n in zip(block_lengths, steps, strict=True)
+        ]
+
+    @staticmethod
+    def _of_block(schedule, masks, steps, first_alone):
+        if schedule == "linear":
+            # Steps without a quota are not taken: they would change nothing.
+            return [max(n, 1) for n in ops.transfer_schedule(masks, steps).tolist()]
+        return [1] * first_alone + dream_schedule(masks - first_alone, steps)
 
     def of(self, live, device):
         """int64 ``[batch]`` for the step that the live sequences are about to take."""

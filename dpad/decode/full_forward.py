@@ -32,6 +32,13 @@ def _all_rows(batch, length, device):
     return _Rows(position, position, offsets, keys, rows, length - 1)
 
 
+def _is_set(value):
+    """Whether an argument asks for something: not None, False, 0, nothing, or Dream's "full"."""
+    if isinstance(value, torch.Tensor):
+        return True
+    return bool(value) and value != "full"
+
+
 class FullForward:
     """Runs a call of the model's forward on the operators where they serve it, else the stock one.
 
@@ -45,16 +52,19 @@ class FullForward:
 
     def __call__(self, stock, args, kwargs):
         bound = self.signature.bind(*args, **kwargs)
-        given = {n: v for n, v in bound.arguments.items() if v is not None and v is not False}
+        given = {n: v for n, v in bound.arguments.items() if _is_set(v)}
         inference = not (torch.is_grad_enabled() or self.model.training)
         served = inference and set(given) <= _SERVED
         one_input = ("input_ids" in given) != ("inputs_embeds" in given)
         wants_tuple = bound.arguments.get("return_dict") is False
-        if not (served and one_input) or wants_tuple or given.get("use_cache"):
+        mask = given.get("attention_mask")
+        flat = mask is None or mask.dim() == 2
+        if not (served and one_input and flat) or wants_tuple or given.get("use_cache"):
             return stock(*args, **kwargs)
-        from transformers.modeling_outputs import CausalLMOutputWithPast
+        from transformers import modeling_outputs
 
-        return CausalLMOutputWithPast(logits=self.logits(**given))
+        output_class = getattr(modeling_outputs, self.adapter.output_class)
+        return output_class(logits=self.logits(**given))
 
     def logits(self, input_ids=None, inputs_embeds=None, attention_mask=None, **_):
         """Logits ``[batch, length, vocab]``."""

@@ -26,9 +26,11 @@ class Settings:
 
     `suppress` ids are never chosen, `exclude` ids are left out of the soft-max. `guidance` w mixes
     logits as u + (w + 1)(c - u), u those of the prompt hidden (LLaDA, arXiv 2502.09992, eq. 16);
-    0 is off. `random_order` ranks by uniform draws. `kept(row, block)` replaces the suffix draw,
-    `noise(live, positions, vocab)` the Gumbel noise (float64 ``[logit_rows, vocab]``), and
-    `order(live, positions, eligible)` the ranked scores (float64 ``[logit_rows]``).
+    0 is off. `random_order` ranks by uniform draws. `published_shift`: a cached pass of a shift
+    model leaves the predecessor out, and the refresh commits the block's first position only.
+    `kept(row, block)` replaces the suffix draw, `noise(live, positions, vocab)` the Gumbel noise
+    (float64 ``[logit_rows, vocab]``), and `order(live, positions, eligible)` the ranked scores
+    (float64 ``[logit_rows]``).
     """
 
     rule: Rule
@@ -45,6 +47,7 @@ class Settings:
     round_scores: bool = False
     guidance: float = 0.0
     random_order: bool = False
+    published_shift: bool = False
     kept: Callable | None = None
     noise: Callable | None = None
     order: Callable | None = None
@@ -78,11 +81,13 @@ class Decoder:
     def __init__(self, adapter, cache, canvas, sequences, settings):
         self.adapter, self.cache, self.canvas, self.settings = adapter, cache, canvas, settings
         self.sequences = sequences
-        self.quotas = Quotas(settings.rule, [e - s for s, e in sequences[0].blocks])
+        self.first_alone = settings.published_shift and settings.cache != "none"
+        lengths = [e - s for s, e in sequences[0].blocks]
+        self.quotas = Quotas(settings.rule, lengths, self.first_alone)
         device = adapter.device
         guided_rows = len(sequences) if settings.guidance else 0
         plan = (settings.suffix, settings.seed, settings.cache, adapter.shift, device)
-        self.planner = Planner(*plan, settings.kept, guided_rows)
+        self.planner = Planner(*plan, settings.kept, guided_rows, settings.published_shift)
         ids = lambda values: torch.tensor(values, dtype=torch.int64, device=device)  # noqa: E731
         self.stop = Stop(ids(settings.end_ids), settings.early_stop, settings.fill_id)
         self.suppress, self.exclude = ids(settings.suppress), ids(settings.exclude)
@@ -165,9 +170,24 @@ class Decoder:
             return settings.order(live, targets.position, self.canvas.eligible(targets))
         if settings.random_order:
             return ops.uniform(rng, targets.l_offsets, targets.position)
-        return dict(zip(("probability", "margin", "entropy"), scores, strict=True))[
-            settings.rule.score
-        ]
+        probability, margin, entropy = scores
+        ranked = {
+            "probability": probability,
+            "margin": margin,
+            "entropy": entropy,
+            "negative_entropy": -entropy,
+        }[settings.rule.score]
+        if self.first_alone and any(q.refresh for q in live):
+            return self._first_alone(live, targets, ranked)
+        return ranked
+
+    def _first_alone(self, live, targets, ranked):
+        """In a refresh the block's first position outranks everything, the others nothing."""
+        refresh = torch.tensor([q.refresh for q in live], device=ranked.device)
+        refresh = torch.repeat_interleave(refresh, targets.l_offsets.diff())
+        first = torch.zeros_like(refresh)
+        first[targets.l_offsets[:-1]] = True
+        return torch.where(refresh, torch.where(first, torch.inf, -torch.inf), ranked)
 
     def _advance(self, live):
         """Reads the status once and moves every sequence on; returns those that still run."""

@@ -98,11 +98,14 @@ class Layout:
 class Planner:
     """Draws kept sets and lays out passes; the same pass is reused while nothing changes."""
 
-    def __init__(self, suffix, seed, cache, shift, device, supplied=None, guided_rows=0):
+    def __init__(
+        self, suffix, seed, cache, shift, device, supplied=None, guided_rows=0, published=False
+    ):
         self.suffix, self.seed, self.shift, self.device = suffix, seed, shift, device
         self.scope = CACHED_SCOPE[cache]
         self.supplied = supplied
         self.guided_rows = guided_rows  # 0, or the number of canvas rows: second streams follow
+        self.published = published and shift == 1
         self._key, self._layout = None, None
 
     def _draw(self, sequences):
@@ -147,8 +150,10 @@ class Planner:
             torch.nn.utils.rnn.pad_sequence([q.kept for q in streams], True, -1),
             _column(q.kept.numel() for q in streams),
             _column(ops.SCOPES["all"] if q.refresh else self.scope for q in streams),
-            self.shift,
+            0 if self.published else self.shift,
         )
+        if self.published:
+            plan = (*plan[:4], self._published_rows(plan), *plan[5:])
         last = int(plan[1].max())
         row, length = _column(q.row for q in live), _column(q.length for q in live)
         tensors = [t.to(self.device, non_blocking=True) for t in (*plan, row, length)]
@@ -163,3 +168,10 @@ class Planner:
         twice, caches = torch.cat((row, row)), torch.cat((row, row + self.guided_rows))
         pass_rows = (slot, position, q_offsets, n_keys, logit_row, l_offsets, twice, caches)
         return Layout(live, *pass_rows, prompt, targets, last)
+
+    @staticmethod
+    def _published_rows(plan):
+        """The predecessor's row where the pass computes it, else the position's own."""
+        q_offsets, logit_row, l_offsets = plan[2], plan[4], plan[6]
+        first = torch.repeat_interleave(q_offsets[:-1], l_offsets.diff())
+        return torch.maximum(logit_row - 1, first)

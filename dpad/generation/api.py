@@ -8,7 +8,7 @@ from dpad.decode.loop import Settings, decode
 from dpad.decode.plan import blocks_of
 from dpad.generation import presets
 from dpad.generation.compat import quirks
-from dpad.generation.config import RULES, DPadGenerationConfig, resolve_names
+from dpad.generation.config import ALGS, RULES, DPadGenerationConfig, resolve_names
 from dpad.generation.inputs import check_prompts, read_inputs, split_prompts, supplied_kept
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
 from dpad.generation.streaming import BlockStreamer
@@ -105,7 +105,8 @@ def _rule(config):
         return commit.factor(config.factor, published)
     if config.entropy_bound is not None:
         return commit.entropy_bound(config.entropy_bound)
-    return commit.fixed_quota(config.steps)
+    schedule = quirks(config.compatible).get("schedule", "linear")
+    return commit.fixed_quota(config.steps, ALGS[config.alg], schedule)
 
 
 def _ids(value):
@@ -190,6 +191,7 @@ class Job:
             exclude=ends if config.logits_eos_inf or config.confidence_eos_eot_inf else (),
             guidance=float(config.cfg_scale),
             random_order=config.remasking == "random",
+            published_shift=quirks(config.compatible).get("published_shift", False),
             round_scores=quirks(config.compatible).get("round_scores", False),
             kept=kept and (lambda row, block: kept(first + row, block)),
             noise=noise and (lambda live, *rest: noise([first + q.row for q in live], *rest)),

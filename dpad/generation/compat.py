@@ -2,6 +2,8 @@
 
 `raw_canvas`: tokens after an end id stay as decoded. `published_factor`: the factor rule overlooks
 a failure of the last candidate. `round_scores`: confidence is rounded to the logits' dtype.
+`published_shift`: a model that predicts from the predecessor leaves it out of cached passes, and a
+refresh commits the block's first position only. `schedule`: how fixed steps are spread.
 `defaults` hold where the configuration leaves a field open.
 """
 
@@ -16,6 +18,22 @@ COMPATIBLE = {
         "raw_canvas": True,
         "published_factor": True,
         "defaults": {"suffix": Suffix("gaussian"), "cache": "none", "early_stop": True},
+    },
+    "fast-dllm-dream": {
+        "raw_canvas": True,
+        "published_shift": True,
+        "schedule": "dream",
+        "defaults": _FULL,
+    },
+    "dpad-dream": {
+        "raw_canvas": True,
+        "published_shift": True,
+        "schedule": "dream",
+        "defaults": {
+            "suffix": Suffix("gaussian", window=256, decay=4.0, scale=1.6),
+            "cache": "none",
+            "early_stop": True,
+        },
     },
 }
 

@@ -27,6 +27,7 @@ FIELDS = {
     "confidence_threshold": None,
     "factor": None,
     "entropy_bound": None,
+    "alg": "maskgit_plus",
     "temperature": 0.0,
     "cfg_scale": 0.0,
     "remasking": "low_confidence",
@@ -47,6 +48,11 @@ FIELDS = {
     "trace": False,
 }
 RULES = ("steps", "confidence_threshold", "factor", "entropy_bound")
+ALGS = {
+    "maskgit_plus": "probability",
+    "topk_margin": "margin",
+    "entropy": "negative_entropy",
+}
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prefix", "dual")
 
@@ -103,6 +109,8 @@ class DPadGenerationConfig(GenerationConfig):
             arXiv 2505.22618; alias ``threshold``). Above 1: one token per step.
         factor: commit the largest m with (j + 1)(1 - p_j) <= factor (Fast-dLLM).
         entropy_bound: nats; commit by ascending entropy within the bound (arXiv 2505.24857).
+        alg: what a fixed quota ranks, by Dream's names: "maskgit_plus" (probability),
+            "topk_margin" (best minus second-best) or "entropy" (least first).
         temperature: Gumbel noise on the logits; 0 is greedy.
         cfg_scale: classifier-free guidance w: logits u + (w + 1)(c - u), u with the prompt masked
             (LLaDA, arXiv 2502.09992); 0 is off. Doubles the rows of every pass.
@@ -155,6 +163,8 @@ class DPadGenerationConfig(GenerationConfig):
         if len(given) > 1:
             shown = ", ".join(f"{n} = {getattr(self, n)!r}" for n in given)
             raise ValueError(f"{shown}: these are different commit rules, give one")
+        if self.alg not in ALGS:
+            raise ValueError(f"alg = {self.alg!r}: expected one of {', '.join(ALGS)}")
         if self.remasking not in REMASKING:
             raise ValueError(f"remasking = {self.remasking!r}: expected {' or '.join(REMASKING)}")
         if self.remasking == "random" and self.steps is None and given:

@@ -12,7 +12,7 @@ from importlib import import_module
 import torch
 from torch import nn
 
-FAMILIES = ("dpad.models.llada",)
+FAMILIES = ("dpad.models.llada", "dpad.models.dream")
 
 
 class UnsupportedModelError(ValueError):
@@ -48,7 +48,8 @@ class Adapter:
 
     Sizes are counts; `rope_full_precision` rotates in float32 and rounds once; `shift` is 1 where
     row i - 1 predicts position i; `end_ids` end a text; `honours_mask` says whether the stock
-    forward looks at its attention mask; `notes` are lines for the handle's report.
+    forward looks at its attention mask, `output_class` names what it returns; `notes` are lines for
+    the handle's report.
     """
 
     family: str
@@ -70,6 +71,7 @@ class Adapter:
     end_ids: tuple[int, ...]
     pad_id: int | None
     honours_mask: bool = True
+    output_class: str = "CausalLMOutputWithPast"
     notes: list[str] = field(default_factory=list)
     _rope: dict = field(default_factory=dict, repr=False)
 

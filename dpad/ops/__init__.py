@@ -318,7 +318,8 @@ def unmask_(
     mask_id,
     fill_id,
 ):
-    """Commits tokens to the canvas, at least one in each sequence, and updates its state.
+    """Commits tokens to the canvas, at least one in each sequence (a quota of 0 waits), and
+    updates its state.
 
     A position is eligible when the canvas holds `mask_id` there. Written, per canvas row: canvas,
     committed_at (number of the forward) and committed (probability), all ``[canvas_rows, length]``;

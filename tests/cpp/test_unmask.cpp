@@ -87,10 +87,10 @@ TEST_CASE("factor, as written and as published") {
   CHECK(block({0.9, 0.1}, Rule::kFactorPublished, 0).commits() == 2);
 }
 
-TEST_CASE("quota is clamped to 1 .. the masks left") {
+TEST_CASE("quota is clamped to 0 .. the masks left") {
   const Doubles score{0.1, 0.4, 0.3};
-  CHECK(block(score, Rule::kQuota, 0, 0).commits() == 1);
-  CHECK(block(score, Rule::kQuota, 0, -4).commits() == 1);
+  CHECK(block(score, Rule::kQuota, 0, 0).commits() == 0);
+  CHECK(block(score, Rule::kQuota, 0, -4).commits() == 0);
   CHECK(block(score, Rule::kQuota, 0, 2).canvas == Ints{7, kMask, 11, 12, kMask, kMask});
   CHECK(block(score, Rule::kQuota, 0, 50).commits() == 3);
 }

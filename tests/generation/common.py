@@ -7,6 +7,7 @@ import torch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 META = json.loads((GOLDEN / "llada_mha.config.json").read_text())
+DREAM = json.loads((GOLDEN / "dream_mha.config.json").read_text())
 MASK_ID, EOS_ID = META["mask_id"], META["eos_id"]
 
 

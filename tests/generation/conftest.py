@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dpad.models.hf.dream import DreamConfig, DreamModel
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
-from tests.generation.common import GOLDEN, META
+from tests.generation.common import DREAM, GOLDEN, META
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +19,15 @@ def llada(weights):
     """A fresh float32 model in eval mode."""
     model = LLaDAModelLM(LLaDAConfig(**META["config"])).float().eval()
     model.load_state_dict(weights)
+    return model
+
+
+@pytest.fixture
+def dream():
+    """A fresh float32 Dream in eval mode."""
+    model = DreamModel(DreamConfig(**DREAM["config"])).float().eval()
+    weights = load_file(GOLDEN / "dream_mha.safetensors")
+    model.load_state_dict({k: v.float() for k, v in weights.items()})
     return model
 
 

@@ -1,4 +1,4 @@
-"""The published LLaDA decoders, token for token, through the public interface."""
+"""The published decoders, token for token, through the public interface."""
 
 import json
 
@@ -13,6 +13,8 @@ SUITES = {
     "fastdllm_llada": "fast-dllm-llada",
     "baseline_llada": "fast-dllm-llada",
     "dpad_llada": "dpad-llada",
+    "fastdllm_dream_block": "fast-dllm-dream",
+    "dpad_dream": "dpad-dream",
 }
 # Options that have the reference's name here.
 SAME = ("cfg_scale", "remasking", "logits_eos_inf", "confidence_eos_eot_inf", "threshold", "factor")
@@ -24,17 +26,32 @@ def traces():
             yield pytest.param(trace, id=trace["id"])
 
 
+def cache_of(settings):
+    """Our name of the reference's cache."""
+    if "dual_cache" not in settings:
+        return settings.get("mode") or "none"
+    if not settings.get("use_cache", True):
+        return "none"
+    return "dual" if settings["dual_cache"] else "prefix"
+
+
 def options(trace):
     """Our options for the reference's settings."""
     settings = dict(trace["settings"])
+    alg = settings.get("alg", "maskgit_plus")
+    if alg != "confidence_threshold" and "alg" in settings:
+        settings.pop("threshold", None)
     given = {
-        "gen_length": settings["gen_length"],
+        "max_new_tokens": settings.get("gen_length") or settings["max_new_tokens"],
         "block_length": settings["block_length"],
-        "cache": settings.get("mode") or "none",
+        "cache": cache_of(settings),
+        "alg": "maskgit_plus" if alg == "confidence_threshold" else alg,
         "early_termination": bool(settings.get("early_termination", False)),
         "eos_id": trace["eos_id"],
         "compatible": SUITES[trace["suite"]],
     }
+    if trace["kept"] is None:
+        given["suffix"] = dpad.Suffix("all")
     given.update({n: settings[n] for n in SAME if settings.get(n) is not None})
     if "threshold" in given or "factor" in given:
         return given
@@ -56,9 +73,10 @@ def supplied_confidences(trace):
 
 
 @pytest.mark.parametrize("trace", traces())
-def test_published_trace(llada, trace):
-    with dpad.patch(llada):
-        out = llada.generate(
+def test_published_trace(request, trace):
+    model = request.getfixturevalue(trace["model"].split("_")[0])
+    with dpad.patch(model):
+        out = model.generate(
             torch.tensor(trace["prompt"]),
             attention_mask=trace["attention_mask"],
             mask_id=MASK_ID,

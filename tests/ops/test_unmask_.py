@@ -138,7 +138,7 @@ def test_published_factor_overlooks_the_last_failure(scores, amount):
 
 @given(RANDOM, st.integers(-1, 12))
 def test_quota_commits_that_many(scores, quota):
-    wanted = min(max(quota, 1), len(scores))
+    wanted = min(max(quota, 0), len(scores))
     assert committed(block(scores, "quota", quota=quota)) == best(scores, wanted)
 
 
@@ -173,8 +173,8 @@ def test_ties_go_to_the_first_row():
 
 @pytest.mark.parametrize("rule", sorted(ops.RULES))
 def test_one_is_committed_whatever_the_scores(rule):
-    assert len(committed(block([-INF, -INF, -INF], rule, amount=-9.0, quota=0))) >= 1
-    assert committed(block([0.1, 0.9, 0.2], rule, 0.0, 0, masked=[False, False, True]))[-1] == 2
+    assert len(committed(block([-INF, -INF, -INF], rule, amount=-9.0, quota=1))) >= 1
+    assert committed(block([0.1, 0.9, 0.2], rule, 0.0, 1, masked=[False, False, True]))[-1] == 2
 
 
 @pytest.mark.parametrize("rule", sorted(ops.RULES))

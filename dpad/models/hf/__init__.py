@@ -6,12 +6,13 @@ in Transformers' own Auto classes, so stock classes in the same process stay wha
 
 from importlib import import_module as _import_module
 
-__all__ = ["AutoConfig", "AutoModel", "LLaDAConfig", "LLaDAModelLM"]
+__all__ = ["AutoConfig", "AutoModel", "DreamConfig", "DreamModel", "LLaDAConfig", "LLaDAModelLM"]
 
 # model_type -> architecture name -> (module, model class, config class). Both keys must match:
 # unrelated families share a model_type.
 _FAMILIES = {
     "llada": {"LLaDAModelLM": ("dpad.models.hf.llada", "LLaDAModelLM", "LLaDAConfig")},
+    "Dream": {"DreamModel": ("dpad.models.hf.dream", "DreamModel", "DreamConfig")},
 }
 # Keyword arguments that say where a checkpoint's files come from.
 _SOURCE = (

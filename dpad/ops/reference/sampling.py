@@ -90,7 +90,7 @@ def _accepted(rule, score, amount, quota):
         while m < n and amount > 0 and (m + 2) * (1 - score[m]) <= amount:
             m += 1
     elif rule == 2:
-        m = min(max(quota, 1), n)
+        m = min(max(quota, 0), n)
     elif rule == 3:
         smaller = score[0]
         while m < n and smaller <= amount:

@@ -1,0 +1,84 @@
+"""Dream-v0-7B, Dream-Coder and DiffuCoder: where the parts live (arXiv 2508.15487).
+
+Row i - 1 predicts position i (the shift of the autoregressive model they were initialised from);
+queries share keys in groups; q, k and v have biases; RoPE is applied in the model's dtype.
+"""
+
+import torch
+
+from dpad.models.adapter import Adapter, Layer, Norm, need, require
+
+FAMILY = "dream"
+CLASS_NAMES = ("DreamModel",)
+
+
+def _norm(module):
+    return Norm(module, float(need(module, "variance_epsilon")))
+
+
+def _layer(block):
+    return Layer(
+        attention_norm=_norm(need(block, "input_layernorm")),
+        q=need(block, "self_attn.q_proj"),
+        k=need(block, "self_attn.k_proj"),
+        v=need(block, "self_attn.v_proj"),
+        o=need(block, "self_attn.o_proj"),
+        mlp_norm=_norm(need(block, "post_attention_layernorm")),
+        gate=need(block, "mlp.gate_proj"),
+        up=need(block, "mlp.up_proj"),
+        down=need(block, "mlp.down_proj"),
+    )
+
+
+def _rope_notes(base, theta, head_dim):
+    """Says when the loaded rotary buffers are not those of the configuration.
+
+    Transformers 5.x leaves non-persistent buffers of remote code uninitialised; dpad computes its
+    own tables, the stock forward does not.
+    """
+    index = torch.arange(0, head_dim, 2, dtype=torch.float32)
+    wanted = 1.0 / (theta ** (index / head_dim))
+    found = getattr(getattr(base, "rotary_emb", None), "inv_freq", None)
+    if found is None or torch.allclose(found.detach().float().cpu(), wanted, rtol=1e-3):
+        return []
+    return [
+        "the loaded rotary buffers do not match the configuration (transformers 5.x leaves them "
+        "uninitialised): dpad is right, the stock forward is not; model.reset_rope_parameters() "
+        "repairs it"
+    ]
+
+
+def adapt(model):
+    """The adapter of a live Dream; UnsupportedModelError naming what does not fit."""
+    config = need(model, "config")
+    require(getattr(config, "hidden_act", "silu") == "silu", "hidden_act", config.hidden_act)
+    require(not getattr(config, "use_sliding_window", False), "use_sliding_window", True)
+    scaling = getattr(config, "rope_scaling", None)
+    kind = scaling.get("rope_type", "default") if isinstance(scaling, dict) else None
+    require(scaling is None or kind == "default", "rope_scaling", scaling)
+    base = need(model, "model")
+    head_dim = config.hidden_size // config.num_attention_heads
+    theta = float(config.rope_theta)
+    eos = getattr(config, "eos_token_id", None)
+    return Adapter(
+        family=FAMILY,
+        model=model,
+        embed=need(base, "embed_tokens"),
+        layers=[_layer(block) for block in need(base, "layers")],
+        final_norm=_norm(need(base, "norm")),
+        head=need(model, "lm_head"),
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+        rotary_dim=head_dim,
+        rope_theta=theta,
+        rope_full_precision=False,
+        max_positions=config.max_position_embeddings,
+        vocab_size=config.vocab_size,
+        shift=1,
+        mask_id=getattr(config, "mask_token_id", None),
+        end_ids=(eos,) if isinstance(eos, int) else tuple(eos or ()),
+        pad_id=getattr(config, "pad_token_id", None),
+        output_class="MaskedLMOutput",
+        notes=_rope_notes(base, theta, head_dim),
+    )

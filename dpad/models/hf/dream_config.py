@@ -1,0 +1,70 @@
+"""Configuration of Dream with the released field names."""
+
+from transformers import PretrainedConfig
+
+
+class DreamConfig(PretrainedConfig):
+    """Dream's configuration (arXiv 2508.15487); defaults are those of Dream-v0-7B.
+
+    Args:
+        vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
+        num_key_value_heads, max_position_embeddings: sizes.
+        rms_norm_eps, rope_theta: of the norms and of RoPE.
+        mask_token_id: id of the mask token.
+
+    Raises:
+        ValueError: a field that the native class does not serve, with its value.
+    """
+
+    model_type = "Dream"
+
+    def __init__(
+        self,
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        hidden_act="silu",
+        max_position_embeddings=131072,
+        initializer_range=0.02,
+        rms_norm_eps=1e-6,
+        rope_theta=1000000.0,
+        mask_token_id=151666,
+        bos_token_id=151643,
+        eos_token_id=151643,
+        pad_token_id=151643,
+        **kwargs,
+    ):
+        if hidden_act != "silu":
+            raise ValueError(f"hidden_act = {hidden_act!r}: expected 'silu'")
+        if kwargs.get("use_sliding_window"):
+            raise ValueError("use_sliding_window = True: Dream's attention is full")
+        scaling = kwargs.get("rope_scaling")
+        if scaling is not None and scaling.get("rope_type", "default") != "default":
+            raise ValueError(f"rope_scaling = {scaling!r}: expected None")
+        if hidden_size % num_attention_heads or num_attention_heads % num_key_value_heads:
+            raise ValueError(
+                f"hidden_size = {hidden_size}, num_attention_heads = {num_attention_heads}, "
+                f"num_key_value_heads = {num_key_value_heads}: each must divide the one before"
+            )
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_key_value_heads = num_key_value_heads
+        self.hidden_act = hidden_act
+        self.max_position_embeddings = max_position_embeddings
+        self.initializer_range = initializer_range
+        self.rms_norm_eps = rms_norm_eps
+        self.rope_theta = rope_theta
+        self.mask_token_id = mask_token_id
+        kwargs.setdefault("tie_word_embeddings", False)
+        super().__init__(
+            bos_token_id=bos_token_id,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            **kwargs,
+        )
