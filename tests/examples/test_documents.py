@@ -1,0 +1,39 @@
+"""Every Python block of the README and the documents runs, in order, as shown."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+# Needs 16 GB of weights.
+NOT_RUN = ('"GSAI-ML/',)
+
+
+def blocks(name):
+    """Python blocks of a document, in order."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    found = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    return [b for b in found if not any(words in b for words in NOT_RUN)]
+
+
+@pytest.mark.parametrize("name", ["README.md"])
+def test_blocks_run(name, capsys):
+    torch.manual_seed(0)
+    space = {}
+    for block in blocks(name):
+        exec(compile(block, name, "exec"), space)  # the documents are ours
+    printed = capsys.readouterr().out
+    assert "block_attention" in printed and "True" in printed
+    assert space["out"].finish_reason == ["stop"]
+
+
+def test_links_lead_somewhere():
+    for document in (
+        "README.md",
+        *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md")),
+    ):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert ((ROOT / document).parent / link).exists(), f"{document}: {link}"
