@@ -45,7 +45,7 @@ def restated(parameters):
     return not settings.get("cfg_scale") and settings.get("remasking") != "random"
 
 
-@pytest.mark.parametrize("trace", filter(restated, traces()))
+@pytest.mark.parametrize("trace", filter(restated, traces("llada")))
 def test_published_trace(llada, trace):
     settings = trace["settings"]
     ids, rule = torch.tensor(trace["prompt"]), ("quota", settings.get("steps"))

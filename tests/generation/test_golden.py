@@ -20,9 +20,12 @@ SUITES = {
 SAME = ("cfg_scale", "remasking", "logits_eos_inf", "confidence_eos_eot_inf", "threshold", "factor")
 
 
-def traces():
-    for suite in SUITES:
+def traces(model="", suites=SUITES):
+    """Every trace of a model whose name begins with `model`."""
+    for suite in suites:
         for trace in json.loads((GOLDEN / f"{suite}.json").read_text())["traces"]:
+            if not trace["model"].startswith(model):
+                continue
             yield pytest.param(trace, id=trace["id"])
 
 
@@ -74,7 +77,11 @@ def supplied_confidences(trace):
 
 @pytest.mark.parametrize("trace", traces())
 def test_published_trace(request, trace):
-    model = request.getfixturevalue(trace["model"].split("_")[0])
+    replay(request.getfixturevalue(trace["model"].split("_")[0]), trace)
+
+
+def replay(model, trace):
+    """Decodes as the trace asks, and compares canvas, forwards and commits."""
     with dpad.patch(model):
         out = model.generate(
             torch.tensor(trace["prompt"]),

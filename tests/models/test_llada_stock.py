@@ -377,9 +377,9 @@ def test_a_config_of_another_type_is_refused(stock):
 # --- decoding ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trace", test_golden.traces())
+@pytest.mark.parametrize("trace", test_golden.traces("llada"))
 def test_published_trace(weights, trace):
-    test_golden.test_published_trace(remote.llada_model(META["config"], 2, weights), trace)
+    test_golden.replay(remote.llada_model(META["config"], 2, weights), trace)
 
 
 def test_generate_of_both_revisions_is_the_native_class_s(weights):
