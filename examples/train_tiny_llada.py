@@ -45,13 +45,28 @@ class Phase:
     beyond: int  # nearly: up to so many records later
     rate: float  # factor of the learning rate after the warm-up
     hold: float  # share of the steps before the rate falls
+    skew: int  # mask rates t are drawn as 1 - u**skew: above 1, nearly empty canvases prevail
 
 
 # Committing many tokens at once goes wrong mostly where a hundred is passed, or almost: the second
 # phase dwells on that.
 PHASES = (
-    Phase({64: 0.5, 128: 0.2, 256: 0.15, 512: 0.15}, crossing=0.5, beyond=0, rate=1.0, hold=0.4),
-    Phase({64: 0.7, 128: 0.1, 256: 0.1, 512: 0.1}, crossing=0.85, beyond=3, rate=0.25, hold=0.0),
+    Phase(
+        {64: 0.5, 128: 0.2, 256: 0.15, 512: 0.15},
+        crossing=0.5,
+        beyond=0,
+        rate=1.0,
+        hold=0.4,
+        skew=1,
+    ),
+    Phase(
+        {64: 0.7, 128: 0.1, 256: 0.1, 512: 0.1},
+        crossing=0.85,
+        beyond=3,
+        rate=0.3,
+        hold=0.0,
+        skew=2,
+    ),
 )
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
@@ -180,11 +195,13 @@ def draw_batch(rng, step_tokens, phase):
     return torch.tensor(rows)
 
 
-def sft_loss(model, rows, generator):
+def sft_loss(model, rows, generator, skew=1):
     """LLaDA's loss: masked cross entropy / mask rate, over the number of response tokens."""
     batch, length = rows.shape
     # One rate per row, spread evenly over (0, 1) around a common random offset.
     t = (torch.rand(1, generator=generator) + torch.arange(batch) / batch) % 1
+    if skew != 1:
+        t = 1 - (1 - t) ** skew
     rate = ((1 - 1e-3) * t + 1e-3)[:, None]
     masked = torch.rand(batch, length, generator=generator) < rate
     masked[:, :PROMPT] = False
@@ -271,7 +288,7 @@ class Trainer:
         began = time.perf_counter()
         phase, rate = self.phase()
         rows = draw_batch(self.rng, self.options.step_tokens, phase)
-        loss = sft_loss(self.model, rows, self.generator)
+        loss = sft_loss(self.model, rows, self.generator, phase.skew)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimiser, full in zip(self.optimisers, self.rates, strict=True):

@@ -172,6 +172,18 @@ def test_one_hot_weights_copy_a_value(isa, dtype):
     assert_same_bits(out[:, 0], args["v_cache"][args["cache_row"][0], 0, :keys].contiguous())
 
 
+def test_weights_of_exact_scores(isa):
+    """Scores 0 and -s that float32 holds exactly: the weight is right to 4 + 1.25 s half units."""
+    s = torch.arange(0, 86 * 16) / 16
+    cache = torch.tensor([0.0, 1.0]).view(1, 1, 2, 1)
+    rows = {"q": -s[:, None, None], "q_offsets": offsets_of([len(s)])}
+    one = {"cache_row": torch.tensor([0]), "n_keys": torch.tensor([2]), "scale": 1.0}
+    out = call("block_attention", {**rows, "k_cache": cache, "v_cache": cache, **one})
+    truth = torch.sigmoid(-s.double())
+    error = (out.flatten().double() / truth - 1).abs()
+    assert (error <= (4 + 1.25 * s) * torch.finfo(torch.float32).eps / 2).all()
+
+
 def test_large_scores_stay_inside_the_values(isa):
     args = attention_case(3, torch.float32, 64, 1, 1, [40], [150])
     args["q"] *= 1e4
