@@ -2,7 +2,7 @@
 
     python examples/train_tiny_llada.py --output out/tiny_llada
 
-One CPU core, under an hour. The loss is LLaDA's supervised fine-tuning loss (arXiv 2502.09992,
+One CPU core, about an hour. The loss is LLaDA's supervised fine-tuning loss (arXiv 2502.09992,
 section 2.3 and appendix B): response tokens are masked at a random rate, end tokens fill the canvas
 and count. Masks are only ever sampled independently: the model sees no dropped suffix and no
 block-shaped masks in training, so what decoding loses without a suffix is what such a model loses.
@@ -101,9 +101,10 @@ run may have occurred in training runs that started elsewhere.
     {command}
 
 {tokens:,} tokens (prompts and end tokens included) in {steps:,} steps, {minutes:.0f} minutes on
-{threads} CPU thread of a shared machine, torch {torch}. LLaDA's fine-tuning loss with independently
-sampled masks only; Muon for the block matrices, AdamW for the rest; weights averaged over the last
-steps and rounded to float16.
+{threads} CPU thread(s) of a shared machine, torch {torch}. LLaDA's fine-tuning loss with
+independently sampled masks only; the last {last_steps:,} steps mask more of the canvas (rates
+1 - u**2, u uniform) and see more runs that pass a hundred or nearly do. Muon for the block
+matrices, AdamW for the rest; weights averaged over the last steps and rounded to float16.
 
 ## Scores
 
@@ -274,6 +275,7 @@ class Trainer:
         self.rng = random.Random(options.seed)
         self.generator = torch.Generator().manual_seed(options.seed)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.threads = options.threads  # those that trained, whatever scores later
 
     def phase(self):
         """The current phase and the factor of the learning rate: up, constant, linearly down."""
@@ -315,6 +317,7 @@ class Trainer:
             "optimisers": [o.state_dict() for o in self.optimisers],
             "rng": self.rng.getstate(), "generator": self.generator.get_state(),
             "progress": (self.step, self.tokens, self.seconds), "phase_steps": self.phase_steps,
+            "threads": self.threads,
         }  # fmt: skip
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
@@ -331,6 +334,7 @@ class Trainer:
         self.rng.setstate((version, tuple(words), gauss))
         self.generator.set_state(state["generator"])
         self.step, self.tokens, self.seconds = state["progress"]
+        self.threads = state["threads"]
 
 
 def train(options):
@@ -389,8 +393,9 @@ def write_card(trainer, folder, scores):
         parameters=sum(weight.numel() for weight in trainer.model.parameters()),
         tokens=trainer.tokens,
         steps=trainer.step,
+        last_steps=trainer.phase_steps[1],
         minutes=trainer.seconds / 60,
-        threads=trainer.options.threads,
+        threads=trainer.threads,
         torch=torch.__version__,
         count=trainer.options.score,
         scores=scores,
