@@ -1,10 +1,23 @@
 """The only transformer forward in the package: flat rows over slot-indexed K/V caches."""
 
+import torch
+
 from dpad import ops
+
+# Rows of an MLP that the CPU computes together: more, and its wide intermediates leave the caches
+# and cost fresh pages in every layer.
+MLP_ROWS = 512
 
 
 def _norm(residual, delta, norm):
     return ops.add_rms_norm_(residual, delta, norm.module.weight, norm.eps)
+
+
+def _mlp(layer, x):
+    """SwiGLU MLP of normed rows ``[rows, width]``."""
+    if x.device.type != "cpu" or x.shape[0] <= MLP_ROWS:
+        return layer.down(ops.swiglu(layer.gate(x), layer.up(x)))
+    return torch.cat([_mlp(layer, part) for part in x.split(MLP_ROWS)])
 
 
 def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
@@ -55,7 +68,7 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
             q, k_cache, v_cache, offsets, layout.cache_row, layout.n_keys, scale, key_mask
         )
         x = _norm(hidden, layer.o(a.flatten(-2)), layer.mlp_norm)
-        delta = layer.down(ops.swiglu(layer.gate(x), layer.up(x)))
+        delta = _mlp(layer, x)
     return _norm(hidden, delta, adapter.final_norm)
 
 

@@ -81,3 +81,17 @@ def test_buffers_are_kept_by_the_handle_and_freed():
     assert cache.layers[0][0].shape == (3, 2, 40, 8)
     cache.release()
     assert cache.bytes == 0
+
+
+def test_an_mlp_in_pieces_gives_the_same_tokens(monkeypatch):
+    from dpad.decode import forward
+
+    prompts = torch.randint(0, 50, (5, 9))
+    whole = dpad.generate(tiny(), prompts, threshold=0.4, **OPTIONS)
+    seen = []
+    monkeypatch.setattr(forward, "MLP_ROWS", 16)
+    model = tiny()
+    gate = model.model.transformer.blocks[0].ff_proj
+    gate.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[0]))
+    assert torch.equal(dpad.generate(model, prompts, threshold=0.4, **OPTIONS), whole)
+    assert max(seen) == 16
