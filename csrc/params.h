@@ -132,7 +132,7 @@ struct UniformParams {
   const int64_t* position;   // [logit_rows]
   const int64_t* l_offsets;  // [batch + 1]
   const int64_t* rng;        // [batch, 3]: seed, row key, number of the forward
-  double* out;               // [logit_rows], in (0, 1)
+  double* out;               // [logit_rows], in (0, 1]
   int64_t batch;
 };
 

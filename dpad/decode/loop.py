@@ -134,9 +134,10 @@ class Decoder:
         if self._per_batch is None or self._per_batch[0] != key:
             device = self.adapter.device
             rng = torch.tensor([[self.settings.seed, q.row_key, len(q.forwards)] for q in live])
-            fill = lambda x: torch.full((len(live),), x, dtype=torch.float64, device=device)  # noqa: E731
-            constants = fill(self.settings.temperature), fill(self.settings.rule.amount)
-            self._per_batch = (key, rng.to(device), *constants)
+            options = {"dtype": torch.float64, "device": device}
+            temperature = torch.full((len(live),), self.settings.temperature, **options)
+            amount = torch.full((len(live),), self.settings.rule.amount, **options)
+            self._per_batch = (key, rng.to(device), temperature, amount)
         return self._per_batch[1:]
 
     def _commit(self, layout, logits):

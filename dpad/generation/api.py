@@ -97,15 +97,15 @@ def _fill(chosen, layer):
         chosen.setdefault(name, value)
 
 
-def _rule(config):
+def _rule(config, kept_quirks):
+    """The commit rule of a configuration; `kept_quirks` are those of its compatible mode."""
     if config.confidence_threshold is not None:
         return commit.threshold(config.confidence_threshold)
     if config.factor is not None:
-        published = quirks(config.compatible).get("published_factor", False)
-        return commit.factor(config.factor, published)
+        return commit.factor(config.factor, kept_quirks.get("published_factor", False))
     if config.entropy_bound is not None:
         return commit.entropy_bound(config.entropy_bound)
-    schedule = quirks(config.compatible).get("schedule", "linear")
+    schedule = kept_quirks.get("schedule", "linear")
     return commit.fixed_quota(config.steps, ALGS[config.alg], schedule)
 
 
@@ -120,6 +120,7 @@ class Job:
 
     def __init__(self, adapter, config, prompts, supplied, streamer):
         self.adapter, self.config, self.prompts = adapter, config, prompts
+        self.quirks = quirks(config.compatible)
         self.mask_id = adapter.mask_id if config.mask_token_id is None else config.mask_token_id
         if self.mask_id is None:
             raise ValueError(
@@ -143,12 +144,12 @@ class Job:
         self.kept = supplied_kept(kept, self.blocks) if kept is not None else None
         self.noise, self.confidences = supplied["noise"], supplied["confidences"]
         self.row_keys = self._row_keys()
-        self.seed = config.seed
-        if self.seed is None:
-            self.seed = int(torch.randint(2**63 - 1, (1,)))
         if streamer is not None and len(prompts) > 1:
             raise ValueError(f"streamer takes one row, the batch has {len(prompts)}")
         self.streamer = streamer and BlockStreamer(streamer, prompts[0], self.end_ids)
+        self.seed = config.seed
+        if self.seed is None:  # last: a refused call must not move torch's generator
+            self.seed = int(torch.randint(2**63 - 1, (1,)))
 
     def _check_ids(self):
         vocab = self.adapter.vocab_size
@@ -169,6 +170,9 @@ class Job:
         if keys is None:
             return list(range(len(self.prompts)))
         keys = [int(k) for k in keys]
+        for key in keys:
+            if not -(2**63) <= key < 2**63:
+                raise ValueError(f"row_keys holds {key}: expected 64-bit integers")
         if len(keys) != len(self.prompts):
             raise ValueError(f"row_keys holds {len(keys)} keys for {len(self.prompts)} rows")
         return keys
@@ -178,7 +182,7 @@ class Job:
         kept, noise, order = self.kept, self.noise, self.confidences
         ends = self.end_ids
         return Settings(
-            rule=_rule(config),
+            rule=_rule(config, self.quirks),
             suffix=config.suffix,
             block_length=config.block_length,
             cache=config.cache,
@@ -191,8 +195,8 @@ class Job:
             exclude=ends if config.logits_eos_inf or config.confidence_eos_eot_inf else (),
             guidance=float(config.cfg_scale),
             random_order=config.remasking == "random",
-            published_shift=quirks(config.compatible).get("published_shift", False),
-            round_scores=quirks(config.compatible).get("round_scores", False),
+            published_shift=self.quirks.get("published_shift", False),
+            round_scores=self.quirks.get("round_scores", False),
             kept=kept and (lambda row, block: kept(first + row, block)),
             noise=noise and (lambda live, *rest: noise([first + q.row for q in live], *rest)),
             order=order and (lambda live, *rest: order([first + q.row for q in live], *rest)),
@@ -222,7 +226,7 @@ class Job:
             run.canvas.tokens[q.row, q.length - new : q.length].to(ids.device) for run, q in rows
         ]
         answer = torch.stack(answers)
-        if not quirks(self.config.compatible).get("raw_canvas", False) and self.end_ids:
+        if not self.quirks.get("raw_canvas", False) and self.end_ids:
             ends = torch.isin(answer, torch.tensor(self.end_ids, device=ids.device))
             behind = ends.cumsum(-1) - ends.long() > 0
             answer = answer.masked_fill(behind, self.pad_id)

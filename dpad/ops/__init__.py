@@ -284,7 +284,7 @@ def confidence(
 
 
 def uniform(rng, l_offsets, position):
-    """Uniform draws in (0, 1), one per logit row: the order of random remasking.
+    """Uniform draws in (0, 1], one per logit row: the order of random remasking.
 
     Args:
         rng: int64 ``[batch, 3]``: seed, row key, number of the forward.

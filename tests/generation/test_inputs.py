@@ -51,6 +51,7 @@ def test_last_block_may_be_shorter(llada, prompts, new, block):
         ({"attention_mask": torch.full((1, 13), 2)}, ["0 and 1"]),
         ({"steps": 1}, ["steps = 1", "2 blocks"]),
         ({"row_keys": [1, 2]}, ["row_keys", "2 keys", "1 rows"]),
+        ({"row_keys": [2**63]}, ["row_keys", str(2**63)]),
         ({"eos_token_id": 5000}, ["eos_token_id = 5000", "320"]),
         ({"mask_token_id": -1}, ["mask_token_id = -1"]),
         ({"eos_token_id": MASK_ID}, ["eos_token_id"]),
@@ -144,3 +145,10 @@ def test_padding_side_and_columns(llada, prompts):
         assert out.shape[1] == ids.shape[1] + 12
         assert (out[:, ids.shape[1] :] != MASK_ID).all()
     assert llada.config.pad_token_id == EOS_ID
+
+
+def test_a_refused_call_does_not_move_the_generator(llada, prompts):
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="one row"):
+        dpad.generate(llada, prompts[:1] * 2, streamer=object(), max_new_tokens=8)
+    assert torch.equal(torch.get_rng_state(), state)
