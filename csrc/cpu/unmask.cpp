@@ -7,8 +7,8 @@
 namespace dpad::cpu {
 namespace {
 
-// How many of the ranked candidates are committed; `score` is in rank order.
-int64_t accepted(Rule rule, const std::vector<double>& score, double amount, int64_t quota) {
+// How many of the ranked candidates a rule accepts; `score` is in rank order.
+int64_t accepted(Rule rule, const std::vector<double>& score, double amount) {
   const auto n = static_cast<int64_t>(score.size());
   int64_t m = 1;
   switch (rule) {
@@ -22,7 +22,7 @@ int64_t accepted(Rule rule, const std::vector<double>& score, double amount, int
       while (m < n && score[m] >= 1 - amount / (m + 2)) ++m;
       return m == n - 1 ? n : m;  // the released loop cannot tell a failure at the last candidate
     case Rule::kQuota:
-      return std::clamp<int64_t>(quota, 0, n);
+      return n;
     case Rule::kEntropyBound: {
       // Entropy-bounded unmasking (arXiv 2505.24857): the sum of all committed entropies but the
       // largest stays within the bound. Scores ascend, so the largest is the newest.
@@ -30,6 +30,10 @@ int64_t accepted(Rule rule, const std::vector<double>& score, double amount, int
       while (m < n && smaller <= amount) smaller += score[m++];
       return m;
     }
+    case Rule::kBelow:
+      m = 0;
+      while (m < n && score[m] < amount) ++m;
+      return m;
   }
   return m;
 }
@@ -66,13 +70,14 @@ void unmask_sequence(const UnmaskParams& p, int64_t b, std::vector<int64_t>& ord
     }
     order.push_back(i);
   }
-  const bool ascending = p.rule == Rule::kEntropyBound;
+  const bool ascending = p.rule == Rule::kEntropyBound || p.rule == Rule::kBelow;
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t c) {
     return ascending ? p.score[a] < p.score[c] : p.score[a] > p.score[c];
   });
   score.clear();
   for (const int64_t i : order) score.push_back(p.score[i]);
-  const int64_t m = order.empty() ? 0 : accepted(p.rule, score, p.amount[b], p.quota[b]);
+  const int64_t most = std::max<int64_t>(p.quota[b], 0);
+  const int64_t m = order.empty() ? 0 : std::min(accepted(p.rule, score, p.amount[b]), most);
   for (int64_t j = 0; j < m; ++j) {
     const int64_t position = p.position[order[j]];
     canvas[position] = p.token[order[j]];
