@@ -15,7 +15,7 @@ import torch
 import dpad.demo
 from dpad.demo import task
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "train_tiny_llada.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "train_tiny"
 PROMPT = "<|startoftext|><|user|>by 3 forward from<|assistant|>4185e"
 ANSWER = "4188d4191c4194b4197a"
 
@@ -24,10 +24,12 @@ ANSWER = "4188d4191c4194b4197a"
 def training():
     """The training example as a module."""
     pytest.importorskip("transformers")
-    spec = importlib.util.spec_from_file_location("train_tiny_llada", EXAMPLE)
+    sys.path.insert(0, str(EXAMPLE))
+    spec = importlib.util.spec_from_file_location("train_tiny", EXAMPLE / "__main__.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(EXAMPLE))
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +263,8 @@ def test_training_masks_the_response_only_and_at_every_rate(training):
     seen = []
 
     class Spy(torch.nn.Module):
+        config = type("Config", (), {"model_type": "llada"})
+
         def forward(self, ids):
             seen.append(ids)
             flat = torch.zeros(*ids.shape, len(dpad.demo.VOCABULARY))
