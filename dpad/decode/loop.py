@@ -10,7 +10,7 @@ from dpad import ops
 from dpad.decode.canvas import Canvas
 from dpad.decode.commit import Quotas, Rule
 from dpad.decode.forward import logits_of_pass
-from dpad.decode.plan import Planner, Sequence, blocks_of
+from dpad.decode.plan import Planner, Sequence, Targets, blocks_of
 from dpad.decode.suffix import Suffix
 
 BLOCK_DONE, FINISHED, NAN = (ops.STATUS[n] for n in ("block_done", "finished", "nan"))
@@ -31,6 +31,12 @@ class Settings:
     `kept(row, block)` replaces the suffix draw, `noise(live, positions, vocab)` the Gumbel noise
     (float64 ``[logit_rows, vocab]``), and `order(live, positions, eligible)` the ranked scores
     (float64 ``[logit_rows]``).
+
+    `process_logits(live, targets, logits, canvas)` gets the sequences of the pass, its `Targets`,
+    their logits ``[logit_rows, vocab]`` (guidance mixed in, its own to write to) and the `Canvas`
+    they were computed from, and returns the logits to decide by. `on_step(step)` gets a `Step`
+    after each commit, before the status is read. `on_block(row, tokens)` gets a finished block; if
+    it returns true, the row ends there.
     """
 
     rule: Rule
@@ -51,6 +57,8 @@ class Settings:
     kept: Callable | None = None
     noise: Callable | None = None
     order: Callable | None = None
+    process_logits: Callable | None = None
+    on_step: Callable | None = None
     on_block: Callable | None = None
 
 
@@ -61,6 +69,34 @@ class Stop:
     end_ids: torch.Tensor
     early: bool
     fill_id: int
+
+
+@dataclass
+class Step:
+    """One step, as `Settings.on_step` sees it: all of it is on the device, nothing was read.
+
+    `number` counts the passes of the run. `live` are the sequences, the step of each within its
+    block is `step`, its forward ``len(forwards)``. `logits` ``[logit_rows, vocab]`` are those that
+    decided, `token` (int64) and `probability` (float64) ``[logit_rows]`` what the model predicts at
+    ``targets.position``, committed or not. Whoever writes to ``canvas.tokens`` calls `settle`.
+    """
+
+    number: int
+    live: list
+    targets: Targets
+    logits: torch.Tensor
+    token: torch.Tensor
+    probability: torch.Tensor
+    canvas: Canvas
+    stop: Stop
+
+    def settle(self):
+        """Takes up what was written to the blocks of this pass: masks left, ends, what is traced.
+
+        A position that holds a mask again was never committed; one that was filled counts as
+        committed by this forward, with probability 1.
+        """
+        self.canvas.settle(self.targets, self.stop)
 
 
 @dataclass
@@ -105,6 +141,8 @@ class Decoder:
             layout = self.planner.layout(live)
             planned = time.perf_counter()
             logits = self._forward(layout)
+            if self.settings.process_logits is not None:
+                logits = self.settings.process_logits(live, layout.targets, logits, self.canvas)
             forwarded = time.perf_counter()
             self._commit(layout, logits)
             live = self._advance(live)
@@ -163,6 +201,9 @@ class Decoder:
             targets, token, ranked, scores[0], settings.rule, amount, quota, self.stop
         )
         rng[:, 2] += 1
+        if settings.on_step is not None:
+            seen = (layout.live, targets, logits, token, scores[0], self.canvas, self.stop)
+            settings.on_step(Step(len(self.steps), *seen))
 
     def _ranked(self, live, targets, rng, scores):
         """What the commit rule ranks: one of the model's scores, or draws."""
@@ -209,7 +250,9 @@ class Decoder:
                     self.reasons[q.row] = "stop"
                 more = q.advance() and status[q.row] == BLOCK_DONE
                 if self.settings.on_block is not None:
-                    self.settings.on_block(q.row, self.canvas.tokens[q.row, block[0] : block[1]])
+                    tokens = self.canvas.tokens[q.row, block[0] : block[1]]
+                    if self.settings.on_block(q.row, tokens):
+                        self.reasons[q.row], more = "criteria", False
                 if not more:
                     continue
             running.append(q)
