@@ -8,7 +8,8 @@ import torch
 
 from dpad import ops
 from dpad.decode.canvas import Canvas
-from dpad.decode.commit import Quotas, Rule
+from dpad.decode.commit import Rule, Schedule
+from dpad.decode.filters import filter_logits
 from dpad.decode.forward import logits_of_pass
 from dpad.decode.plan import Planner, Sequence, Targets, blocks_of
 from dpad.decode.suffix import Suffix
@@ -26,8 +27,11 @@ class Settings:
 
     `suppress` ids are never chosen, `exclude` ids are left out of the soft-max. `guidance` w mixes
     logits as u + (w + 1)(c - u), u those of the prompt hidden (LLaDA, arXiv 2502.09992, eq. 16);
-    0 is off. `random_order` ranks by uniform draws. `published_shift`: a cached pass of a shift
-    model leaves the predecessor out, and the refresh commits the block's first position only.
+    0 is off. `top_p` and `top_k` filter the distribution; scores are then, and with `tempered`
+    always, those of the distribution that tokens are drawn from (Dream, arXiv 2508.15487), else of
+    the logits as they are. `random_order` ranks by uniform draws. `published_shift`: a cached pass
+    of a shift model leaves the predecessor out, and the refresh commits the block's first position
+    only.
     `kept(row, block)` replaces the suffix draw, `noise(live, positions, vocab)` the Gumbel noise
     (float64 ``[logit_rows, vocab]``), and `order(live, positions, eligible)` the ranked scores
     (float64 ``[logit_rows]``).
@@ -44,6 +48,9 @@ class Settings:
     block_length: int
     cache: str = "none"
     temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    tempered: bool = False
     early_stop: bool = True
     seed: int = 0
     fill_id: int = 0
@@ -119,8 +126,9 @@ class Decoder:
         self.sequences = sequences
         self.first_alone = settings.published_shift and settings.cache != "none"
         lengths = [e - s for s, e in sequences[0].blocks]
-        self.quotas = Quotas(settings.rule, lengths, self.first_alone)
         device = adapter.device
+        self.schedule = Schedule(settings.rule, lengths, device, self.first_alone)
+        self.filtered = settings.tempered or settings.top_p or settings.top_k
         guided_rows = len(sequences) if settings.guidance else 0
         plan = (settings.suffix, settings.seed, settings.cache, adapter.shift, device)
         self.planner = Planner(*plan, settings.kept, guided_rows, settings.published_shift)
@@ -167,25 +175,29 @@ class Decoder:
         return logits
 
     def _batch_tensors(self, live):
-        """rng ``[batch, 3]``, temperature and amount ``[batch]``, remade when the batch changes."""
+        """rng ``[batch, 3]`` and temperature ``[batch]``, remade when the batch changes."""
         key = tuple(q.row for q in live)
         if self._per_batch is None or self._per_batch[0] != key:
             device = self.adapter.device
             rng = torch.tensor([[self.settings.seed, q.row_key, len(q.forwards)] for q in live])
-            options = {"dtype": torch.float64, "device": device}
-            temperature = torch.full((len(live),), self.settings.temperature, **options)
-            amount = torch.full((len(live),), self.settings.rule.amount, **options)
-            self._per_batch = (key, rng.to(device), temperature, amount)
+            value = self.settings.temperature
+            value = float(value > 0) if self.filtered else value  # the filter divides by it
+            temperature = torch.full((len(live),), value, dtype=torch.float64, device=device)
+            self._per_batch = (key, rng.to(device), temperature)
         return self._per_batch[1:]
 
     def _commit(self, layout, logits):
         settings, targets = self.settings, layout.targets
-        rng, temperature, amount = self._batch_tensors(layout.live)
+        rng, temperature = self._batch_tensors(layout.live)
+        decisive = logits
+        if self.filtered:
+            limits = (settings.temperature, settings.top_p, settings.top_k)
+            decisive = filter_logits(logits, *limits, self.suppress)
         noise = None
         if settings.noise is not None:
             noise = settings.noise(layout.live, targets.position, logits.shape[-1])
         token, *scores = ops.confidence(
-            logits,
+            decisive,
             targets.l_offsets,
             targets.position,
             rng,
@@ -196,10 +208,11 @@ class Decoder:
             settings.round_scores,
         )
         ranked = self._ranked(layout.live, targets, rng, scores)
-        quota = self.quotas.of(layout.live, self.adapter.device)
+        amount, quota = self.schedule.of(layout.live, self.canvas.masks_left)
         self.canvas.commit(
             targets, token, ranked, scores[0], settings.rule, amount, quota, self.stop
         )
+        self.schedule.taken(layout.live)
         rng[:, 2] += 1
         if settings.on_step is not None:
             seen = (layout.live, targets, logits, token, scores[0], self.canvas, self.stop)
@@ -207,10 +220,10 @@ class Decoder:
 
     def _ranked(self, live, targets, rng, scores):
         """What the commit rule ranks: one of the model's scores, or draws."""
-        settings = self.settings
+        settings, rule = self.settings, self.settings.rule
         if settings.order is not None:
             return settings.order(live, targets.position, self.canvas.eligible(targets))
-        if settings.random_order:
+        if settings.random_order or rule.score == "uniform":
             return ops.uniform(rng, targets.l_offsets, targets.position)
         probability, margin, entropy = scores
         ranked = {
@@ -218,7 +231,12 @@ class Decoder:
             "margin": margin,
             "entropy": entropy,
             "negative_entropy": -entropy,
-        }[settings.rule.score]
+        }[rule.score]
+        if rule.order_temperature > 0:
+            # The n best of score / t + Gumbel noise are n draws without replacement from
+            # softmax(score / t) (arXiv 1903.06059).
+            drawn = ops.uniform(rng, targets.l_offsets, targets.position)
+            ranked = ranked / rule.order_temperature - torch.log(-torch.log(drawn))
         if self.first_alone and any(q.refresh for q in live):
             return self._first_alone(live, targets, ranked)
         return ranked

@@ -2,13 +2,14 @@
 
 import torch
 
+from dpad import ops
 from dpad.decode import commit
 from dpad.decode.cache import KVCache
 from dpad.decode.loop import Settings, decode
 from dpad.decode.plan import blocks_of
 from dpad.generation import presets
 from dpad.generation.compat import quirks
-from dpad.generation.config import ALGS, RULES, DPadGenerationConfig, resolve_names
+from dpad.generation.config import ALGS, QUOTA_ALGS, RULES, DPadGenerationConfig, resolve_names
 from dpad.generation.inputs import check_prompts, read_inputs, split_prompts, supplied_kept
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
 from dpad.generation.streaming import BlockStreamer
@@ -82,7 +83,10 @@ def merge(model, base, given, options):
     chosen = {n: v for n, v in resolve_names(options).items() if v is not None}
     for layer in (given, base):
         _fill(chosen, {} if layer is None else layer.given())
-    _fill(chosen, quirks(chosen.get("compatible")).get("defaults", {}))
+    kept_quirks = quirks(chosen.get("compatible"))
+    _fill(chosen, kept_quirks.get("defaults", {}))
+    if kept_quirks.get("whole_canvas"):
+        chosen.setdefault("block_length", chosen["max_new_tokens"])
     _fill(chosen, presets.defaults_for(model))
     config.update(**chosen)
     return config
@@ -90,9 +94,10 @@ def merge(model, base, given, options):
 
 def _fill(chosen, layer):
     """Adds the fields of a lower layer; a commit rule that was chosen hides all lower ones."""
-    ruled = any(chosen.get(n) is not None for n in RULES) or chosen.get("remasking") == "random"
+    ruled = any(chosen.get(n) is not None for n in RULES)
+    fixed = chosen.get("remasking") == "random" or chosen.get("alg") in QUOTA_ALGS
     for name, value in layer.items():
-        if name in RULES and ruled:
+        if name in RULES and (ruled or (fixed and name != "steps")):
             continue
         chosen.setdefault(name, value)
 
@@ -100,13 +105,16 @@ def _fill(chosen, layer):
 def _rule(config, kept_quirks):
     """The commit rule of a configuration; `kept_quirks` are those of its compatible mode."""
     if config.confidence_threshold is not None:
-        return commit.threshold(config.confidence_threshold)
+        return commit.threshold(config.confidence_threshold, steps=config.steps)
     if config.factor is not None:
         return commit.factor(config.factor, kept_quirks.get("published_factor", False))
     if config.entropy_bound is not None:
         return commit.entropy_bound(config.entropy_bound)
+    if config.alg == "origin":
+        return commit.independent(config.steps, config.eps)
     schedule = kept_quirks.get("schedule", "linear")
-    return commit.fixed_quota(config.steps, ALGS[config.alg], schedule)
+    ranked = (ALGS[config.alg], schedule, config.eps, config.alg_temp or 0.0)
+    return commit.fixed_quota(config.steps, *ranked)
 
 
 def _ids(value):
@@ -134,12 +142,7 @@ class Job:
         check_prompts(prompts, config.max_new_tokens, adapter, self.mask_id)
         new, width = config.max_new_tokens, config.block_length
         self.blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
-        count = len(self.blocks[0][0])
-        if config.steps is not None and config.steps < count:
-            raise ValueError(
-                f"steps = {config.steps} is less than the {count} blocks of max_new_tokens = {new} "
-                f"and block_length = {width}: every block needs a step"
-            )
+        self._check_steps([e - s for s, e in self.blocks[0][0]])
         kept = supplied["kept"]
         self.kept = supplied_kept(kept, self.blocks) if kept is not None else None
         self.noise, self.confidences = supplied["noise"], supplied["confidences"]
@@ -150,6 +153,29 @@ class Job:
         self.seed = config.seed
         if self.seed is None:  # last: a refused call must not move torch's generator
             self.seed = int(torch.randint(2**63 - 1, (1,)))
+
+    def _check_steps(self, blocks):
+        """`blocks`: their lengths."""
+        config, steps = self.config, self.config.steps
+        needed = {"origin": "steps", "confidence_threshold": "confidence_threshold"}.get(config.alg)
+        if needed and getattr(config, needed) is None:
+            raise ValueError(f"alg = {config.alg!r} needs {needed}=")
+        if steps is None:
+            return
+        if steps < len(blocks):
+            raise ValueError(
+                f"steps = {steps} is less than the {len(blocks)} blocks of max_new_tokens = "
+                f"{config.max_new_tokens} and block_length = {config.block_length}: every block "
+                "needs a step"
+            )
+        if config.confidence_threshold is not None:
+            each = ops.transfer_schedule(steps, len(blocks)).tolist()
+            for masks, n in zip(blocks, each, strict=True):
+                if masks % n:
+                    raise ValueError(
+                        f"steps = {steps}: the {masks} masks of a block are not a multiple of its "
+                        f"{n} steps, as alg = 'confidence_threshold' needs"
+                    )
 
     def _check_ids(self):
         vocab = self.adapter.vocab_size
@@ -187,6 +213,9 @@ class Job:
             block_length=config.block_length,
             cache=config.cache,
             temperature=float(config.temperature),
+            top_p=config.top_p,
+            top_k=config.top_k,
+            tempered=self.quirks.get("tempered", False),
             early_stop=bool(config.early_stop),
             seed=self.seed,
             fill_id=self.end_ids[0] if self.end_ids else self.pad_id,
