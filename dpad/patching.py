@@ -11,6 +11,7 @@ from dpad.decode.cache import KVCache
 from dpad.decode.full_forward import FullForward
 from dpad.generation import api, presets
 from dpad.generation.config import DPadGenerationConfig
+from dpad.generation.diffusion import diffusion_generate
 from dpad.models.adapter import UnsupportedModelError, find_adapter, unwrap
 
 OPERATORS = (
@@ -42,14 +43,25 @@ class _Entry:
 
 
 class _Forward(_Entry):
+    @torch.compiler.assume_constant_result
+    def _prepare(self):
+        """Run, not traced, by torch.compile: finding the adapter is no part of a graph."""
+        return self.handle.full_forward is not None
+
     def __call__(self, *args, **kwargs):
         handle = self.handle
-        return handle.full_forward(handle.stock_forward, args, kwargs)
+        self._prepare()
+        return handle._full(handle.stock_forward, args, kwargs)
 
 
 class _Generate(_Entry):
     def __call__(self, *args, **kwargs):
         return api.generate(self.handle.model, *args, **kwargs)
+
+
+class _DiffusionGenerate(_Entry):
+    def __call__(self, *args, **kwargs):
+        return diffusion_generate(self.handle.model, *args, **kwargs)
 
 
 class Handle:
@@ -104,6 +116,9 @@ class Handle:
         forward = _Forward(self, self.model.forward)
         generate = _Generate(self, functools.partial(api.generate, self.model))
         entries = {"_dpad_handle": self, "forward": forward, "generate": generate}
+        if self.adapter.sampler is not None:
+            sampler = functools.partial(diffusion_generate, self.model)
+            entries[self.adapter.sampler] = _DiffusionGenerate(self, sampler)
         for name, value in entries.items():
             self._saved[name] = self.model.__dict__.get(name, _Missing)
             object.__setattr__(self.model, name, value)
@@ -176,25 +191,30 @@ class Handle:
         return "\n".join(lines)
 
 
+def _only_own_forward(module):
+    """Whether a call of the module is its class's forward and nothing else.
+
+    accelerate wraps `forward` on the instance: that counts where the hook would move something.
+    """
+    forward, hook = module.__dict__.get("forward"), module.__dict__.get("_hf_hook")
+    if hook is not None:
+        for one in getattr(hook, "hooks", (hook,)):
+            if type(one).__name__ != "AlignDevicesHook" or one.offload:
+                return False
+        forward = module.__dict__.get("_old_forward")
+    own = forward is None or getattr(forward, "__func__", None) is type(module).forward
+    return own and not (module._forward_hooks or module._forward_pre_hooks)
+
+
 def _elsewhere_hooks(adapter):
-    """Names of modules whose hooks dpad's forward would not run."""
-    called = {id(adapter.embed)}
-    for layer in adapter.layers:
-        called |= {
-            id(m) for m in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
-        }
-    called.add(id(adapter.head))
-    inside = set()
-    for name, module in adapter.model.named_modules():
-        if id(module) in called:
-            inside.add(name)
-    hooked = []
-    for name, module in adapter.model.named_modules():
-        below = any(name == n or name.startswith(n + ".") for n in inside)
-        hooks = module._forward_hooks or module._forward_pre_hooks
-        if hooks and not below and module is not adapter.model:
-            hooked.append(name)
-    return hooked
+    """Names of modules whose hooks, or replaced forward, dpad's forward would not run."""
+    run = {id(module) for called in adapter.called() for module in called.modules()}
+    run.add(id(adapter.model))
+    return [
+        name
+        for name, module in adapter.model.named_modules()
+        if id(module) not in run and not _only_own_forward(module)
+    ]
 
 
 def patch(model, config=None, *, strict=True):

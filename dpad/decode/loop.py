@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -36,6 +36,9 @@ class Settings:
     (float64 ``[logit_rows, vocab]``), and `order(live, positions, eligible)` the ranked scores
     (float64 ``[logit_rows]``).
 
+    `whole_logits(layout, rows, canvas)` gets the logits of all rows of a pass instead, ``[rows,
+    vocab]``, and returns those of its targets. `on_begin(canvas, sequences)` comes before the first
+    pass. With `all_steps` a block takes all its fixed steps, with or without masks left.
     `process_logits(live, targets, logits, canvas)` gets the sequences of the pass, its `Targets`,
     their logits ``[logit_rows, vocab]`` (guidance mixed in, its own to write to) and the `Canvas`
     they were computed from, and returns the logits to decide by. `on_step(step)` gets a `Step`
@@ -64,6 +67,9 @@ class Settings:
     kept: Callable | None = None
     noise: Callable | None = None
     order: Callable | None = None
+    all_steps: bool = False
+    on_begin: Callable | None = None
+    whole_logits: Callable | None = None
     process_logits: Callable | None = None
     on_step: Callable | None = None
     on_block: Callable | None = None
@@ -168,6 +174,11 @@ class Decoder:
     def _forward(self, layout):
         self.positions += layout.rows
         tokens = self.canvas.gather(layout)
+        if self.settings.whole_logits is not None:
+            rows = torch.arange(layout.rows, device=tokens.device)
+            every = replace(layout, logit_row=rows, l_offsets=layout.q_offsets)
+            logits = logits_of_pass(self.adapter, tokens, every, self.cache)
+            return self.settings.whole_logits(layout, logits, self.canvas)
         logits = logits_of_pass(self.adapter, tokens, layout, self.cache)
         if self.settings.guidance:
             given, hidden = logits.chunk(2)
@@ -263,10 +274,13 @@ class Decoder:
             q.forwards.append(q.block)
             q.step += 1
             block = q.current
-            if status[q.row] in (BLOCK_DONE, FINISHED):
+            done = status[q.row] in (BLOCK_DONE, FINISHED)
+            if self.settings.all_steps:
+                done = q.step >= self.schedule.steps[q.block]
+            if done:
                 if status[q.row] == FINISHED:
                     self.reasons[q.row] = "stop"
-                more = q.advance() and status[q.row] == BLOCK_DONE
+                more = q.advance() and status[q.row] != FINISHED
                 if self.settings.on_block is not None:
                     tokens = self.canvas.tokens[q.row, block[0] : block[1]]
                     if self.settings.on_block(q.row, tokens):
@@ -304,4 +318,6 @@ def decode(adapter, cache, prompts, new_tokens, row_keys, settings, mask_id):
     streams = 2 if settings.guidance else 1
     cache.reserve(adapter, streams * len(sequences), max(canvas.lengths))
     with torch.inference_mode():
+        if settings.on_begin is not None:
+            settings.on_begin(canvas, sequences)
         return Decoder(adapter, cache, canvas, sequences, settings).run()

@@ -48,9 +48,19 @@ FIELDS = {
     "micro_batch": None,
     "batch_invariant": False,
     "compatible": None,
+    "num_return_sequences": 1,
     "return_dict_in_generate": False,
+    "output_history": False,
     "trace": False,
 }
+WHOLE = (
+    "max_new_tokens",
+    "block_length",
+    "steps",
+    "top_k",
+    "micro_batch",
+    "num_return_sequences",
+)
 RULES = ("steps", "confidence_threshold", "factor", "entropy_bound")
 # Dream's names -> what the rule ranks.
 ALGS = {
@@ -146,7 +156,9 @@ class DPadGenerationConfig(GenerationConfig):
         batch_invariant: decode each row alone, so that its result is bitwise that of batch 1.
         compatible: name of a published decoder whose quirks are to be kept, see
             `dpad.generation.compat`.
+        num_return_sequences: rows decoded from each prompt, next to each other.
         return_dict_in_generate: return a `DPadOutput`.
+        output_history: keep the canvas after every step in it.
         trace: record every commit (implies ``return_dict_in_generate``).
 
     Raises:
@@ -170,7 +182,7 @@ class DPadGenerationConfig(GenerationConfig):
         """Checks every field; Transformers' own rules (on temperature, sampling) do not apply."""
         if hasattr(self, "_ready"):
             return
-        for name in ("max_new_tokens", "block_length", "steps", "top_k", "micro_batch"):
+        for name in WHOLE:
             _whole(name, getattr(self, name), 1)
         for name in ("confidence_threshold", "factor", "entropy_bound", "temperature", "cfg_scale"):
             _real(name, getattr(self, name), 0)

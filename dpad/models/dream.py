@@ -6,27 +6,24 @@ queries share keys in groups; q, k and v have biases; RoPE is applied in the mod
 
 import torch
 
-from dpad.models.adapter import Adapter, Layer, Norm, need, require
+from dpad.models.adapter import Adapter, Head, Layer, need, norm, part, require
 
 FAMILY = "dream"
 CLASS_NAMES = ("DreamModel",)
-
-
-def _norm(module):
-    return Norm(module, float(need(module, "variance_epsilon")))
+EPS = "variance_epsilon"
 
 
 def _layer(block):
     return Layer(
-        attention_norm=_norm(need(block, "input_layernorm")),
-        q=need(block, "self_attn.q_proj"),
-        k=need(block, "self_attn.k_proj"),
-        v=need(block, "self_attn.v_proj"),
-        o=need(block, "self_attn.o_proj"),
-        mlp_norm=_norm(need(block, "post_attention_layernorm")),
-        gate=need(block, "mlp.gate_proj"),
-        up=need(block, "mlp.up_proj"),
-        down=need(block, "mlp.down_proj"),
+        attention_norm=norm(block, "input_layernorm", EPS),
+        q=part(block, "self_attn.q_proj"),
+        k=part(block, "self_attn.k_proj"),
+        v=part(block, "self_attn.v_proj"),
+        o=part(block, "self_attn.o_proj"),
+        mlp_norm=norm(block, "post_attention_layernorm", EPS),
+        gate=part(block, "mlp.gate_proj"),
+        up=part(block, "mlp.up_proj"),
+        down=part(block, "mlp.down_proj"),
     )
 
 
@@ -63,10 +60,10 @@ def adapt(model):
     return Adapter(
         family=FAMILY,
         model=model,
-        embed=need(base, "embed_tokens"),
+        embed=part(base, "embed_tokens"),
         layers=[_layer(block) for block in need(base, "layers")],
-        final_norm=_norm(need(base, "norm")),
-        head=need(model, "lm_head"),
+        final_norm=norm(base, "norm", EPS),
+        head=part(model, "lm_head", Head),
         num_heads=config.num_attention_heads,
         num_kv_heads=config.num_key_value_heads,
         head_dim=head_dim,
@@ -80,5 +77,6 @@ def adapt(model):
         end_ids=(eos,) if isinstance(eos, int) else tuple(eos or ()),
         pad_id=getattr(config, "pad_token_id", None),
         output_class="MaskedLMOutput",
+        sampler="diffusion_generate",
         notes=_rope_notes(base, theta, head_dim),
     )

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from dpad.decode.filters import filter_logits
 
-LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=12, unique=True)
+LOGITS = st.lists(
+    st.integers(-128, 128).map(lambda n: n / 16), min_size=2, max_size=12, unique=True
+)
 
 
 def kept(row, temperature, top_p, top_k):
