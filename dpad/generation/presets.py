@@ -42,6 +42,7 @@ _TINY = {
 VARIANTS = {
     "LLaDA-8B-Instruct": _published(256, 4.0, 2.0, 256),
     "LLaDA-1.5": _published(256, 3.0, 1.6, 256),
+    "Dream-v0-Base-7B": _published(256, 4.0, 1.6, 256),
     "tiny_llada": _TINY,
     "tiny_dream": _TINY,
 }
@@ -61,6 +62,12 @@ PRESETS = {
     },
     "llada-1.5/mbpp": _published(512, 3.0, 1.6, 512),
     "llada-1.5/gsm8k-1024": _published(1024, 3.0, 1.6, 256),
+    "dream-base/gsm8k": _published(256, 4.0, 1.6, 256),
+    "dream-base/math": _published(256, 4.0, 1.6, 128),
+    "dream-base/humaneval": _published(512, 3.0, 2.3, 128),
+    "dream-base/mbpp": _published(512, 3.0, 1.6, 128),
+    "dream-base/gsm8k-1024": _published(1024, 3.0, 2.3, 128),
+    "dream-base/gsm8k-2048": _published(2048, 3.0, 2.3, 128),
 }
 
 
