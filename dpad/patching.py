@@ -43,9 +43,15 @@ class _Entry:
 
 
 class _Forward(_Entry):
+    def __init__(self, handle, stock):
+        super().__init__(handle, stock)
+        # Not the marks on a forward that torch.compile made: it would look through this one.
+        kept = ("handle", "__signature__", *functools.WRAPPER_ASSIGNMENTS)
+        self.__dict__ = {n: v for n, v in vars(self).items() if n in kept}
+
     @torch.compiler.assume_constant_result
     def _prepare(self):
-        """Run, not traced, by torch.compile: finding the adapter is no part of a graph."""
+        """Called by torch.compile, not traced: what it makes is no part of a graph."""
         return self.handle.full_forward is not None
 
     def __call__(self, *args, **kwargs):
@@ -195,7 +201,10 @@ def _only_own_forward(module):
     """Whether a call of the module is its class's forward and nothing else.
 
     accelerate wraps `forward` on the instance: that counts where the hook would move something.
+    torch.compile's wrapper computes the same.
     """
+    if "_orig_mod" in module._modules:
+        return True
     forward, hook = module.__dict__.get("forward"), module.__dict__.get("_hf_hook")
     if hook is not None:
         for one in getattr(hook, "hooks", (hook,)):
@@ -217,6 +226,18 @@ def _elsewhere_hooks(adapter):
     ]
 
 
+def _examine(model, strict):
+    """The adapter of a model, and notes for the report; UnsupportedModelError if it has none."""
+    adapter = find_adapter(model)
+    hooked = _elsewhere_hooks(adapter)
+    if not hooked:
+        return adapter, list(adapter.notes)
+    text = f"hooks or a replaced forward on {', '.join(hooked)} are not run by dpad's forward"
+    if strict:
+        raise UnsupportedModelError(f"{text}; remove them, or pass strict=False")
+    return adapter, [*adapter.notes, text]
+
+
 def patch(model, config=None, *, strict=True):
     """Accelerates one live model in place; `Handle.remove` undoes it.
 
@@ -224,7 +245,8 @@ def patch(model, config=None, *, strict=True):
     class and configuration stay as they are, so saving, LoRA and quantised layers keep working.
 
     Args:
-        model: a LLaDA in the released remote code or in `dpad.models.hf`.
+        model: a LLaDA or Dream in the released remote code or in `dpad.models.hf`, or a PEFT,
+            torch.compile or DataParallel wrapper of one: then the model inside is patched.
         config: `DPadGenerationConfig`, defaults of ``generate`` for this model.
         strict: refuse a model with hooks that dpad's forward would not run; else report them.
 
@@ -234,7 +256,7 @@ def patch(model, config=None, *, strict=True):
     Raises:
         TypeError: not a torch module, or `config` of another type.
         UnsupportedModelError: a class or module tree that dpad does not know, with what was looked
-            for; hooks elsewhere while `strict`.
+            for; parameters offloaded or on several devices; hooks elsewhere while `strict`.
         RuntimeError: the model is already patched; the message names the handle.
     """
     if config is not None and not isinstance(config, DPadGenerationConfig):
@@ -245,14 +267,7 @@ def patch(model, config=None, *, strict=True):
             f"the model is already patched by the handle at {hex(id(handle))}: call its remove() "
             "first (model._dpad_handle.remove())"
         )
-    adapter = find_adapter(model)
-    notes = list(adapter.notes)
-    hooked = _elsewhere_hooks(adapter)
-    if hooked:
-        text = f"hooks on {', '.join(hooked)} are not run by dpad's forward"
-        if strict:
-            raise UnsupportedModelError(f"{text}; remove them, or pass strict=False")
-        notes.append(text)
+    adapter, notes = _examine(model, strict)
     handle = Handle(adapter.model, config, notes)
     handle._install()
     return handle
@@ -263,14 +278,14 @@ def patched(model, config=None, **options):
     return patch(model, config, **options)
 
 
-def supports(model):
+def supports(model, *, strict=True):
     """Whether `patch` would take the model, without touching it.
 
     Returns:
         a truthy or falsy `Support` with the family and the reason.
     """
     try:
-        adapter = find_adapter(model)
+        adapter, _ = _examine(model, strict)
     except (TypeError, ValueError) as error:
         return Support(None, str(error))
     return Support(adapter.family, None)

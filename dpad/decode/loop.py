@@ -317,7 +317,7 @@ def decode(adapter, cache, prompts, new_tokens, row_keys, settings, mask_id):
     ]
     streams = 2 if settings.guidance else 1
     cache.reserve(adapter, streams * len(sequences), max(canvas.lengths))
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(adapter.device.type, enabled=False):
         if settings.on_begin is not None:
             settings.on_begin(canvas, sequences)
         return Decoder(adapter, cache, canvas, sequences, settings).run()

@@ -28,20 +28,27 @@ def _layer(block):
 
 
 def _rope_notes(base, theta, head_dim):
-    """Says when the loaded rotary buffers are not those of the configuration.
+    """What is to be said of the loaded rotary buffers; dpad computes its own tables.
 
-    Transformers 5.x leaves non-persistent buffers of remote code uninitialised; dpad computes its
-    own tables, the stock forward does not.
+    Transformers 5.x leaves non-persistent buffers of remote code uninitialised, and `model.to`
+    rounds them with the weights.
     """
     index = torch.arange(0, head_dim, 2, dtype=torch.float32)
     wanted = 1.0 / (theta ** (index / head_dim))
     found = getattr(getattr(base, "rotary_emb", None), "inv_freq", None)
-    if found is None or torch.allclose(found.detach().float().cpu(), wanted, rtol=1e-3):
+    if found is None:
         return []
+    if found.device.type == "meta":
+        return ["the rotary buffers are on the meta device: only dpad's forward runs"]
+    found = found.detach().float().cpu()
+    if found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-3):
+        return []
+    cure = "dpad is right, the stock forward is not; model.reset_rope_parameters() repairs it"
+    if found.shape == wanted.shape and torch.allclose(found, wanted, rtol=8e-3):
+        return [f"the rotary buffers were rounded to half precision (model.to): {cure}"]
     return [
         "the loaded rotary buffers do not match the configuration (transformers 5.x leaves them "
-        "uninitialised): dpad is right, the stock forward is not; model.reset_rope_parameters() "
-        "repairs it"
+        f"uninitialised): {cure}"
     ]
 
 
