@@ -10,7 +10,7 @@ from dpad import ops
 from dpad.decode.canvas import Canvas
 from dpad.decode.commit import Rule, Schedule
 from dpad.decode.filters import filter_logits
-from dpad.decode.forward import logits_of_pass
+from dpad.decode.forward import guided, logits_of_pass
 from dpad.decode.plan import Planner, Sequence, Targets, blocks_of
 from dpad.decode.suffix import Suffix
 
@@ -181,8 +181,7 @@ class Decoder:
             return self.settings.whole_logits(layout, logits, self.canvas)
         logits = logits_of_pass(self.adapter, tokens, layout, self.cache)
         if self.settings.guidance:
-            given, hidden = logits.chunk(2)
-            logits = hidden + (self.settings.guidance + 1) * (given - hidden)
+            logits = guided(logits, self.settings.guidance)
         return logits
 
     def _batch_tensors(self, live):
