@@ -14,6 +14,7 @@ from dpad.generation.conventions import BoundConventions, Conventions
 from dpad.generation.hooks import CanvasView, StepHooks, joined_history
 from dpad.generation.inputs import check_prompts, read_inputs, split_prompts, supplied_kept
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
+from dpad.generation.stored import stored_options
 from dpad.models.adapter import find_adapter
 
 
@@ -107,7 +108,11 @@ def generate(
 
 
 def merge(model, base, given, options):
-    """The configuration in force: options over `given` over `base` over the model's defaults."""
+    """The configuration in force.
+
+    Options over `given` over `base` over what the model brings along (`stored_options`) over the
+    defaults of its compatible mode and variant.
+    """
     config = DPadGenerationConfig()
     for layer in (base, given):
         if layer is not None and not isinstance(layer, DPadGenerationConfig):
@@ -117,6 +122,7 @@ def merge(model, base, given, options):
     chosen = {n: v for n, v in resolve_names(options).items() if v is not None}
     for layer in (given, base):
         _fill(chosen, {} if layer is None else layer.given())
+    _fill(chosen, stored_options(model))
     kept_quirks = quirks(chosen.get("compatible"))
     _fill(chosen, kept_quirks.get("defaults", {}))
     if kept_quirks.get("whole_canvas"):
