@@ -13,6 +13,7 @@ from dpad.generation.config import ALGS, QUOTA_ALGS, RULES, DPadGenerationConfig
 from dpad.generation.conventions import BoundConventions, Conventions
 from dpad.generation.hooks import CanvasView, StepHooks, joined_history
 from dpad.generation.inputs import check_prompts, read_inputs, split_prompts, supplied_kept
+from dpad.generation.loops import loop_options, run_loop
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
 from dpad.generation.stored import stored_options
 from dpad.models.adapter import find_adapter
@@ -36,6 +37,7 @@ def generate(
     callback_on_step_end=None,
     callback_on_step_end_tensor_inputs=None,
     callback_on_step_end_tensor_outputs=None,
+    custom_generate=None,
     **options,
 ):
     """Decodes with a masked-diffusion model, patched or not.
@@ -65,6 +67,8 @@ def generate(
             `callback_on_step_end_tensor_inputs` ("block", "confidence", "transfer_index",
             "kept_suffix"; default "block") and may change those named in
             `callback_on_step_end_tensor_outputs` ("block"; default none).
+        custom_generate: a decoding loop to run in place of dpad's, called as Transformers calls
+            one (`dpad.generation.loops.run_loop`); options that its signature names are its own.
 
     Returns:
         int64 ``[batch, length + max_new_tokens]``, or a `DPadOutput` with
@@ -79,6 +83,7 @@ def generate(
     handle = getattr(model, "_dpad_handle", None)
     adapter = handle.adapter if handle is not None else find_adapter(model)
     base = handle.config if handle is not None else None
+    extra = {} if custom_generate is None else loop_options(custom_generate, options)
     config = merge(model, base, generation_config, options)
     ids, mask = read_inputs(inputs, input_ids, attention_mask)
     if config.num_return_sequences > 1:
@@ -87,7 +92,7 @@ def generate(
             for t in (ids, mask)
         )
     prompts = split_prompts(ids, mask)
-    supplied = {"kept": kept_suffix, "noise": noise, "confidences": confidences}
+    supplied = {"kept_suffix": kept_suffix, "noise": noise, "confidences": confidences}
     hooks = {"tokens": generation_tokens_hook_func, "logits": generation_logits_hook_func}
     conventions = Conventions(
         streamer,
@@ -97,6 +102,10 @@ def generate(
         callback_on_step_end_tensor_inputs,
         callback_on_step_end_tensor_outputs,
     )
+    if custom_generate is not None:
+        dreams = {f"generation_{name}_hook_func": hook for name, hook in hooks.items()}
+        extra.update(supplied, **vars(conventions), **dreams)
+        return run_loop(custom_generate, model, ids, mask, config, extra)
     job = Job(adapter, config, prompts, supplied, conventions, hooks, (ids, mask))
     leased = handle.lease() if handle is not None else None
     try:
@@ -185,7 +194,7 @@ class Job:
         new, width = config.max_new_tokens, config.block_length
         self.blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
         self._check_steps([e - s for s, e in self.blocks[0][0]])
-        kept = supplied["kept"]
+        kept = supplied["kept_suffix"]
         self.kept = supplied_kept(kept, self.blocks) if kept is not None else None
         self.noise, self.confidences = supplied["noise"], supplied["confidences"]
         self.row_keys = self._row_keys()
