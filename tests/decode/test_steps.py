@@ -123,6 +123,29 @@ def test_an_end_that_is_written_or_taken_away_counts(first, then, reason):
         assert [q.forwards for q in out.sequences] == [[0], [0]]
 
 
+@pytest.mark.parametrize("schedule", ["linear", "dream"])
+def test_quotas_follow_what_was_written(schedule):
+    """Half of the block is filled in its first step: the rest of the quotas spread over less."""
+    plain = run(rule=commit.fixed_quota(24, schedule=schedule), early_stop=False)
+
+    def fill(step):
+        for q in step.live:
+            begin = q.current[0]
+            if q.step == 0:
+                step.canvas.tokens[q.row, begin : begin + WIDTH // 2] = 9
+        step.settle()
+        for q in step.live:
+            begin, end = q.current
+            assert q.masks == int((step.canvas.tokens[q.row, begin:end] == MASK_ID).sum())
+
+    out = run(rule=commit.fixed_quota(24, schedule=schedule), early_stop=False, on_step=fill)
+    for row, length in enumerate(out.canvas.lengths):
+        answer = out.canvas.tokens[row, length - NEW : length]
+        assert (answer.view(3, WIDTH)[:, : WIDTH // 2] == 9).all() and MASK_ID not in answer
+    steps = [len(q.forwards) for q in out.sequences]
+    assert max(steps) <= min(len(q.forwards) for q in plain.sequences)
+
+
 def test_settling_does_not_hide_nan():
     def spoil(live, targets, logits, canvas):
         return logits.fill_(float("nan"))
