@@ -177,3 +177,25 @@ def test_bad_loops_are_named(llada, prompts):
         with pytest.raises(KeyError, match="mine"):
             llada.generate([prompts[0]], custom_generate=fail)
         assert llada.__dict__ == entries
+
+
+def test_diffusion_generate_takes_the_conventions_too(dream, prompts):
+    """Dream's own call: the whole canvas is one block."""
+    ids, steps = torch.tensor([prompts[0]]), []
+
+    def look(model, step, timestep, tensors):
+        assert tensors["block"].shape == (1, 12)
+        steps.append(step)
+
+    banned = transformers.SuppressTokensLogitsProcessor([1, 2, 3])
+    with dpad.patch(dream):
+        call = {"max_new_tokens": 12, "steps": 6, "alg": "entropy"}
+        plain = dream.diffusion_generate(ids, **call)
+        seen = dream.diffusion_generate(ids, callback_on_step_end=look, **call)
+        assert torch.equal(plain, seen) and steps == list(range(len(steps))) and len(steps) > 1
+        out = dream.diffusion_generate(ids, logits_processor=[banned], **call)
+        assert not torch.isin(out[0, -12:], torch.tensor([1, 2, 3])).any()
+        longest = transformers.MaxLengthCriteria(ids.shape[1] + 5)
+        out = dream.diffusion_generate(ids, stopping_criteria=[longest], **call)
+        assert torch.equal(out[0, :-7], plain[0, :-7])
+        assert (out[0, -7:] == out[0, -1]).all()

@@ -53,13 +53,14 @@ def test_a_processor_sees_each_open_position_behind_its_own_text(llada, prompts,
 
 
 def test_half_precision_logits_stay_what_they_are(llada, prompts):
-    llada = llada.bfloat16()
-    plain = run(llada, prompts, compatible="llada", steps=10, threshold=None)
+    """Confidences that are rounded to the logits' dtype are so behind a processor too."""
+    options = {"compatible": "llada", "steps": 10, "threshold": None, "trace": True}
+    plain = run(llada.bfloat16(), prompts, **options)
     watch = Watch()
-    seen = run(
-        llada, prompts, logits_processor=[watch], compatible="llada", steps=10, threshold=None
-    )
-    assert torch.equal(seen, plain) and watch.seen[0][2] == torch.float32
+    seen = run(llada, prompts, logits_processor=[watch], **options)
+    assert watch.seen[0][2] == torch.float32
+    for name in ("tokens", "positions", "confidence"):
+        assert [e[name] for e in seen.trace.events] == [e[name] for e in plain.trace.events]
 
 
 def test_processors_of_the_vocabulary(llada, prompts):
