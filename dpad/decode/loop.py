@@ -107,9 +107,12 @@ class Step:
         """Takes up what was written to the blocks of this pass: masks left, ends, what is traced.
 
         A position that holds a mask again was never committed; one that was filled counts as
-        committed by this forward, with probability 1.
+        committed by this forward, with probability 1. The host's counts of masks follow: one read.
         """
         self.canvas.settle(self.targets, self.stop)
+        left = self.canvas.masks_left.tolist()
+        for q in self.live:
+            q.masks = left[q.row]
 
 
 @dataclass
