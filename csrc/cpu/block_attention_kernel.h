@@ -144,15 +144,15 @@ class Attend {
   }
 
   void score_keys(const Keys& keys) {
-    const F scale = set1(p_.scale);
+    const Scale scale{set1(p_.scale)};
     for (int64_t i = 0; i < keys.count; i += kBlock) {
       const int64_t left = keys.count - i;
       const Cache<float> k = key_block(keys, i, left < kBlock ? left : kBlock);
       const Ahead<T> ahead{k_.base + (keys.slots[i] + kBlock) * k_.stride,
                            v_.base + keys.slots[i] * v_.stride, k_.stride, v_.stride};
       for_sub_tiles([&]<int64_t N>(int64_t sub) {
-        score<N>(q_ + sub * kLanes * dim_, k.base, k.stride, left - 1, dim_, scale, ahead,
-                 scores_ + (sub * kTileKeys + i) * kLanes);
+        multiply_rows<F, N>(q_ + sub * kLanes * dim_, k.base, k.stride, left - 1, dim_, ahead,
+                            scale, scores_ + (sub * kTileKeys + i) * kLanes);
       });
     }
   }
