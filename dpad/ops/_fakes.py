@@ -59,6 +59,11 @@ def _swiglu(gate, up):
 
 
 def _linear(x, weight, bias):
+    _check_shape("linear", "x", x, x.dim() == 2, "expected 2 dimensions")
+    fits = weight.dim() == 2 and weight.shape[1] == x.shape[1]
+    _check_shape("linear", "weight", weight, fits, "expected [out_features, in_features of x]")
+    fits = bias is None or bias.shape == weight.shape[:1]
+    _check_shape("linear", "bias", bias, fits, "expected [out_features]")
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
