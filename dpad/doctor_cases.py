@@ -113,6 +113,13 @@ def _layers(rng, dtype):
     yield Case("swiglu", {"gate": draw(rows, 130), "up": draw(rows, 130)}, dtype, exact=False)
 
 
+def _linear(rng):
+    draw = lambda *shape: torch.randn(*shape, generator=rng)  # noqa: E731
+    for bias in (None, draw(250)):
+        arguments = {"x": draw(45, 300), "weight": draw(250, 300), "bias": bias}
+        yield Case("linear", arguments, torch.float32, exact=False)
+
+
 def _draws():
     """Keys of the random draws of six logit rows in two sequences."""
     return {
@@ -178,4 +185,5 @@ def cases(device_type):
     for dtype in DTYPES:
         found += _layers(rng, dtype)
         found += _confidence(rng, dtype)
+    found += _linear(rng)
     return [*found, Case("uniform", _draws()), *_unmask(rng)]
