@@ -120,9 +120,10 @@ def attention_case(dtype, keys, queries=32, heads=32, dim=128, spare=128):
     return case
 
 
-def linear_case(rows, depth, width):
-    """The rows of a cached step by one weight, float32."""
-    x, weight = torch.randn(rows, depth), torch.randn(width, depth) / depth**0.5
+def linear_case(rows, depth, width, dtype=torch.float32):
+    """The rows of a cached step by one weight."""
+    x = torch.randn(rows, depth).to(dtype)
+    weight = (torch.randn(width, depth) / depth**0.5).to(dtype)
 
     def ours():
         return ops.linear(x, weight)
@@ -131,7 +132,7 @@ def linear_case(rows, depth, width):
         return linear(x, weight)
 
     case = Case(
-        f"linear {rows} rows x {depth} x {width} float32",
+        f"linear {rows} rows x {depth} x {width} {short(dtype)}",
         ours,
         {"linear": theirs},
         {"torch's linear": ["linear"]},
@@ -234,6 +235,7 @@ def main():
         for sizes in ((256, 126464), (4096, 4096), (4096, 12288), (12288, 4096))
         for rows in (32, 33, 96, 256)
     ]
+    makers.append(("linear", lambda: linear_case(32, 4096, 4096, torch.float16)))
     results = []
     for name, make in makers:
         if args.only in name:

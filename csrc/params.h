@@ -109,12 +109,13 @@ struct SwigluParams {
 };
 
 struct LinearParams {
-  const float* x;       // [rows, in_features], last dimension contiguous
-  const float* weight;  // [out_features, in_features], last dimension contiguous
-  const float* bias;    // [out_features] or null
-  float* out;           // [rows, out_features], contiguous
+  const void* x;       // [rows, in_features], last dimension contiguous
+  const void* weight;  // [out_features, in_features], last dimension contiguous
+  const void* bias;    // [out_features] or null
+  void* out;           // [rows, out_features], contiguous
   int64_t x_stride, weight_stride;
   int64_t rows, in_features, out_features;
+  DType dtype;
 };
 
 struct ConfidenceParams {

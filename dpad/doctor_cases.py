@@ -110,14 +110,10 @@ def _layers(rng, dtype):
     for delta in (None, draw(rows, 130)):
         norm = {"residual": draw(rows, 130), "delta": delta, "weight": draw(130), "eps": 1e-5}
         yield Case("add_rms_norm_", norm, dtype, exact=False)
-    yield Case("swiglu", {"gate": draw(rows, 130), "up": draw(rows, 130)}, dtype, exact=False)
-
-
-def _linear(rng):
-    draw = lambda *shape: torch.randn(*shape, generator=rng)  # noqa: E731
     for bias in (None, draw(250)):
-        arguments = {"x": draw(45, 300), "weight": draw(250, 300), "bias": bias}
-        yield Case("linear", arguments, torch.float32, exact=False)
+        linear = {"x": draw(45, 300), "weight": draw(250, 300), "bias": bias}
+        yield Case("linear", linear, dtype, exact=False)
+    yield Case("swiglu", {"gate": draw(rows, 130), "up": draw(rows, 130)}, dtype, exact=False)
 
 
 def _draws():
@@ -185,5 +181,4 @@ def cases(device_type):
     for dtype in DTYPES:
         found += _layers(rng, dtype)
         found += _confidence(rng, dtype)
-    found += _linear(rng)
     return [*found, Case("uniform", _draws()), *_unmask(rng)]

@@ -94,13 +94,5 @@ inline void soften(float* scores, int64_t keys, const float* slots, const F* lim
   state.top = top;
 }
 
-// 16-bit elements as float32.
-template <typename T>
-inline void widen(const T* from, int64_t count, float* to) {
-  int64_t i = 0;
-  for (; i + kWidth <= count; i += kWidth) store(to + i, load(from + i));
-  for (; i < count; ++i) to[i] = to_float(from[i]);
-}
-
 }  // namespace
 }  // namespace dpad::cpu

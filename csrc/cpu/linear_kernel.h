@@ -10,9 +10,10 @@ namespace dpad::cpu {
 namespace {
 
 // The block of the weight that comes next, fetched while the registers are busy.
+template <typename T>
 struct NextBlock {
-  static constexpr int64_t kLine = 16;
-  const float* weight;  // never dereferenced
+  static constexpr int64_t kLine = 64 / sizeof(T);
+  const T* weight;  // never dereferenced
   int64_t stride;
   void operator()(int64_t i, int64_t d) const { __builtin_prefetch(weight + i * stride + d, 0, 2); }
 };
@@ -26,6 +27,7 @@ struct Add {
   }
 };
 
+template <typename T>
 class LinearPanel {
  public:
   LinearPanel(const LinearParams& p, int64_t first, int64_t rows, int64_t begin, int64_t end,
@@ -34,10 +36,12 @@ class LinearPanel {
         rows_(rows),
         begin_(begin),
         end_(end),
-        x_(p.x + first * p.x_stride),
-        out_(p.out + first * p.out_features),
+        x_(static_cast<const T*>(p.x) + first * p.x_stride),
+        weight_(static_cast<const T*>(p.weight)),
+        out_(static_cast<T*>(p.out) + first * p.out_features),
         packed_(scratch),
-        sums_(scratch + kLinearRows * kLinearDepth) {}
+        sums_(packed_ + kLinearRows * kLinearDepth),
+        wide_(sums_ + kLinearRows * (kLinearPanel + 16)) {}
 
   void run() {
     for (int64_t r = 0; r < rows_; r += kLanes) {
@@ -60,19 +64,36 @@ class LinearPanel {
   void pack(int64_t k, int64_t depth) {
     for (int64_t r = 0; r < rows_; r += kWidth) {
       const int64_t left = rows_ - r;
-      const float* const from = x_ + r * p_.x_stride + k;
+      const T* const from = x_ + r * p_.x_stride + k;
       pack_rows([&](int64_t i) { return from + i * p_.x_stride; }, left < kWidth ? left : kWidth,
                 depth, packed_ + r / kLanes * kLinearDepth * kLanes + r % kLanes);
     }
   }
 
+  struct Block {
+    const float* weight;
+    int64_t stride;
+  };
+
+  // `count` rows of the weight as float32: as they lie, or widened.
+  Block block(const T* from, int64_t count, int64_t depth) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return {from, p_.weight_stride};
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        widen(from + i * p_.weight_stride, depth, wide_ + i * kLinearDepth);
+      }
+      return {wide_, kLinearDepth};
+    }
+  }
+
   void multiply(int64_t k, int64_t depth) {
-    const int64_t stride = p_.weight_stride;
     for (int64_t n = begin_; n < end_; n += kBlock) {
-      const float* const weight = p_.weight + n * stride + k;
+      const T* const from = weight_ + n * p_.weight_stride + k;
+      const auto [weight, stride] = block(from, end_ - n < kBlock ? end_ - n : kBlock, depth);
       // After the last block: the first one of the next step.
-      const float* const next =
-          n + kBlock < end_ ? weight + kBlock * stride : p_.weight + begin_ * stride + k + depth;
+      const T* const next = n + kBlock < end_ ? from + kBlock * p_.weight_stride
+                                              : weight_ + begin_ * p_.weight_stride + k + depth;
       for (int64_t r = 0; r < rows_;) {
         const float* const rows = packed_ + r / kLanes * kLinearDepth * kLanes + r % kLanes;
         float* const sums = sums_ + r / kLanes * kPanelSize + (n - begin_) * kLanes + r % kLanes;
@@ -80,7 +101,7 @@ class LinearPanel {
           for (int64_t d = 0; d < depth; d += kLinearChain) {
             const int64_t chain = depth - d < kLinearChain ? depth - d : kLinearChain;
             multiply_rows<V, N>(rows + d * kLanes, weight + d, stride, end_ - n - 1, chain,
-                                NextBlock{next + d, stride}, Add{}, sums);
+                                NextBlock<T>{next + d, p_.weight_stride}, Add{}, sums);
           }
           r += N * static_cast<int64_t>(sizeof(V) / sizeof(float));
         };
@@ -97,8 +118,9 @@ class LinearPanel {
       const float* const from = sums_ + r / kLanes * kPanelSize + r % kLanes;
       const int64_t left = rows_ - r;
       const auto use = [&](int64_t i, int64_t n, F sum, int64_t count) {
-        float* const to = out_ + (r + i) * p_.out_features + begin_ + n;
-        const float* const bias = p_.bias == nullptr ? nullptr : p_.bias + begin_ + n;
+        T* const to = out_ + (r + i) * p_.out_features + begin_ + n;
+        const T* bias = static_cast<const T*>(p_.bias);
+        if (bias != nullptr) bias += begin_ + n;
         if (count == kWidth) {
           store(to, bias == nullptr ? sum : sum + load(bias));
         } else {
@@ -111,17 +133,19 @@ class LinearPanel {
 
   const LinearParams& p_;
   const int64_t rows_, begin_, end_;
-  const float* x_;
-  float* out_;
+  const T *x_, *weight_;
+  T* out_;
   float* packed_;  // [sub-tile][kLinearDepth][kLanes]
   float* sums_;    // [sub-tile][kLinearPanel + 16][kLanes]
+  float* wide_;    // [kBlock][kLinearDepth], 16-bit elements widened
 };
 
 }  // namespace
 
 void DPAD_ISA(linear_panel)(const LinearParams& p, int64_t first, int64_t rows, int64_t begin,
                             int64_t end, float* scratch) {
-  LinearPanel(p, first, rows, begin, end, scratch).run();
+  with_type(p.dtype,
+            [&]<typename T>() { LinearPanel<T>(p, first, rows, begin, end, scratch).run(); });
 }
 
 }  // namespace dpad::cpu

@@ -42,6 +42,14 @@ inline void unpack_rows(const float* from, int64_t rows, int64_t dim, const Use&
   }
 }
 
+// 16-bit elements as float32.
+template <typename T>
+inline void widen(const T* from, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) store(to + i, load(from + i));
+  for (; i < count; ++i) to[i] = to_float(from[i]);
+}
+
 // finish(to + i * kLanes + lanes of j, sum) for the products of kBlock vectors (vector i at
 // k + i * stride) with N vectors V of rows; q is [dim][kLanes]. Vector `last` is the last real one
 // and stands in for the missing ones. ahead(i, d) is called once per cache line of vector i.

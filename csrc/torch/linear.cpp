@@ -7,24 +7,28 @@ namespace dpad {
 
 Tensor linear_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   const Checks check("linear");
-  check.tensor("x", x, ScalarType::Float, {-1, -1});
+  const DType dtype = check.dtype("x", x);
+  check.shape("x", x, {-1, -1});
   const int64_t rows = x.size(0), in_features = x.size(1);
-  check.tensor("weight", weight, ScalarType::Float, {-1, in_features});
+  check.shape("weight", weight, {-1, in_features});
+  check.same_dtype("weight", weight, x);
   const int64_t out_features = weight.size(0);
   OptionalTensor added;
   if (bias) {
-    check.tensor("bias", *bias, ScalarType::Float, {out_features});
+    check.shape("bias", *bias, {out_features});
+    check.same_dtype("bias", *bias, x);
     added = rows_contiguous(*bias);
   }
   const Tensor xc = rows_contiguous(x), wc = rows_contiguous(weight);
   Tensor out = empty_like_dtype(x, {rows, out_features}, x.scalar_type());
   LinearParams p{};
-  p.x = xc.const_data_ptr<float>();
-  p.weight = wc.const_data_ptr<float>();
-  p.bias = added ? added->const_data_ptr<float>() : nullptr;
-  p.out = out.mutable_data_ptr<float>();
+  p.x = xc.const_data_ptr();
+  p.weight = wc.const_data_ptr();
+  p.bias = added ? added->const_data_ptr() : nullptr;
+  p.out = out.mutable_data_ptr();
   p.x_stride = xc.stride(0), p.weight_stride = wc.stride(0);
   p.rows = rows, p.in_features = in_features, p.out_features = out_features;
+  p.dtype = dtype;
   run_tasks(p, cpu::linear_tasks(p), cpu::linear_grain(p), cpu::linear);
   return out;
 }

@@ -3,17 +3,30 @@
 `stands_in` is the one place that decides it, for every call anew.
 """
 
+from functools import cache
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from dpad import ops
 
-# What torch is slower at, in float32: measured against torch 2.13 on one core. With one row both
-# wait for the weight; a smaller weight stays in the caches and the call itself costs as much.
+# What torch is slower at: measured against torch 2.13 on one core. With one row both wait for the
+# weight; a smaller weight stays in the caches and the call itself costs as much.
 ROWS = range(2, 513)
 LEAST_WEIGHT = 1 << 19  # elements
 ISAS = ("avx2", "avx512")
+
+
+@cache
+def dtypes():
+    """float32; float16 too where torch has no kernels for it and widens everything. In bfloat16
+    torch is faster.
+    """
+    mkldnn = torch.ops.mkldnn
+    if torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_fp16_supported():
+        return (torch.float32,)
+    return (torch.float32, torch.float16)
 
 
 def call(module, x):
@@ -57,7 +70,7 @@ def stands_in(x, weight, bias=None):
         x.dim() == 2
         and x.shape[0] in ROWS
         and suits(weight, bias)
-        and _is_ordinary(x)
+        and _is_ordinary(x, weight.dtype)
         and not torch.is_autocast_enabled("cpu")
         and ops.cpu_isa() in ISAS
     )
@@ -67,16 +80,17 @@ def suits(weight, bias=None):
     """Whether these are weights that `stands_in` says yes to, in some calls."""
     return (
         weight.numel() >= LEAST_WEIGHT
-        and _is_ordinary(weight)
+        and weight.dtype in dtypes()
+        and _is_ordinary(weight, weight.dtype)
         and weight.stride(-1) == 1
-        and (bias is None or _is_ordinary(bias))
+        and (bias is None or _is_ordinary(bias, weight.dtype))
     )
 
 
-def _is_ordinary(tensor):
+def _is_ordinary(tensor, dtype):
     return (
         type(tensor) in (torch.Tensor, nn.Parameter)
-        and tensor.dtype == torch.float32
+        and tensor.dtype == dtype
         and tensor.device.type == "cpu"
         and tensor.layout == torch.strided
     )
@@ -89,7 +103,7 @@ def where(modules):
     if count == 0 or isa not in ISAS:
         return "the model's own modules, called"
     rows = f"{ROWS.start} to {ROWS.stop - 1} rows"
-    return f"cpu kernel ({isa}) for {rows} of {count} float32 modules; others are called"
+    return f"cpu kernel ({isa}) for {rows} of {count} plain modules; others are called"
 
 
 def only_own_forward(module):

@@ -267,10 +267,10 @@ def swiglu(gate, up):
 
 
 def linear(x, weight, bias=None):
-    """``x weight^T + bias`` as torch.nn.functional.linear, float32 only, made for few rows.
+    """``x weight^T + bias`` as torch.nn.functional.linear; made for few rows.
 
-    The sum of an element is taken in a fixed order: a row has the same bits alone and among any
-    others, at any number of threads.
+    The sum of an element is taken in float32 in a fixed order and rounded once: a row has the same
+    bits alone and among any others, at any number of threads.
 
     Args:
         x: ``[rows, in_features]``; weight: ``[out_features, in_features]``, copied first where its

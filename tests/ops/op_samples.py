@@ -96,10 +96,9 @@ def swiglu(dtype):
 
 
 def linear(dtype):
-    """float32 whatever `dtype`: the operator takes no other."""
     g = generator(6)
     sizes = {"x": (5, 33), "weight": (21, 33), "bias": (21,)}
-    return {k: torch.randn(size, generator=g) for k, size in sizes.items()}
+    return {k: torch.randn(size, generator=g).to(dtype) for k, size in sizes.items()}
 
 
 def confidence(dtype):

@@ -4,7 +4,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from op_helpers import Guarded, assert_same_bits, assert_twice, call, generator, threads, twin
+from op_helpers import (
+    DTYPES,
+    Guarded,
+    assert_same_bits,
+    assert_twice,
+    call,
+    generator,
+    threads,
+    twin,
+)
 
 # A panel is 128 rows by 240 features by 256 elements of the sum, in pieces of 8 to 32 rows and of
 # 4 to 8 features.
@@ -13,12 +22,13 @@ DEPTHS = (1, 2, 7, 15, 16, 17, 33, 255, 256, 257, 511, 512, 515)
 WIDTHS = (1, 3, 5, 6, 7, 8, 9, 15, 16, 17, 47, 48, 49, 239, 240, 241, 247, 485)
 
 
-def linear_case(seed, rows, depth, width, bias=True):
+def linear_case(seed, rows, depth, width, bias=True, dtype=torch.float32):
     g = generator(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
     return {
-        "x": torch.randn(rows, depth, generator=g),
-        "weight": torch.randn(width, depth, generator=g),
-        "bias": torch.randn(width, generator=g) if bias else None,
+        "x": draw(rows, depth),
+        "weight": draw(width, depth),
+        "bias": draw(width) if bias else None,
     }
 
 
@@ -29,16 +39,17 @@ def check(args):
     assert_twice(out, twin("linear", args), exact)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [False, True])
-def test_awkward_shapes(isa, bias):
+def test_awkward_shapes(isa, bias, dtype):
     for rows in ROWS:
-        check(linear_case(rows, rows, 37, 50, bias))
+        check(linear_case(rows, rows, 37, 50, bias, dtype))
     for depth in DEPTHS:
-        check(linear_case(depth, 21, depth, 50, bias))
+        check(linear_case(depth, 21, depth, 50, bias, dtype))
     for width in WIDTHS:
-        check(linear_case(width, 21, 37, width, bias))
+        check(linear_case(width, 21, 37, width, bias, dtype))
     for empty in ((0, 37, 50), (5, 0, 50), (5, 37, 0), (0, 0, 0)):
-        check(linear_case(0, *empty, bias))
+        check(linear_case(0, *empty, bias, dtype))
 
 
 def test_long_sums(isa):
@@ -55,6 +66,7 @@ def test_random_shapes_and_strides(isa, data):
         data.draw(st.integers(0, 300)),
         data.draw(st.integers(0, 300)),
         data.draw(st.booleans()),
+        data.draw(st.sampled_from(DTYPES)),
     )
     layouts = {
         name: (data.draw(st.sampled_from(((0, 1), (1, 0)))), data.draw(st.integers(0, 3)))
@@ -88,9 +100,10 @@ def test_special_values_stay_in_their_row_and_feature(isa):
     assert_same_bits(out[ordinary, :259], expected[ordinary, :259])
 
 
-def test_a_row_depends_on_nothing_else(isa):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_depends_on_nothing_else(isa, dtype):
     """Any number of rows before and after it, any number of threads, any part of the weight."""
-    args = linear_case(3, 130, 600, 500)
+    args = linear_case(3, 130, 600, 500, dtype=dtype)
     with threads(1):
         all_rows = call("linear", args)
     for first in range(0, 130, 7):

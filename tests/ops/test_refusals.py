@@ -172,8 +172,8 @@ BAD = {
         ({"up": part("up", ..., slice(32))}, "up", r"\[5, 32\]"),
     ],
     "linear": [
-        *wrong_dtype("x", "weight", "bias", value=torch.bfloat16),
-        *wrong_dtype("x", "weight", "bias", value=torch.float64),
+        *[({"x": lambda a, d=d: a["x"].to(d)}, "x", "has dtype") for d in HALVES],
+        *wrong_dtype("weight", "bias", value=torch.float16),
         *wrong_size("bias"),
         ({"x": part("x", 0)}, "x", r"\[33\]"),
         ({"weight": part("weight", 0)}, "weight", r"\[33\]"),
