@@ -89,6 +89,12 @@ DPAD_HOST_DEVICE inline float rounded(float x) {
   return to_float(from_float<T>(x));
 }
 
+// a and b rounded to T, a in the low half of the word.
+template <class T>
+DPAD_HOST_DEVICE inline uint32_t pair_of(float a, float b) {
+  return from_float<T>(a).bits | static_cast<uint32_t>(from_float<T>(b).bits) << 16;
+}
+
 // A product and a sum that are never contracted into one FMA.
 DPAD_HOST_DEVICE inline float mul_rn(float a, float b) {
 #if defined(__CUDA_ARCH__)
