@@ -6,16 +6,6 @@
 namespace dpad::cuda {
 namespace {
 
-// One block takes a row at a time. Every thread reads back only what it wrote itself.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(const AddRmsNormParams p) {
-  for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-    const float sum =
-        block_reduce(add_and_square<T, N>(p, row, threadIdx.x, kThreads), Sum(), 0.0f);
-    normalise<T, N>(p, row, threadIdx.x, kThreads, sum);
-  }
-}
-
 template <class T, int N>
 cudaError_t launch(const AddRmsNormParams& p, cudaStream_t stream) {
   add_rms_norm_kernel<T, N><<<blocks_for(p.rows, 1, 1 << 30), kThreads, 0, stream>>>(p);

@@ -28,6 +28,12 @@ struct AttentionShape {
   static constexpr int kMaskOffset = kStages * 2 * kTileBytes;
   static constexpr int kSharedBytes = kMaskOffset + kStages * kKeyTile;
   static constexpr int kPart = kRows * (kDim + 2);  // floats of a part: out, peaks, sums
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  // The six warps of a wide head would spill in the registers of half a processor.
+  static constexpr int kResident = kRowWarps * kDim <= 4 * 128 ? 2 : 1;
+#else
+  static constexpr int kResident = 2;  // blocks per processor
+#endif
   static_assert((kKeyWarps - 1) * kPart * 4 <= kMaskOffset, "key parts meet in the tiles' memory");
 };
 
@@ -100,9 +106,9 @@ class AttentionRows {
 
   // Reads the queries; nothing has been seen yet.
   DPAD_DEVICE void begin(const BlockAttentionParams& p, const AttentionTask& task) {
-    idle_ = first_row() >= task.tile.count;
+    idle_ = thread_index() / 32 % S::kRowWarps * 16 >= task.tile.count;
     for (int half = 0; half < 2; ++half) {
-      const int r = row(half);
+      const int r = row(thread_index(), half);
       const bool there = r < task.tile.count;
       const int64_t keys = p.n_keys[task.tile.sequence];
       limit_[half] = there ? static_cast<int>(limit_of(p, task.query_of(r), keys)) : 0;
@@ -153,25 +159,29 @@ class AttentionRows {
 
   // To and from the float32 layout of a part: out [rows][dims], peaks [rows], sums [rows].
   DPAD_DEVICE void store(float* part) const {
+    const int thread = thread_index_again();
     DPAD_UNROLL
     for (int half = 0; half < 2; ++half) {
-      float* to = part + row(half) * S::kDim + 2 * (lane() % 4);
+      const int r = row(thread, half), column = 2 * (thread % 4);
+      float* to = part + r * S::kDim + column;
       DPAD_UNROLL
       for (int i = 0; i < S::kDim / 8; ++i) {
         to[8 * i] = out_[i][2 * half], to[8 * i + 1] = out_[i][2 * half + 1];
       }
-      if (lane() % 4 != 0) continue;
-      part[S::kRows * S::kDim + row(half)] = peak_[half];
-      part[S::kRows * (S::kDim + 1) + row(half)] = sum_[half];
+      if (column != 0) continue;
+      part[S::kRows * S::kDim + r] = peak_[half];
+      part[S::kRows * (S::kDim + 1) + r] = sum_[half];
     }
   }
 
   DPAD_DEVICE void add(const float* part) {
+    const int thread = thread_index_again();
     DPAD_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const float peak = part[S::kRows * S::kDim + row(half)];
-      const float sum = part[S::kRows * (S::kDim + 1) + row(half)];
-      const float* from = part + row(half) * S::kDim + 2 * (lane() % 4);
+      const int r = row(thread, half), column = 2 * (thread % 4);
+      const float peak = part[S::kRows * S::kDim + r];
+      const float sum = part[S::kRows * (S::kDim + 1) + r];
+      const float* from = part + r * S::kDim + column;
       const float base = softmax_base(Largest()(peak_[half], peak));
       const float mine = exp2f(peak_[half] - base), theirs = exp2f(peak - base);
       peak_[half] = Largest()(peak_[half], peak);
@@ -188,15 +198,16 @@ class AttentionRows {
 
   // The finished rows; a row that saw no key has sum 0 and becomes zeros.
   DPAD_DEVICE void write(const BlockAttentionParams& p, const AttentionTask& task) const {
+    const int thread = thread_index_again();
     DPAD_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int r = row(half);
+      const int r = row(thread, half), column = 2 * (thread % 4);
       if (r >= task.tile.count) continue;
       const float inverse = sum_[half] == 0.0f ? 0.0f : 1.0f / sum_[half];
       T* to = static_cast<T*>(p.out) + (task.query_of(r) * p.num_heads + task.head_of(r)) * S::kDim;
       DPAD_UNROLL
       for (int i = 0; i < S::kDim / 8; ++i) {
-        *reinterpret_cast<uint32_t*>(to + 8 * i + 2 * (lane() % 4)) =
+        *reinterpret_cast<uint32_t*>(to + 8 * i + column) =
             pair_of<T>(out_[i][2 * half] * inverse, out_[i][2 * half + 1] * inverse);
       }
     }
@@ -204,8 +215,10 @@ class AttentionRows {
 
  private:
   DPAD_DEVICE static int lane() { return thread_index() % 32; }
-  DPAD_DEVICE static int first_row() { return thread_index() / 32 % S::kRowWarps * 16; }
-  DPAD_DEVICE static int row(int half) { return first_row() + lane() / 4 + 8 * half; }
+  // Row of the tile: the warp's sixteen, then lane / 4 or lane / 4 + 8.
+  DPAD_DEVICE static int row(int thread, int half) {
+    return thread / 32 % S::kRowWarps * 16 + thread % 32 / 4 + 8 * half;
+  }
 
   // s += Q K^T for the keys at `at` in shared memory. Matrices of a load: keys 0..7 and 8..15, of
   // each the dims 0..7 and 8..15. Chunks 2 d and 2 d + 1 lie where those of d = 0 lie, but for
@@ -346,7 +359,7 @@ DPAD_DEVICE void attend(const BlockAttentionParams& p, const RowTile& tile, int 
 // Blocks [splits, kv heads, tiles]. `parts` holds kPart floats for every block; `tickets`, one for
 // every tile and kv head, are 0.
 template <class S>
-DPAD_KERNEL(S::kBlock, 2)
+DPAD_KERNEL(S::kBlock, S::kResident)
 block_attention_kernel(const BlockAttentionParams p, int splits, float* parts, unsigned* tickets) {
   const RowTile tile = find_tile(p, S::kRows, block_z());
   if (tile.sequence < 0) return;

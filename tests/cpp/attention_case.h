@@ -39,7 +39,8 @@ struct AttentionCase {
     std::mt19937 bits(4);
     if (with_mask) {
       mask = std::make_unique<bool[]>(kCacheRows * kCapacity);
-      for (int64_t i = 0; i < kCacheRows * kCapacity; ++i) mask[i] = bits() % 3 != 0;
+      for (int64_t i = 0; i < kCacheRows * kCapacity; ++i)
+        mask[i] = bits() % 3 != 0 && i % kCapacity != 0;
       // Masked keys may hold anything.
       for (int64_t i = 0; i < k.size(); ++i) {
         if (visible(i / (shape.kv_heads * kCapacity * s.dim), i / s.dim % kCapacity)) continue;

@@ -58,11 +58,12 @@ void expect_in_shared(const void* at, size_t bytes);
 }  // namespace emulator
 
 inline int thread_index() { return emulator::place().thread; }
-inline int block_threads() { return emulator::place().launch->threads; }
+inline int thread_index_again() { return thread_index(); }
 inline int64_t block_x() { return emulator::place().block_x; }
 inline int64_t block_y() { return emulator::place().block_y; }
 inline int64_t block_z() { return emulator::place().block_z; }
 inline int64_t grid_x() { return emulator::place().launch->grid_x; }
+inline int64_t grid_y() { return emulator::place().launch->grid_y; }
 inline void* dynamic_shared() { return emulator::shared(); }
 inline void block_sync() { emulator::wait_for_block(); }
 inline bool any_in_block(bool value) { return emulator::any_in_block(value); }

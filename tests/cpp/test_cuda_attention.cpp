@@ -230,6 +230,13 @@ TEST_CASE("splits cover the keys in order, and fill the machine") {
   CHECK(cuda::attention_splits(p, 32, 132) == cuda::kMaxSplits);
 }
 
+TEST_CASE("two blocks fit into the shared memory of a processor, as the registers' budget asks") {
+  const auto twice = [](int bytes) { return 2 * (bytes + 1024); };  // 1 KiB each is reserved
+  CHECK(twice(cuda::AttentionShape<cuda::BFloat16, 128, 2, 2>::kSharedBytes) <= 164 << 10);
+  CHECK(twice(cuda::AttentionShape<cuda::BFloat16, 128, 6, 1>::kSharedBytes) <= 164 << 10);
+  CHECK(twice(cuda::AttentionShape<cuda::BFloat16, 64, 6, 1>::kSharedBytes) <= 100 << 10);
+}
+
 TEST_CASE("shared memory: every chunk has its place, and eight rows lie in different banks") {
   for (const int bytes : {128, 256}) {
     std::set<int> seen;
