@@ -54,7 +54,7 @@ DPAD_HOST_DEVICE inline void normalise(const AddRmsNormParams& p, int64_t row, i
 
 // One block takes a row at a time. Every thread reads back only what it wrote itself.
 template <class T, int N>
-DPAD_KERNEL(kThreads, 1)
+DPAD_KERNEL(kThreads, 4)
 add_rms_norm_kernel(const AddRmsNormParams p) {
   for (int64_t row = block_x(); row < p.rows; row += grid_x()) {
     const float part = add_and_square<T, N>(p, row, thread_index(), kThreads);

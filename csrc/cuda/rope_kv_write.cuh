@@ -94,7 +94,7 @@ DPAD_HOST_DEVICE inline void rope_kv_row(const RopeKvWriteParams& p, int64_t row
 
 // One block takes a row of q or a row of k and v at a time.
 template <class T, int N>
-DPAD_KERNEL(kThreads, 1)
+DPAD_KERNEL(kThreads, 4)
 rope_kv_write_kernel(const RopeKvWriteParams p) {
   for (int64_t i = block_x(); i < p.q_rows + p.rows; i += grid_x()) {
     if (i < p.q_rows) {

@@ -18,7 +18,7 @@ DPAD_HOST_DEVICE inline int64_t suffix_gather_row(const SuffixGatherParams& p, i
   return p.canvas[canvas_row * p.canvas_stride + position];
 }
 
-DPAD_KERNEL(kThreads, 1) suffix_gather_kernel(const SuffixGatherParams p) {
+DPAD_KERNEL(kThreads, 4) suffix_gather_kernel(const SuffixGatherParams p) {
   const int64_t step = grid_x() * kThreads;
   for (int64_t row = block_x() * kThreads + thread_index(); row < p.rows; row += step) {
     p.out[row] = suffix_gather_row(p, row);

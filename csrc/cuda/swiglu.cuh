@@ -32,7 +32,7 @@ DPAD_HOST_DEVICE inline void swiglu_row(const SwigluParams& p, int64_t row, int6
 }
 
 template <class T, int N>
-DPAD_KERNEL(kThreads, 1)
+DPAD_KERNEL(kThreads, 4)
 swiglu_kernel(const SwigluParams p) {
   const int64_t thread = block_x() * kThreads + thread_index();
   for (int64_t row = block_y(); row < p.rows; row += grid_y()) {

@@ -9,7 +9,7 @@
 namespace dpad::cuda {
 
 // A row without a sequence becomes a NaN, which ends as a status.
-DPAD_KERNEL(kThreads, 1) uniform_kernel(const UniformParams p) {
+DPAD_KERNEL(kThreads, 4) uniform_kernel(const UniformParams p) {
   const int64_t step = grid_x() * kThreads;
   for (int64_t row = block_x() * kThreads + thread_index(); row < p.rows; row += step) {
     const int64_t b = sequence_of(p.l_offsets, p.batch, row);

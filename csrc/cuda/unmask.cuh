@@ -75,7 +75,7 @@ DPAD_DEVICE bool holds_end(const UnmaskParams& p, const int64_t* canvas, int64_t
 
 // `scratch`, [logit rows], is for sequences of more than kRanked logit rows and may else be null. A
 // canvas row out of range is skipped: there is no status to report it in.
-DPAD_KERNEL(kThreads, 1) unmask_kernel(const UnmaskParams p, int32_t* scratch) {
+DPAD_KERNEL(kThreads, 4) unmask_kernel(const UnmaskParams p, int32_t* scratch) {
   DPAD_SHARED int32_t ranked[kRanked];
   const int64_t b = block_x(), row = p.canvas_row[b];
   if (!inside(row, p.canvas_rows)) return;

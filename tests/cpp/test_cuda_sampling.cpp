@@ -166,6 +166,19 @@ TEST_CASE("confidence kernel: NaN, infinities, nothing to choose") {
   CHECK((std::isnan(c.scores[0][0]) && c.token[0] == 0));
 }
 
+TEST_CASE("the kernel's noise has the bits of core/gumbel.h") {
+  Sampler c(DType::kFloat32, 2, 64, 1);
+  c.temperature = {0.7, 0, 1.5};
+  const cuda::Noise noise(c.params(), 1, 2);
+  const PhiloxKey key = stream_key(c.rng[6], c.rng[7], Stream::kNoise);
+  for (int64_t id = 0; id < 100; ++id) {
+    cuda::Best<double> best;
+    noise.consider(best, id, 0.25f, noise.draw(id));
+    CHECK(best.id == id);
+    CHECK(best.value == 0.25f + 1.5 * gumbel_noise(key, id, c.position[1], c.rng[8]));
+  }
+}
+
 TEST_CASE("uniform kernel: the CPU's bits, NaN without a sequence") {
   const Ints offsets{0, 3, 3, 700}, rng{5, 6, 7, 0, 0, 0, -1, int64_t{1} << 40, 3};
   Ints position;
