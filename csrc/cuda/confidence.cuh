@@ -111,7 +111,7 @@ class Noise {
   DPAD_DEVICE bool given() const { return given_ != nullptr; }
 
   DPAD_DEVICE void consider_given(Best<double>& best, int64_t id, float x) const {
-    best.consider(add_rn(x, mul_rn(temperature_, given_[id])), id);
+    best.consider(add_rn(double{x}, mul_rn(temperature_, given_[id])), id);
   }
 
   DPAD_DEVICE PhiloxCounter draw(int64_t id) const {
@@ -128,7 +128,7 @@ class Noise {
     const uint32_t low = odd ? drawn.word[3] : drawn.word[1];
     const double bound = x + temperature_ * gumbel_bound(high);
     if (bound < best.value - 1e-6 * (fabs(best.value) + 220.0 * temperature_)) return;
-    best.consider(add_rn(x, mul_rn(temperature_, gumbel_of_words(high, low))), id);
+    best.consider(add_rn(double{x}, mul_rn(temperature_, gumbel_of_words(high, low))), id);
   }
 
  private:
