@@ -31,14 +31,14 @@ def check(args):
     assert_same_bits(twin("suffix_gather", args), expected)
 
 
-def test_empty_passes():
+def test_empty_passes(device):
     check(gather_case(0, []))
     check(gather_case(0, [0, 0]))
     check(gather_case(0, [0], length=0, hidden=False))
 
 
 @given(st.data())
-def test_random_passes(data):
+def test_random_passes(device, data):
     args = gather_case(
         data.draw(st.integers(0, 10**6)),
         data.draw(st.lists(st.integers(0, 9), max_size=4)),
@@ -57,7 +57,7 @@ def test_random_passes(data):
     guarded.check()
 
 
-def test_one_sequence_twice():
+def test_one_sequence_twice(device):
     """Two cache rows of one canvas: guidance reads it with the prompt hidden."""
     args = {
         "canvas": torch.arange(10)[None],

@@ -25,7 +25,7 @@ def uniform_case(seed, counts):
 
 
 @given(st.integers(0, 10**6), st.lists(st.integers(0, 9), max_size=4))
-def test_random_calls_equal_the_twin(seed, counts):
+def test_random_calls_equal_the_twin(device, seed, counts):
     args = uniform_case(seed, counts)
     guarded = Guarded()
     placed = guarded.put_all(args, rng=((1, 0), 1), position=(None, 2))
@@ -35,7 +35,7 @@ def test_random_calls_equal_the_twin(seed, counts):
     guarded.check()
 
 
-def test_a_draw_depends_on_its_keys_alone():
+def test_a_draw_depends_on_its_keys_alone(device):
     args = uniform_case(1, [6, 5])
     whole = call("uniform", args)
     for row in range(11):
@@ -52,7 +52,7 @@ def test_a_draw_depends_on_its_keys_alone():
             assert call("uniform", other) != whole[row]
 
 
-def test_draws_are_flat_and_independent():
+def test_draws_are_flat_and_independent(device):
     """20,000 positions: 16 equal bins, and 8 x 8 bins of neighbours."""
     args = {
         "rng": torch.tensor([[3, 0, 1]]),
