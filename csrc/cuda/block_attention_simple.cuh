@@ -52,7 +52,7 @@ DPAD_DEVICE SimpleState attend_in_turns(const BlockAttentionParams& p, int64_t s
 template <class T>
 DPAD_KERNEL(kSimpleThreads, 2)
 block_attention_simple_kernel(const BlockAttentionParams p) {
-  DPAD_SHARED SimpleState of_warp[kSimpleWarps];
+  DPAD_SHARED float peaks[kSimpleWarps], sums[kSimpleWarps];
   const int dim = static_cast<int>(p.head_dim), warp = thread_index() / 32;
   const int64_t query = block_x() / p.num_heads, head = block_x() % p.num_heads;
   const int64_t sequence = sequence_of(p.q_offsets, p.batch, query);
@@ -69,13 +69,13 @@ block_attention_simple_kernel(const BlockAttentionParams p) {
   const int64_t kv_head = head / (p.num_heads / p.num_kv_heads);
   const int64_t keys = limit_of(p, query, p.n_keys[sequence]);
   const SimpleState mine = attend_in_turns<T>(p, sequence, kv_head, keys, q, outs + warp * dim);
-  if (thread_index() % 32 == 0) of_warp[warp] = mine;
+  if (thread_index() % 32 == 0) peaks[warp] = mine.peak, sums[warp] = mine.sum;
   block_sync();
   float peak = -INFINITY, sum = 0, weight[kSimpleWarps];
-  for (int w = 0; w < kSimpleWarps; ++w) peak = Largest()(of_warp[w].peak, peak);
+  for (int w = 0; w < kSimpleWarps; ++w) peak = Largest()(peaks[w], peak);
   for (int w = 0; w < kSimpleWarps; ++w) {
-    weight[w] = exp2f((of_warp[w].peak - softmax_base(peak)) * 1.44269504f);
-    sum += of_warp[w].sum * weight[w];
+    weight[w] = exp2f((peaks[w] - softmax_base(peak)) * 1.44269504f);
+    sum += sums[w] * weight[w];
   }
   const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
   for (int d = thread_index(); d < dim; d += kSimpleThreads) {

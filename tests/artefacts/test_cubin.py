@@ -18,9 +18,9 @@ BUDGET = {
     "block_attention": (206, 16),
     "block_attention_simple": (96, 32),
     "add_rms_norm": (64, 32),
-    "swiglu": (40, 0),
+    "swiglu": (64, 0),
     "confidence": (100, 2632),
-    "uniform": (32, 0),
+    "uniform": (40, 0),
     "unmask": (64, 4224),
 }
 RESERVED = 1024  # bytes of shared memory that newer architectures count as every kernel's

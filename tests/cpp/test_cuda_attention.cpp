@@ -1,5 +1,7 @@
 // The kernels of block_attention in the emulator against float64: tensor-core layouts, split keys,
 // merges, masks and limits; and the index maths that cuts a call up.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <set>
 
@@ -131,6 +133,27 @@ TEST_CASE("tensor-core kernel: rows whose sequence is out of range") {
     if (state(no_row, row) != want || state(no_key, row) != want) FAIL("row " << row);
     if (state(falling, row) != (row >= 18 ? 'u' : 's')) FAIL("row " << row);
   }
+}
+
+TEST_CASE("tensor-core kernel: offsets beyond 2^31 elements") {
+  using S = cuda::AttentionShape<cuda::BFloat16, 64, 2, 2>;
+  const int64_t stride = (int64_t{1} << 31) + 64, keys = 70;
+  const size_t bytes = (stride + keys * 64) * 2;
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) {
+    WARN("not run: 4 GiB of address space could not be reserved");
+    return;
+  }
+  AttentionCase c({1, 1, 64}, DType::kBFloat16, false, false, 0);
+  c.n_keys = {0, keys, 0, 0}, c.cache_row = {0, 1, 0, 0};
+  auto* far = static_cast<uint16_t*>(memory) + stride;
+  std::memcpy(far, static_cast<uint16_t*>(c.k.data()) + kCapacity * 64, keys * 128);
+  const Values near = attend<S>(c, 2, Order::kForward);
+  const Values out = attend<S>(c, 2, Order::kForward,
+                               [&](auto& p) { p.k_cache = memory, p.k_cache_stride = stride; });
+  CHECK(out == near);
+  munmap(memory, bytes);
 }
 
 namespace {
