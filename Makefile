@@ -20,6 +20,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check
 OVERLAY := $(CURDIR)/$(VENV)/transformers-4
+ECOSYSTEM := $(CURDIR)/$(VENV)/ecosystem
 CATCH2 := $(CURDIR)/$(VENV)/catch2
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc cmake -type f)
 CPP_FILES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.c*')
@@ -85,6 +86,11 @@ $(OVERLAY)/.done: requirements/transformers-4.txt $(VENV)/.packages
 	$(PIP) install --no-deps --target $(OVERLAY) -r requirements/transformers-4.txt
 	@touch $@
 
+$(ECOSYSTEM)/.done: requirements/ecosystem.txt $(VENV)/.packages
+	rm -rf $(ECOSYSTEM)
+	$(PIP) install --no-deps --target $(ECOSYSTEM) -r requirements/ecosystem.txt
+	@touch $@
+
 # The single header of Catch2 2.13, which a wheel for Python 3.12 carries; else an installed Catch2.
 $(CATCH2)/.done: $(VENV)/.python
 	rm -rf $(CATCH2)
@@ -108,9 +114,12 @@ test-cpp: $(VENV)/.packages $(CATCH2)/.done
 	cmake --build build/tests --target dpad_tests
 	ctest --test-dir build/tests --output-on-failure
 
-test-python: install $(OVERLAY)/.done
+# Twice more for what depends on Transformers: with 4.57, and with what people put on models.
+test-python: install $(OVERLAY)/.done $(ECOSYSTEM)/.done
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 	PYTHONPATH=$(OVERLAY) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/models tests/generation
+	PYTHONPATH=$(ECOSYSTEM) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/ecosystem
+	PYTHONPATH=$(OVERLAY):$(ECOSYSTEM) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/ecosystem
 
 format: $(VENV)/.packages
 	$(VENV)/bin/ruff check --fix .

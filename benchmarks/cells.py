@@ -121,6 +121,45 @@ def _solve(tiny, who, problem, canvas, arm):
     return tiny.solve_by_reference(rows, canvas, arm, problem)
 
 
+def ordinarily(tiny, canvas, count, step):
+    """The ordinary loop on a few problems, one after the other."""
+    right, seconds, positions = "", [], 0
+    for problem in range(count):
+        out, spent = tiny.solve_ordinarily(slice(problem, problem + 1), canvas)
+        right += flags(tiny.right(slice(problem, problem + 1), out.tokens[:, -canvas:]))
+        seconds.append(spent)
+        positions += out.positions
+        step()
+    return {"right": right, "forwards": [canvas] * count, "positions": positions,
+            "seconds": seconds}  # fmt: skip
+
+
+def factors(tiny, options, name):
+    """Cells of another shipped model: one factor at a time, from the ordinary loop on."""
+    common = {"model": tiny.fingerprint, "seed": tiny.seed, "kind": name, "canvas": options.main}
+    count = options.ordinary_problems
+    settings = {**common, "problems": count, "batch": 1, "label": "ordinary loop, batch 1"}
+    yield Cell(
+        f"{name}-{options.main}-ordinary",
+        settings,
+        count,
+        lambda step: ordinarily(tiny, options.main, count, step),
+    )
+    arms = {"+ threshold": Arm(FULL, "none", False), "+ early stop": Arm(FULL)}
+    arms |= {f"+ dropout, cache {cache}": Arm(tiny.dropout, cache) for cache in CACHES}
+    for label, arm in arms.items():
+        settings = {**common, "problems": options.problems, "batch": options.batch}
+        slug = "-".join(re.findall(r"[a-z0-9]+", label))
+        yield Cell(
+            f"{name}-{options.main}-{slug}",
+            {**settings, **arm.settings(), "label": label},
+            -(-options.problems // options.batch),
+            lambda step, arm=arm: accuracy(
+                tiny, options.main, arm, options.problems, options.batch, step
+            ),
+        )
+
+
 def cells(tiny, options):
     """All cells on the shipped model, in order; `options` are the command line's."""
     common = {"model": tiny.fingerprint, "seed": tiny.seed}

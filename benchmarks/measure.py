@@ -34,18 +34,18 @@ class Arm:
 
 
 class Tiny:
-    """The shipped model twice, patched and as it came, and its problems.
+    """A shipped model twice, patched and as it came, and its problems.
 
     `ids` of a slice of problems is int64 ``[problems, 25]``; all prompts have one length.
     """
 
-    def __init__(self, problems, seed):
-        self.stock, _ = dpad.demo.load()
-        self.patched, _ = dpad.demo.load()
+    def __init__(self, problems, seed, name="tiny_llada"):
+        self.stock, _ = dpad.demo.load(name=name)
+        self.patched, _ = dpad.demo.load(name=name)
         self.handle = dpad.patch(self.patched)
         self.problems, self.seed = dpad.demo.problems(problems, seed), seed
         self.dropout = presets.defaults_for(self.patched)["suffix"]
-        weights = (dpad.demo.model_folder() / "model.safetensors").read_bytes()
+        weights = (dpad.demo.model_folder(name) / "model.safetensors").read_bytes()
         self.fingerprint = hashlib.sha256(weights).hexdigest()[:16]
 
     def ids(self, rows):
@@ -96,8 +96,21 @@ class Tiny:
         """(`Decoded`, seconds) of the unpatched model, one token per step."""
         ids = self.ids(rows)
         begun = time.perf_counter()
-        out = ordinary(self.stock, ids, canvas, mask_id=MASK_ID, block_length=BLOCK)
+        model = _Aligned(self.stock) if self.handle.adapter.shift else self.stock
+        out = ordinary(model, ids, canvas, mask_id=MASK_ID, block_length=BLOCK)
         return out, time.perf_counter() - begun
+
+
+class _Aligned:
+    """A model that predicts from the predecessor, as one whose row i predicts position i."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, ids):
+        out = self.model(ids)
+        out.logits = torch.cat((out.logits[:, :1], out.logits[:, :-1]), dim=1)
+        return out
 
 
 def kept_sets(suffix, seed, key, prompt, canvas, block_length=BLOCK):

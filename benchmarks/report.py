@@ -217,6 +217,10 @@ def summary(records, main):
     for canvas in canvases:
         if f"chain-{canvas}" in records:
             parts += chain_section(records, canvas)
+    base = records.get(f"dream-{main}-early-stop")
+    rows = list(accuracy_rows(records, f"dream-{main}-", base))
+    if rows:
+        parts += [f"## Tiny Dream, canvas {main}", DREAM, table(ACCURACY_HEAD, rows)]
     rows = list(pair_rows(records))
     if rows:
         parts += [f"## Kernels, canvas {main}", PAIR, table(PAIR_HEAD, rows)]
@@ -258,6 +262,8 @@ ARMS = """Arms are suffix-cache-early stop (`all`: the whole canvas is decoded).
 positions computed and seconds are per problem, batched. Differences are paired, against
 full-none-all at the same canvas, over the problems that both arms solved."""
 SUFFIXES = """Early stop on, no cache; differences are to the full suffix with early stop."""
+DREAM = """The shipped Dream (row i - 1 predicts position i). Every line adds to the one before,
+the caches to the dropout. Differences are to the line with early stop."""
 CHAIN = """Every line adds one thing to the line it is measured against; all arms took turns,
 problem by problem. Lines up to the caches are plain torch (the reference algorithm), the kernel
 lines are dpad with the same kept sets. Threshold 0.9, block 32; figures are per problem."""

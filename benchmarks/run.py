@@ -21,7 +21,7 @@ from benchmarks.measure import Tiny
 from benchmarks.store import Store
 
 RESULTS = Path(__file__).with_name("results")
-GROUPS = ("arm", "pair", "suffix", "chain", "large")
+GROUPS = ("arm", "pair", "suffix", "chain", "dream", "large")
 
 
 def parse(arguments):
@@ -47,11 +47,13 @@ def parse(arguments):
 
 
 def planned(options):
-    """The cells of a run, in order; the shipped model is loaded here."""
+    """The cells of a run, in order; the shipped models are loaded here."""
     most = max(options.problems, options.ordinary_problems, options.pair_rounds * options.batch, 2)
     found = []
-    if set(options.groups) - {"large"}:
+    if set(options.groups) - {"large", "dream"}:
         found += cells.cells(Tiny(most, options.seed), options)
+    if "dream" in options.groups:
+        found += cells.factors(Tiny(most, options.seed, "tiny_dream"), options, "dream")
     if "large" in options.groups:
         found += large.cells(options)
     return [c for c in found if c.settings["kind"] in options.groups]

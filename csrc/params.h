@@ -13,14 +13,15 @@ namespace dpad {
 
 enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
-// How unmask_ chooses among the eligible positions of a block. At least one is committed, except by
-// a quota of 0.
+// How unmask_ chooses among the eligible positions of a block; by every rule at most `quota` of
+// them. At least one is committed, except by kBelow and by a quota of 0.
 enum class Rule : int32_t {
   kThreshold = 0,        // every position with score >= amount
   kFactor = 1,           // largest m with (j + 1)(1 - score_j) <= amount for j = 2..m, descending
-  kQuota = 2,            // the quota best; 0 waits
+  kQuota = 2,            // the best, as many as the quota; 0 waits
   kEntropyBound = 3,     // ascending entropy, while the sum without its largest term <= amount
   kFactorPublished = 4,  // kFactor as published: a failure of the last candidate is overlooked
+  kBelow = 5,            // every position with score < amount, ascending; possibly none
 };
 
 // Written by unmask_, one per sequence; the only thing the host reads in a step.
@@ -157,7 +158,7 @@ struct UnmaskParams {
   const double* score;        // [logit_rows], what the rule ranks
   const double* probability;  // [logit_rows], what is recorded
   const double* amount;       // [batch], threshold, factor or entropy bound
-  const int64_t* quota;       // [batch]
+  const int64_t* quota;       // [batch], most positions that are committed
   const int64_t* length;      // [batch], canvas length of each sequence
   const int64_t* end_ids;     // end-of-text ids
   int64_t end_count;

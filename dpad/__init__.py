@@ -13,6 +13,8 @@ _PUBLIC = {
     "patched": "dpad.patching",
     "supports": "dpad.patching",
     "generate": "dpad.generation.api",
+    "loglikelihood": "dpad.generation.likelihood",
+    "LogLikelihood": "dpad.generation.likelihood",
     "Suffix": "dpad.decode.suffix",
     "DPadGenerationConfig": "dpad.generation.config",
     "DPadOutput": "dpad.generation.output",

@@ -11,6 +11,7 @@ from dpad.decode.cache import KVCache
 from dpad.decode.full_forward import FullForward
 from dpad.generation import api, presets
 from dpad.generation.config import DPadGenerationConfig
+from dpad.generation.diffusion import diffusion_generate
 from dpad.models.adapter import UnsupportedModelError, find_adapter, unwrap
 
 OPERATORS = (
@@ -42,14 +43,31 @@ class _Entry:
 
 
 class _Forward(_Entry):
+    def __init__(self, handle, stock):
+        super().__init__(handle, stock)
+        # Not the marks on a forward that torch.compile made: it would look through this one.
+        kept = ("handle", "__signature__", *functools.WRAPPER_ASSIGNMENTS)
+        self.__dict__ = {n: v for n, v in vars(self).items() if n in kept}
+
+    @torch.compiler.assume_constant_result
+    def _prepare(self):
+        """Called by torch.compile, not traced: what it makes is no part of a graph."""
+        return self.handle.full_forward is not None
+
     def __call__(self, *args, **kwargs):
         handle = self.handle
-        return handle.full_forward(handle.stock_forward, args, kwargs)
+        self._prepare()
+        return handle._full(handle.stock_forward, args, kwargs)
 
 
 class _Generate(_Entry):
     def __call__(self, *args, **kwargs):
         return api.generate(self.handle.model, *args, **kwargs)
+
+
+class _DiffusionGenerate(_Entry):
+    def __call__(self, *args, **kwargs):
+        return diffusion_generate(self.handle.model, *args, **kwargs)
 
 
 class Handle:
@@ -104,6 +122,9 @@ class Handle:
         forward = _Forward(self, self.model.forward)
         generate = _Generate(self, functools.partial(api.generate, self.model))
         entries = {"_dpad_handle": self, "forward": forward, "generate": generate}
+        if self.adapter.sampler is not None:
+            sampler = functools.partial(diffusion_generate, self.model)
+            entries[self.adapter.sampler] = _DiffusionGenerate(self, sampler)
         for name, value in entries.items():
             self._saved[name] = self.model.__dict__.get(name, _Missing)
             object.__setattr__(self.model, name, value)
@@ -176,25 +197,45 @@ class Handle:
         return "\n".join(lines)
 
 
+def _only_own_forward(module):
+    """Whether a call of the module is its class's forward and nothing else.
+
+    accelerate wraps `forward` on the instance: that counts where the hook would move something.
+    torch.compile's wrapper computes the same.
+    """
+    if "_orig_mod" in module._modules:
+        return True
+    forward, hook = module.__dict__.get("forward"), module.__dict__.get("_hf_hook")
+    if hook is not None:
+        for one in getattr(hook, "hooks", (hook,)):
+            if type(one).__name__ != "AlignDevicesHook" or one.offload:
+                return False
+        forward = module.__dict__.get("_old_forward")
+    own = forward is None or getattr(forward, "__func__", None) is type(module).forward
+    return own and not (module._forward_hooks or module._forward_pre_hooks)
+
+
 def _elsewhere_hooks(adapter):
-    """Names of modules whose hooks dpad's forward would not run."""
-    called = {id(adapter.embed)}
-    for layer in adapter.layers:
-        called |= {
-            id(m) for m in (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
-        }
-    called.add(id(adapter.head))
-    inside = set()
-    for name, module in adapter.model.named_modules():
-        if id(module) in called:
-            inside.add(name)
-    hooked = []
-    for name, module in adapter.model.named_modules():
-        below = any(name == n or name.startswith(n + ".") for n in inside)
-        hooks = module._forward_hooks or module._forward_pre_hooks
-        if hooks and not below and module is not adapter.model:
-            hooked.append(name)
-    return hooked
+    """Names of modules whose hooks, or replaced forward, dpad's forward would not run."""
+    run = {id(module) for called in adapter.called() for module in called.modules()}
+    run.add(id(adapter.model))
+    return [
+        name
+        for name, module in adapter.model.named_modules()
+        if id(module) not in run and not _only_own_forward(module)
+    ]
+
+
+def _examine(model, strict):
+    """The adapter of a model, and notes for the report; UnsupportedModelError if it has none."""
+    adapter = find_adapter(model)
+    hooked = _elsewhere_hooks(adapter)
+    if not hooked:
+        return adapter, list(adapter.notes)
+    text = f"hooks or a replaced forward on {', '.join(hooked)} are not run by dpad's forward"
+    if strict:
+        raise UnsupportedModelError(f"{text}; remove them, or pass strict=False")
+    return adapter, [*adapter.notes, text]
 
 
 def patch(model, config=None, *, strict=True):
@@ -204,7 +245,8 @@ def patch(model, config=None, *, strict=True):
     class and configuration stay as they are, so saving, LoRA and quantised layers keep working.
 
     Args:
-        model: a LLaDA in the released remote code or in `dpad.models.hf`.
+        model: a LLaDA or Dream in the released remote code or in `dpad.models.hf`, or a PEFT,
+            torch.compile or DataParallel wrapper of one: then the model inside is patched.
         config: `DPadGenerationConfig`, defaults of ``generate`` for this model.
         strict: refuse a model with hooks that dpad's forward would not run; else report them.
 
@@ -214,7 +256,7 @@ def patch(model, config=None, *, strict=True):
     Raises:
         TypeError: not a torch module, or `config` of another type.
         UnsupportedModelError: a class or module tree that dpad does not know, with what was looked
-            for; hooks elsewhere while `strict`.
+            for; parameters offloaded or on several devices; hooks elsewhere while `strict`.
         RuntimeError: the model is already patched; the message names the handle.
     """
     if config is not None and not isinstance(config, DPadGenerationConfig):
@@ -225,14 +267,7 @@ def patch(model, config=None, *, strict=True):
             f"the model is already patched by the handle at {hex(id(handle))}: call its remove() "
             "first (model._dpad_handle.remove())"
         )
-    adapter = find_adapter(model)
-    notes = list(adapter.notes)
-    hooked = _elsewhere_hooks(adapter)
-    if hooked:
-        text = f"hooks on {', '.join(hooked)} are not run by dpad's forward"
-        if strict:
-            raise UnsupportedModelError(f"{text}; remove them, or pass strict=False")
-        notes.append(text)
+    adapter, notes = _examine(model, strict)
     handle = Handle(adapter.model, config, notes)
     handle._install()
     return handle
@@ -243,14 +278,14 @@ def patched(model, config=None, **options):
     return patch(model, config, **options)
 
 
-def supports(model):
+def supports(model, *, strict=True):
     """Whether `patch` would take the model, without touching it.
 
     Returns:
         a truthy or falsy `Support` with the family and the reason.
     """
     try:
-        adapter = find_adapter(model)
+        adapter, _ = _examine(model, strict)
     except (TypeError, ValueError) as error:
         return Support(None, str(error))
     return Support(adapter.family, None)

@@ -240,7 +240,7 @@ def commits(device, rows, length):
     position = torch.arange(length - rows, length, device=device)
     token = torch.randint(0, 1000, (rows,), device=device)
     score = torch.rand(rows, **wide)
-    batch = (torch.full((1,), 0.9, **wide), index([1]), index([length]), index([3]))
+    batch = (torch.full((1,), 0.9, **wide), index([rows]), index([length]), index([3]))
     rule = (ops.RULES["threshold"], True, mask, 3)
     rows_of = (index([0]), index([0, rows]), position, token, score, score)
 

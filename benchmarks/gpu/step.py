@@ -106,7 +106,7 @@ class Step:
         self.rng = index([[1, b, 0] for b in sequence])
         self.temperature = torch.zeros(batch, dtype=torch.float64, device=device)
         self.amount = torch.full((batch,), 0.9, dtype=torch.float64, device=device)
-        self.quota, self.ids, self.none = index([1] * batch), index([MASK_ID]), index([])
+        self.quota, self.ids, self.none = index([BLOCK] * batch), index([MASK_ID]), index([])
 
     def logits(self):
         layout = self.layout

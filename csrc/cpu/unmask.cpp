@@ -45,7 +45,7 @@ void unmask_sequence(const UnmaskParams& p, int64_t b, std::vector<int64_t>& ord
   });
   const auto n = static_cast<int64_t>(order.size());
   const auto score = [&](int64_t rank) { return p.score[order[rank]]; };
-  const int64_t m = n == 0 ? 0 : accepted(p.rule, n, p.amount[b], p.quota[b], score);
+  const int64_t m = commits(p.rule, n, p.amount[b], p.quota[b], score);
   for (int64_t j = 0; j < m; ++j) {
     const int64_t position = p.position[order[j]];
     canvas[position] = p.token[order[j]];

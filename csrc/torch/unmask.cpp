@@ -51,7 +51,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
   const Tensor ends = check.indices("end_ids", end_ids, -1);
   check.range("length", lengths, 0, width + 1);
   check.range("position", positions, 0, width);
-  if (rule < 0 || rule > 4) check.raise({"rule", "a commit rule in [0, 4]", -1, double(rule)});
+  if (rule < 0 || rule > 5) check.raise({"rule", "a commit rule in [0, 5]", -1, double(rule)});
   for (int64_t i = 0; check.sees_values() && i < logit_rows; ++i) {
     if (int64_data(tokens)[i] == mask_id) {
       check.raise({"token", "a token that is not the mask", i, double(mask_id)});

@@ -155,10 +155,9 @@ def load(name, dtype="auto", device="auto"):
         OSError, UnsupportedModelError: nothing there, or nothing that dpad knows.
     """
     import torch
-    from transformers import AutoTokenizer
 
     from dpad.models.adapter import UnsupportedModelError
-    from dpad.models.hf import AutoModel
+    from dpad.models.hf import AutoModel, AutoTokenizer
 
     dtypes = {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16")}
     if dtype != "auto" and dtype not in dtypes:
@@ -176,8 +175,7 @@ def load(name, dtype="auto", device="auto"):
             model = AutoModel.from_pretrained(name, dtype=dtypes.get(dtype, "auto"))
         except ValueError as error:
             raise UnsupportedModelError(str(error)) from error
-        # With the config at hand no tokenizer is looked up by a model type unknown to Transformers.
-        tokenizer = AutoTokenizer.from_pretrained(name, config=model.config)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     return model.to(device).eval(), tokenizer
 
 

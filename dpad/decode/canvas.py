@@ -3,6 +3,7 @@
 import torch
 
 from dpad import ops
+from dpad.decode.commit import fixed_quota
 
 
 class Canvas:
@@ -67,6 +68,36 @@ class Canvas:
             self.mask_id,
             stop.fill_id,
         )
+
+    def settle(self, targets, stop):
+        """Takes up what somebody else wrote to the positions of `targets`, see `loop.Step.settle`.
+
+        A commit with a quota of 0 decides what a commit decides, and commits nothing.
+        """
+        count = targets.position.shape[0]
+        sizes = targets.l_offsets.diff()
+        at = (
+            torch.repeat_interleave(targets.canvas_row, sizes, output_size=count),
+            targets.position,
+        )
+        masked = self.tokens[at] == self.mask_id
+        filled = ~masked & (self.committed_at[at] < 0)
+        now = self.forward[at[0]] - 1
+        self.committed_at[at] = torch.where(filled, now, self.committed_at[at]).where(~masked, -1)
+        self.committed[at] = torch.where(filled, 1.0, self.committed[at]).where(~masked, 0.0)
+        # The first commit may have filled the tail behind an end that is gone now.
+        end = targets.position[targets.l_offsets[1:] - 1, None]
+        column = torch.arange(self.tokens.shape[1], device=end.device)
+        tail = (column > end) & (column < targets.length[:, None])
+        row = targets.canvas_row
+        self.tokens[row] = self.tokens[row].masked_fill(tail, self.mask_id)
+        failed = self.status == ops.STATUS["nan"]
+        score = self.committed.new_zeros(count)
+        amount, quota = score.new_zeros(row.shape[0]), torch.zeros_like(row)
+        token = torch.full_like(targets.position, stop.fill_id)
+        self.commit(targets, token, score, score, fixed_quota(), amount, quota, stop)
+        self.forward[row] -= 1
+        self.status.masked_fill_(failed, ops.STATUS["nan"])
 
     def read_status(self):
         """The status of every row as a list: the one host read of a step."""

@@ -6,16 +6,19 @@ import torch
 
 from dpad import ops
 
+NO_LIMIT = 2**62  # a quota that never binds
+
 
 @dataclass(frozen=True)
 class Rule:
     """A commit rule.
 
-    `number` is the operator's rule, `score` what it ranks, `amount` its threshold, factor or
-    bound, `steps` the number of steps of the whole canvas for a fixed quota (None: one token per
-    step), `schedule` how it is spread. Sources: threshold and factor, Fast-dLLM (arXiv
-    2505.22618); quota, LLaDA (arXiv 2502.09992) and Dream (arXiv 2508.15487); entropy bound, arXiv
-    2505.24857.
+    `number` is the operator's rule, `score` what it ranks ("uniform": random draws), `amount` its
+    threshold, factor or bound, `steps` the number of steps of the whole canvas (None: as many as it
+    takes), `schedule` how they are spread: "linear", "dream", "dream-block", "origin" or "carried".
+    `eps` ends Dream's times, and `order_temperature` draws the ranking from softmax(score / it).
+    Sources: threshold and factor, Fast-dLLM (arXiv 2505.22618); quota, LLaDA (arXiv 2502.09992) and
+    Dream (arXiv 2508.15487); entropy bound, arXiv 2505.24857.
     """
 
     number: int
@@ -23,11 +26,17 @@ class Rule:
     amount: float = 0.0
     steps: int | None = None
     schedule: str = "linear"
+    eps: float = 1e-3
+    order_temperature: float = 0.0
 
 
-def threshold(value, score="probability"):
-    """Every position with score >= value, and always the best."""
-    return Rule(ops.RULES["threshold"], score, float(value))
+def threshold(value, score="probability", steps=None):
+    """Every position with score >= value, and always the best.
+
+    With `steps` at most masks / steps of them per step, and as many more as earlier steps held
+    back (Fast-dLLM's threshold on Dream's whole canvas).
+    """
+    return Rule(ops.RULES["threshold"], score, float(value), steps, "carried")
 
 
 def factor(value, published=False):
@@ -41,58 +50,110 @@ def entropy_bound(value):
     return Rule(ops.RULES["entropy_bound"], "entropy", float(value))
 
 
-def fixed_quota(steps=None, score="probability", schedule="linear"):
+def fixed_quota(
+    steps=None, score="probability", schedule="linear", eps=1e-3, order_temperature=0.0
+):
     """`steps` steps over the whole canvas; None: one token per step.
 
-    `schedule` "linear" is LLaDA's, "dream" the one that Dream's block decoders take.
+    `schedule` "linear" is LLaDA's, "dream" that of Dream's sampler, "dream-block" what its block
+    decoders make of it.
     """
-    return Rule(ops.RULES["quota"], score, 0.0, steps, schedule)
+    return Rule(ops.RULES["quota"], score, 0.0, steps, schedule, eps, order_temperature)
 
 
-def dream_schedule(masks, steps, eps=1e-3):
-    """Quotas of the steps 1..steps-1 of a Dream block: floor(m (1 - t'/t)), all at the last.
-
-    Times t fall linearly from 1 to `eps` in float32, as published; step 0 is not taken there.
-    """
-    times = torch.linspace(1, eps, steps + 1)
-    quotas = []
-    for i in range(1, steps):
-        quota = int(masks * (1 - times[i + 1] / times[i])) if i < steps - 1 else masks
-        quotas.append(quota)
-        masks -= quota
-    return quotas
+def independent(steps, eps=1e-3):
+    """Dream's "origin": in step i each position commits with probability 1 - t_{i+1} / t_i."""
+    return Rule(ops.RULES["below"], "uniform", 0.0, steps, "origin", eps)
 
 
-class Quotas:
-    """Number of positions that a fixed-quota rule commits in each step of each block.
+class Schedule:
+    """The amount of a rule and the most positions it may commit, in each step of each block.
 
     `first_alone`: the first step of a block commits its first position only (Dream's published
     caches).
     """
 
-    def __init__(self, rule, block_lengths, first_alone=False):
-        self.schedules = None
-        if rule.number != ops.RULES["quota"] or rule.steps is None:
-            return
-        steps = ops.transfer_schedule(rule.steps, len(block_lengths)).tolist()
-        self.schedules = [
-            self._of_block(rule.schedule, masks, n, first_alone)
-            for masks, n in zip(block_lengths, steps, strict=True)
-        ]
+    def __init__(self, rule, block_lengths, device, first_alone=False):
+        self.rule, self.lengths, self.device = rule, block_lengths, device
+        self.first_alone = first_alone
+        self.steps = self.times = None
+        if rule.steps is not None:
+            self.steps = ops.transfer_schedule(rule.steps, len(block_lengths)).tolist()
+            # Times fall linearly from 1 to eps in float32, as published.
+            self.times = [torch.linspace(1, rule.eps, n + 1) for n in self.steps]
+        self._made = None
 
-    @staticmethod
-    def _of_block(schedule, masks, steps, first_alone):
-        if schedule == "linear":
-            # Steps without a quota are not taken: they would change nothing.
-            return [max(n, 1) for n in ops.transfer_schedule(masks, steps).tolist()]
-        return [1] * first_alone + dream_schedule(masks - first_alone, steps)
+    def of(self, live, masks_left):
+        """float64 amount and int64 quota, ``[batch]``, for the step that `live` will take.
 
-    def of(self, live, device):
-        """int64 ``[batch]`` for the step that the live sequences are about to take."""
-        if self.schedules is None:
-            return torch.ones(len(live), dtype=torch.int64, device=device)
-        quota = []
-        for q in live:
-            schedule = self.schedules[q.block]
-            quota.append(schedule[q.step] if q.step < len(schedule) else 1)
-        return torch.tensor(quota, dtype=torch.int64, device=device)
+        `masks_left` int64 ``[canvas rows]``: of the current blocks, after the last step.
+        """
+        pairs = tuple(self._step(q, live) for q in live)
+        if self._made is None or self._made[0] != pairs:
+            amount, quota = zip(*pairs, strict=True)
+            amount = torch.tensor(amount, dtype=torch.float64, device=self.device)
+            self._made = (pairs, amount, torch.tensor(quota, device=self.device))
+        amount, quota = self._made[1:]
+        if self.steps is not None and self.rule.schedule == "carried":
+            quota = self._carried(live, masks_left)
+        return amount, quota
+
+    def _step(self, q, live):
+        """(amount, quota) of one sequence; keeps its count of masks."""
+        rule, is_quota = self.rule, self.rule.number == ops.RULES["quota"]
+        if q.masks is None:
+            q.masks = self.lengths[q.block]
+        if self.steps is None:
+            return rule.amount, 1 if is_quota else NO_LIMIT
+        if rule.schedule == "origin":
+            return self._share(q.block, q.step), NO_LIMIT
+        if not is_quota:
+            return rule.amount, NO_LIMIT
+        quota = self._linear(q) if rule.schedule == "linear" else self._dream(q, live)
+        return rule.amount, quota
+
+    def taken(self, live):
+        """Counts the masks that a fixed quota has filled in the step that was just taken."""
+        if self.rule.number == ops.RULES["quota"]:
+            for q, (_, quota) in zip(live, self._made[0], strict=True):
+                q.masks -= min(quota, q.masks)
+
+    def _linear(self, q):
+        """LLaDA's quota; steps without one are not taken: they would change nothing."""
+        n, masks = self.steps[q.block], self.lengths[q.block]
+        if q.step >= min(n, masks):
+            return 1
+        return masks // n + (q.step < masks % n)
+
+    def _share(self, block, step):
+        """1 - t_{step+1} / t_step, beyond every draw from the last step on."""
+        times = self.times[block]
+        if step >= self.steps[block] - 1:
+            return float("inf")
+        return float(1 - times[step + 1] / times[step])
+
+    def _dream(self, q, live):
+        """floor(m (1 - t_{i+1} / t_i)), m the masks, averaged over the rows in the same step; all
+        at the last step. The block decoders do not take step 0.
+        """
+        step = q.step
+        if self.rule.schedule == "dream-block":
+            if self.first_alone and step == 0:
+                return 1
+            step += not self.first_alone
+        if step >= self.steps[q.block] - 1:
+            return max(q.masks, 1)
+        together = [r.masks for r in live if (r.block, r.step) == (q.block, q.step) and r.masks]
+        mean = torch.tensor(sum(together)) / max(len(together), 1)
+        times = self.times[q.block]
+        return int(mean * (1 - times[step + 1] / times[step]))
+
+    def _carried(self, live, masks_left):
+        """Masks above what the steps so far may leave: masks - steps taken * masks / steps."""
+        rows = torch.tensor([q.row for q in live], device=self.device)
+        whole = [self.lengths[q.block] for q in live]
+        share = [n // self.steps[q.block] for n, q in zip(whole, live, strict=True)]
+        leave = [max(n - s * (q.step + 1), 0) for n, s, q in zip(whole, share, live, strict=True)]
+        first = torch.tensor([q.step == 0 for q in live], device=self.device)
+        whole, leave = (torch.tensor(v, device=self.device) for v in (whole, leave))
+        return torch.where(first, whole, masks_left[rows]) - leave

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from dpad.decode.cache import KVCache
 from dpad.decode.forward import run_layers
 
 # Arguments that the operators serve; any other that is set sends the call to the stock forward.
@@ -32,6 +31,13 @@ def _all_rows(batch, length, device):
     return _Rows(position, position, offsets, keys, rows, length - 1)
 
 
+@dataclass
+class _Buffers:
+    """K and V of one layer, which all layers share: each writes every slot before it reads any."""
+
+    layers: list
+
+
 def _is_set(value):
     """Whether an argument asks for something: not None, False, 0, nothing, or Dream's "full"."""
     if isinstance(value, torch.Tensor):
@@ -43,35 +49,37 @@ class FullForward:
     """Runs a call of the model's forward on the operators where they serve it, else the stock one.
 
     The stock forward runs while gradients are recorded, in training mode, and for arguments that
-    need what the operators do not produce (hidden states, labels, biases).
+    need what the operators do not produce (hidden states, labels, biases). Everything that does
+    not depend on the call is made here, so that ``torch.compile(fullgraph=True)`` can trace it.
     """
 
     def __init__(self, model, adapter, stock):
+        from transformers import modeling_outputs
+
         self.model, self.adapter = model, adapter
-        self.signature = inspect.signature(stock)
+        self.names = tuple(inspect.signature(stock).parameters)
+        self.output_class = getattr(modeling_outputs, adapter.output_class)
+        adapter.rope(0)
 
     def __call__(self, stock, args, kwargs):
-        bound = self.signature.bind(*args, **kwargs)
-        given = {n: v for n, v in bound.arguments.items() if _is_set(v)}
+        bound = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        given = {n: v for n, v in bound.items() if _is_set(v)}
         inference = not (torch.is_grad_enabled() or self.model.training)
-        served = inference and set(given) <= _SERVED
+        served = inference and set(given) <= _SERVED and len(bound) == len(args) + len(kwargs)
         one_input = ("input_ids" in given) != ("inputs_embeds" in given)
-        wants_tuple = bound.arguments.get("return_dict") is False
+        wants_tuple = bound.get("return_dict") is False
         mask = given.get("attention_mask")
         flat = mask is None or mask.dim() == 2
         if not (served and one_input and flat) or wants_tuple or given.get("use_cache"):
             return stock(*args, **kwargs)
-        from transformers import modeling_outputs
-
-        output_class = getattr(modeling_outputs, self.adapter.output_class)
-        return output_class(logits=self.logits(**given))
+        return self.output_class(logits=self.logits(**given))
 
     def logits(self, input_ids=None, inputs_embeds=None, attention_mask=None, **_):
         """Logits ``[batch, length, vocab]``."""
         adapter = self.adapter
-        hidden = adapter.embed(input_ids) if inputs_embeds is None else inputs_embeds
+        # The residual is overwritten, the caller's tensor must not be.
+        hidden = adapter.embed(input_ids) if inputs_embeds is None else inputs_embeds.clone()
         batch, length, width = hidden.shape
-        rows = _all_rows(batch, length, hidden.device)
         mask = None
         if attention_mask is not None and adapter.honours_mask:
             if attention_mask.shape != (batch, length):
@@ -80,11 +88,9 @@ class FullForward:
                     f"{[batch, length]}"
                 )
             mask = attention_mask.bool()
-        cache = KVCache()
-        cache.reserve(adapter, batch, length)
-        flat = hidden.reshape(-1, width)
-        if flat.data_ptr() == hidden.data_ptr() and inputs_embeds is not None:
-            flat = flat.clone()  # the residual is overwritten, the caller's tensor must not be
-        return adapter.head(run_layers(adapter, flat, rows, cache, key_mask=mask)).unflatten(
-            0, (batch, length)
-        )
+        size = (batch, adapter.num_kv_heads, length, adapter.head_dim)
+        pair = hidden.new_empty(size), hidden.new_empty(size)
+        cache = _Buffers([pair] * len(adapter.layers))
+        rows = _all_rows(batch, length, hidden.device)
+        normed = run_layers(adapter, hidden.reshape(-1, width), rows, cache, key_mask=mask)
+        return adapter.head(normed).unflatten(0, (batch, length))

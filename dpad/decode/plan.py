@@ -37,6 +37,7 @@ class Sequence:
     blocks: list
     block: int = 0
     step: int = 0
+    masks: int | None = None  # of the block, where the schedule of a fixed quota counts them
     kept: torch.Tensor | None = None
     log: list = field(default_factory=list)  # per block: kept positions
     forwards: list = field(default_factory=list)  # per forward: block number
@@ -51,7 +52,7 @@ class Sequence:
 
     def advance(self):
         """To the next block; False when there is none."""
-        self.block, self.step, self.kept = self.block + 1, 0, None
+        self.block, self.step, self.masks, self.kept = self.block + 1, 0, None, None
         return self.block < len(self.blocks)
 
 

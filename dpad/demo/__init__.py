@@ -1,8 +1,9 @@
-"""A counting task with an exact checker, and the tiny LLaDA that was trained on it."""
+"""A counting task with an exact checker, and the tiny LLaDA and Dream trained on it."""
 
 from dpad.demo.task import (
     END_ID,
     MASK_ID,
+    MODELS,
     VOCABULARY,
     Problem,
     decode,
@@ -16,6 +17,7 @@ from dpad.demo.task import (
 __all__ = [
     "END_ID",
     "MASK_ID",
+    "MODELS",
     "VOCABULARY",
     "Problem",
     "decode",

@@ -1,4 +1,4 @@
-"""Counting with a countdown: the task of the shipped model.
+"""Counting with a countdown: the task of the shipped models.
 
 The user asks ``by S forward from``; the answer starts behind a given state ``AAAA<letter>``, four
 digits and the number of steps as a letter (e = 5 ... m = 13 would be n = 4 ... 12 records). Each
@@ -30,6 +30,7 @@ SPECIAL = (START, END, MASK, USER, ASSISTANT)
 VOCABULARY = (*SPECIAL, *"0123456789", " ", *"abcdefghijklmnopqrstuvwxyz", *".,:;+-")
 START_ID, END_ID, MASK_ID, USER_ID, ASSISTANT_ID = range(5)
 
+MODELS = ("tiny_llada", "tiny_dream")  # shipped, trained on this task
 STEPS = (1, 2, 3)
 COUNTS = range(4, 13)
 _IDS = {token: index for index, token in enumerate(VOCABULARY)}
@@ -146,13 +147,15 @@ def problems(n, seed=0, split="test"):
     return list(found)
 
 
-def model_folder():
-    """Folder of the shipped model (config, weights, tokenizer, model card)."""
-    return Path(__file__).with_name("tiny_llada")
+def model_folder(name="tiny_llada"):
+    """Folder of a shipped model, a name of `MODELS` (config, weights, tokenizer, model card)."""
+    if name not in MODELS:
+        raise ValueError(f"name={name!r} must be one of {MODELS}")
+    return Path(__file__).with_name(name)
 
 
-def load(dtype=None):
-    """(model, tokenizer) of the shipped tiny LLaDA, on the CPU, in eval mode.
+def load(dtype=None, name="tiny_llada"):
+    """(model, tokenizer) of a shipped model, a name of `MODELS`, on the CPU, in eval mode.
 
     `dtype`: torch dtype of the weights, float32 if None (they are stored in float16). Needs
     transformers.
@@ -162,7 +165,7 @@ def load(dtype=None):
 
     from dpad.models.hf import AutoModel
 
-    folder = model_folder()
+    folder = model_folder(name)
     model = AutoModel.from_pretrained(folder, dtype=dtype or torch.float32)
-    # With the config at hand no tokenizer is looked up for "llada", unknown to Transformers.
+    # With the config at hand no tokenizer is looked up for a type unknown to Transformers.
     return model.eval(), AutoTokenizer.from_pretrained(folder, config=model.config)

@@ -2,13 +2,15 @@
 
 import torch
 
+from dpad import ops
 from dpad.decode import commit
 from dpad.decode.cache import KVCache
 from dpad.decode.loop import Settings, decode
 from dpad.decode.plan import blocks_of
 from dpad.generation import presets
 from dpad.generation.compat import quirks
-from dpad.generation.config import ALGS, RULES, DPadGenerationConfig, resolve_names
+from dpad.generation.config import ALGS, QUOTA_ALGS, RULES, DPadGenerationConfig, resolve_names
+from dpad.generation.hooks import CanvasView, StepHooks, joined_history
 from dpad.generation.inputs import check_prompts, read_inputs, split_prompts, supplied_kept
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
 from dpad.generation.streaming import BlockStreamer
@@ -26,6 +28,8 @@ def generate(
     kept_suffix=None,
     noise=None,
     confidences=None,
+    generation_tokens_hook_func=None,
+    generation_logits_hook_func=None,
     **options,
 ):
     """Decodes with a masked-diffusion model, patched or not.
@@ -43,6 +47,8 @@ def generate(
             (rows, positions, vocab) -> ``[logit rows, vocab]``.
         confidences: float64 scores for the commit rule to rank: a function (rows, positions,
             eligible) -> ``[logit rows]``; replaces the draws of random remasking.
+        generation_tokens_hook_func, generation_logits_hook_func: Dream's hooks (step, x, logits) on
+            the whole canvas, see `dpad.generation.hooks`; exact modes only.
 
     Returns:
         int64 ``[batch, length + max_new_tokens]``, or a `DPadOutput` with
@@ -59,9 +65,15 @@ def generate(
     base = handle.config if handle is not None else None
     config = merge(model, base, generation_config, options)
     ids, mask = read_inputs(inputs, input_ids, attention_mask)
+    if config.num_return_sequences > 1:
+        ids, mask = (
+            None if t is None else t.repeat_interleave(config.num_return_sequences, dim=0)
+            for t in (ids, mask)
+        )
     prompts = split_prompts(ids, mask)
     supplied = {"kept": kept_suffix, "noise": noise, "confidences": confidences}
-    job = Job(adapter, config, prompts, supplied, streamer)
+    hooks = {"tokens": generation_tokens_hook_func, "logits": generation_logits_hook_func}
+    job = Job(adapter, config, prompts, supplied, streamer, hooks, (ids, mask))
     leased = handle.lease() if handle is not None else None
     try:
         runs = job.run(leased or KVCache())
@@ -82,7 +94,10 @@ def merge(model, base, given, options):
     chosen = {n: v for n, v in resolve_names(options).items() if v is not None}
     for layer in (given, base):
         _fill(chosen, {} if layer is None else layer.given())
-    _fill(chosen, quirks(chosen.get("compatible")).get("defaults", {}))
+    kept_quirks = quirks(chosen.get("compatible"))
+    _fill(chosen, kept_quirks.get("defaults", {}))
+    if kept_quirks.get("whole_canvas"):
+        chosen.setdefault("block_length", chosen["max_new_tokens"])
     _fill(chosen, presets.defaults_for(model))
     config.update(**chosen)
     return config
@@ -90,9 +105,10 @@ def merge(model, base, given, options):
 
 def _fill(chosen, layer):
     """Adds the fields of a lower layer; a commit rule that was chosen hides all lower ones."""
-    ruled = any(chosen.get(n) is not None for n in RULES) or chosen.get("remasking") == "random"
+    ruled = any(chosen.get(n) is not None for n in RULES)
+    fixed = chosen.get("remasking") == "random" or chosen.get("alg") in QUOTA_ALGS
     for name, value in layer.items():
-        if name in RULES and ruled:
+        if name in RULES and (ruled or (fixed and name != "steps")):
             continue
         chosen.setdefault(name, value)
 
@@ -100,13 +116,16 @@ def _fill(chosen, layer):
 def _rule(config, kept_quirks):
     """The commit rule of a configuration; `kept_quirks` are those of its compatible mode."""
     if config.confidence_threshold is not None:
-        return commit.threshold(config.confidence_threshold)
+        return commit.threshold(config.confidence_threshold, steps=config.steps)
     if config.factor is not None:
         return commit.factor(config.factor, kept_quirks.get("published_factor", False))
     if config.entropy_bound is not None:
         return commit.entropy_bound(config.entropy_bound)
+    if config.alg == "origin":
+        return commit.independent(config.steps, config.eps)
     schedule = kept_quirks.get("schedule", "linear")
-    return commit.fixed_quota(config.steps, ALGS[config.alg], schedule)
+    ranked = (ALGS[config.alg], schedule, config.eps, config.alg_temp or 0.0)
+    return commit.fixed_quota(config.steps, *ranked)
 
 
 def _ids(value):
@@ -118,8 +137,10 @@ def _ids(value):
 class Job:
     """One call of `generate`: everything is checked when it is made."""
 
-    def __init__(self, adapter, config, prompts, supplied, streamer):
+    def __init__(self, adapter, config, prompts, supplied, streamer, hooks, given):
         self.adapter, self.config, self.prompts = adapter, config, prompts
+        self.hooks, self.given = hooks, given  # `given`: ids and mask as they came
+        self._check_hooks()
         self.quirks = quirks(config.compatible)
         self.mask_id = adapter.mask_id if config.mask_token_id is None else config.mask_token_id
         if self.mask_id is None:
@@ -134,12 +155,7 @@ class Job:
         check_prompts(prompts, config.max_new_tokens, adapter, self.mask_id)
         new, width = config.max_new_tokens, config.block_length
         self.blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
-        count = len(self.blocks[0][0])
-        if config.steps is not None and config.steps < count:
-            raise ValueError(
-                f"steps = {config.steps} is less than the {count} blocks of max_new_tokens = {new} "
-                f"and block_length = {width}: every block needs a step"
-            )
+        self._check_steps([e - s for s, e in self.blocks[0][0]])
         kept = supplied["kept"]
         self.kept = supplied_kept(kept, self.blocks) if kept is not None else None
         self.noise, self.confidences = supplied["noise"], supplied["confidences"]
@@ -150,6 +166,60 @@ class Job:
         self.seed = config.seed
         if self.seed is None:  # last: a refused call must not move torch's generator
             self.seed = int(torch.randint(2**63 - 1, (1,)))
+
+    def _check_hooks(self):
+        """Dream's hooks see every position of every row in every step."""
+        config = self.config
+        named = [f"generation_{n}_hook_func" for n, hook in self.hooks.items() if hook is not None]
+        whole = {
+            "cache": config.cache == "none",
+            "suffix": config.suffix.kind == "all",
+            "cfg_scale": not config.cfg_scale,
+            "batch_invariant": not config.batch_invariant,
+            "micro_batch": (config.micro_batch or len(self.prompts)) >= len(self.prompts),
+        }
+        broken = [n for n, good in whole.items() if not good]
+        if named and broken:
+            raise ValueError(
+                f"{named[0]} and {broken[0]} = {getattr(config, broken[0])!r}: the hook sees the "
+                "whole canvas, all of which must be computed together"
+            )
+        for name, hook in zip(self.hooks, self.hooks.values(), strict=True):
+            if hook is not None and not callable(hook):
+                raise TypeError(f"generation_{name}_hook_func = {hook!r} is not callable")
+
+    def _step_hooks(self, part):
+        """The `StepHooks` of a micro-batch, or None."""
+        hooked, history = any(self.hooks.values()), self.config.output_history
+        if not hooked and not history:
+            return None
+        ids, mask = self.given
+        mask = None if mask is None else mask[part]
+        view = CanvasView(ids[part], mask, self.config.max_new_tokens, self.mask_id)
+        return StepHooks(view, self.adapter.shift, **self.hooks, keeps_history=history)
+
+    def _check_steps(self, blocks):
+        """`blocks`: their lengths."""
+        config, steps = self.config, self.config.steps
+        needed = {"origin": "steps", "confidence_threshold": "confidence_threshold"}.get(config.alg)
+        if needed and getattr(config, needed) is None:
+            raise ValueError(f"alg = {config.alg!r} needs {needed}=")
+        if steps is None:
+            return
+        if steps < len(blocks):
+            raise ValueError(
+                f"steps = {steps} is less than the {len(blocks)} blocks of max_new_tokens = "
+                f"{config.max_new_tokens} and block_length = {config.block_length}: every block "
+                "needs a step"
+            )
+        if config.confidence_threshold is not None:
+            each = ops.transfer_schedule(steps, len(blocks)).tolist()
+            for masks, n in zip(blocks, each, strict=True):
+                if masks % n:
+                    raise ValueError(
+                        f"steps = {steps}: the {masks} masks of a block are not a multiple of its "
+                        f"{n} steps, as alg = 'confidence_threshold' needs"
+                    )
 
     def _check_ids(self):
         vocab = self.adapter.vocab_size
@@ -177,8 +247,9 @@ class Job:
             raise ValueError(f"row_keys holds {len(keys)} keys for {len(self.prompts)} rows")
         return keys
 
-    def _settings(self, first):
+    def _settings(self, first, hooks):
         config = self.config
+        hooked = hooks is not None and any(self.hooks.values())
         kept, noise, order = self.kept, self.noise, self.confidences
         ends = self.end_ids
         return Settings(
@@ -187,6 +258,9 @@ class Job:
             block_length=config.block_length,
             cache=config.cache,
             temperature=float(config.temperature),
+            top_p=config.top_p,
+            top_k=config.top_k,
+            tempered=self.quirks.get("tempered", False),
             early_stop=bool(config.early_stop),
             seed=self.seed,
             fill_id=self.end_ids[0] if self.end_ids else self.pad_id,
@@ -200,6 +274,10 @@ class Job:
             kept=kept and (lambda row, block: kept(first + row, block)),
             noise=noise and (lambda live, *rest: noise([first + q.row for q in live], *rest)),
             order=order and (lambda live, *rest: order([first + q.row for q in live], *rest)),
+            all_steps=hooked and config.steps is not None and len(self.blocks[0][0]) == 1,
+            on_begin=hooks.begin if hooked else None,
+            whole_logits=hooks.whole_logits if hooked else None,
+            on_step=hooks and hooks.after_step,
             on_block=self.streamer and self.streamer.block,
         )
 
@@ -208,11 +286,14 @@ class Job:
         size = 1 if self.config.batch_invariant else self.config.micro_batch or len(self.prompts)
         if self.streamer is not None:
             self.streamer.begin()
-        runs = []
+        runs, self.histories = [], []
         for first in range(0, len(self.prompts), size):
             part = slice(first, first + size)
             arguments = (self.prompts[part], self.config.max_new_tokens, self.row_keys[part])
-            settings = self._settings(first)
+            hooks = self._step_hooks(part)
+            settings = self._settings(first, hooks)
+            if self.config.output_history:
+                self.histories.append(hooks.history)
             runs.append(decode(self.adapter, cache, *arguments, settings, self.mask_id))
         if self.streamer is not None:
             self.streamer.end()
@@ -257,4 +338,5 @@ class Job:
             finish_reason=[run.reasons[q.row] for run, q in rows],
             timings=timings,
             trace=trace,
+            history=joined_history(self.histories) if self.histories else None,
         )

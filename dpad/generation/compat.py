@@ -4,12 +4,22 @@
 a failure of the last candidate. `round_scores`: confidence is rounded to the logits' dtype.
 `published_shift`: a model that predicts from the predecessor leaves it out of cached passes, and a
 refresh commits the block's first position only. `schedule`: how fixed steps are spread.
+`tempered`: scores are those of the distribution that tokens are drawn from, temperature included.
+`whole_canvas`: one block, as long as the generated part, unless a block length is given.
 `defaults` hold where the configuration leaves a field open.
 """
 
 from dpad.decode.suffix import Suffix
 
 _FULL = {"suffix": Suffix("all"), "cache": "none", "early_stop": False}
+# Dream's own sampler, with the defaults of its configuration class.
+_DREAM = {
+    "raw_canvas": True,
+    "round_scores": True,
+    "tempered": True,
+    "schedule": "dream",
+    "whole_canvas": True,
+}
 
 COMPATIBLE = {
     "llada": {"raw_canvas": True, "round_scores": True, "defaults": _FULL},
@@ -19,16 +29,34 @@ COMPATIBLE = {
         "published_factor": True,
         "defaults": {"suffix": Suffix("gaussian"), "cache": "none", "early_stop": True},
     },
+    "dream": {
+        **_DREAM,
+        "defaults": {**_FULL, "max_new_tokens": 20, "steps": 512, "alg": "origin"},
+    },
+    # What the same call did on Transformers 4.x, where the model's configuration carries the
+    # library's own defaults of sampling.
+    "dream-transformers-4": {
+        **_DREAM,
+        "defaults": {
+            **_FULL,
+            "max_new_tokens": 20,
+            "steps": 512,
+            "alg": "origin",
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "top_k": 50,
+        },
+    },
     "fast-dllm-dream": {
         "raw_canvas": True,
         "published_shift": True,
-        "schedule": "dream",
+        "schedule": "dream-block",
         "defaults": _FULL,
     },
     "dpad-dream": {
         "raw_canvas": True,
         "published_shift": True,
-        "schedule": "dream",
+        "schedule": "dream-block",
         "defaults": {
             "suffix": Suffix("gaussian", window=256, decay=4.0, scale=1.6),
             "cache": "none",

@@ -28,7 +28,11 @@ FIELDS = {
     "factor": None,
     "entropy_bound": None,
     "alg": "maskgit_plus",
+    "alg_temp": 0.0,
+    "eps": 1e-3,
     "temperature": 0.0,
+    "top_p": None,
+    "top_k": None,
     "cfg_scale": 0.0,
     "remasking": "low_confidence",
     "logits_eos_inf": False,
@@ -44,15 +48,29 @@ FIELDS = {
     "micro_batch": None,
     "batch_invariant": False,
     "compatible": None,
+    "num_return_sequences": 1,
     "return_dict_in_generate": False,
+    "output_history": False,
     "trace": False,
 }
+WHOLE = (
+    "max_new_tokens",
+    "block_length",
+    "steps",
+    "top_k",
+    "micro_batch",
+    "num_return_sequences",
+)
 RULES = ("steps", "confidence_threshold", "factor", "entropy_bound")
+# Dream's names -> what the rule ranks.
 ALGS = {
     "maskgit_plus": "probability",
     "topk_margin": "margin",
     "entropy": "negative_entropy",
+    "origin": "uniform",
+    "confidence_threshold": "probability",
 }
+QUOTA_ALGS = ("topk_margin", "entropy", "origin")  # these leave no other rule
 REMASKING = ("low_confidence", "random")
 CACHES = ("none", "prefix", "dual")
 
@@ -109,9 +127,17 @@ class DPadGenerationConfig(GenerationConfig):
             arXiv 2505.22618; alias ``threshold``). Above 1: one token per step.
         factor: commit the largest m with (j + 1)(1 - p_j) <= factor (Fast-dLLM).
         entropy_bound: nats; commit by ascending entropy within the bound (arXiv 2505.24857).
-        alg: what a fixed quota ranks, by Dream's names: "maskgit_plus" (probability),
-            "topk_margin" (best minus second-best) or "entropy" (least first).
+        alg: what a fixed quota ranks, by Dream's names (arXiv 2508.15487): "maskgit_plus"
+            (probability), "topk_margin" (best minus second-best) or "entropy" (least first).
+            "origin": each position commits by a draw of its own, with probability
+            1 - t_{i+1} / t_i in step i of `steps`. "confidence_threshold" goes with that option;
+            with `steps` too, at most masks / steps tokens per step and as many more as earlier
+            steps held back (Fast-dLLM).
+        alg_temp: draw a fixed quota from softmax(score / alg_temp); 0 takes the best.
+        eps: last of Dream's times, which fall linearly from 1.
         temperature: Gumbel noise on the logits; 0 is greedy.
+        top_p, top_k: keep the nucleus and the k best of softmax(logits / temperature); the scores
+            are those of what is kept.
         cfg_scale: classifier-free guidance w: logits u + (w + 1)(c - u), u with the prompt masked
             (LLaDA, arXiv 2502.09992); 0 is off. Doubles the rows of every pass.
         remasking: "low_confidence", or "random": the rule ranks uniform draws (LLaDA, algorithm 4).
@@ -130,7 +156,9 @@ class DPadGenerationConfig(GenerationConfig):
         batch_invariant: decode each row alone, so that its result is bitwise that of batch 1.
         compatible: name of a published decoder whose quirks are to be kept, see
             `dpad.generation.compat`.
+        num_return_sequences: rows decoded from each prompt, next to each other.
         return_dict_in_generate: return a `DPadOutput`.
+        output_history: keep the canvas after every step in it.
         trace: record every commit (implies ``return_dict_in_generate``).
 
     Raises:
@@ -154,24 +182,17 @@ class DPadGenerationConfig(GenerationConfig):
         """Checks every field; Transformers' own rules (on temperature, sampling) do not apply."""
         if hasattr(self, "_ready"):
             return
-        for name, low in (("max_new_tokens", 1), ("block_length", 1), ("steps", 1)):
-            _whole(name, getattr(self, name), low)
-        _whole("micro_batch", self.micro_batch, 1)
+        for name in WHOLE:
+            _whole(name, getattr(self, name), 1)
         for name in ("confidence_threshold", "factor", "entropy_bound", "temperature", "cfg_scale"):
             _real(name, getattr(self, name), 0)
-        given = [n for n in RULES if getattr(self, n) is not None]
-        if len(given) > 1:
-            shown = ", ".join(f"{n} = {getattr(self, n)!r}" for n in given)
-            raise ValueError(f"{shown}: these are different commit rules, give one")
-        if self.alg not in ALGS:
-            raise ValueError(f"alg = {self.alg!r}: expected one of {', '.join(ALGS)}")
-        if self.remasking not in REMASKING:
-            raise ValueError(f"remasking = {self.remasking!r}: expected {' or '.join(REMASKING)}")
-        if self.remasking == "random" and self.steps is None and given:
-            raise ValueError(
-                f"remasking = 'random' and {given[0]} = {getattr(self, given[0])!r}: random order "
-                "goes with steps"
-            )
+        _real("alg_temp", self.alg_temp, 0)
+        for name, top in (("top_p", 1), ("eps", 1)):
+            value = getattr(self, name)
+            _real(name, value, 0, top)
+            if value == 0:
+                raise ValueError(f"{name} = {value!r}: expected a number above 0, up to {top}")
+        self._check_rule()
         if self.suffix is not None and not isinstance(self.suffix, Suffix):
             raise ValueError(f"suffix = {self.suffix!r}: expected a dpad.Suffix or its fields")
         if self.cache is not None and self.cache not in CACHES:
@@ -185,6 +206,34 @@ class DPadGenerationConfig(GenerationConfig):
         if self.compatible is not None and self.compatible not in COMPATIBLE:
             known = ", ".join(COMPATIBLE)
             raise ValueError(f"compatible = {self.compatible!r}: expected one of {known}")
+
+    def _check_rule(self):
+        """Refuses commit options that do not go together."""
+        if self.alg not in ALGS:
+            raise ValueError(f"alg = {self.alg!r}: expected one of {', '.join(ALGS)}")
+        if self.remasking not in REMASKING:
+            raise ValueError(f"remasking = {self.remasking!r}: expected {' or '.join(REMASKING)}")
+        given = [n for n in RULES if getattr(self, n) is not None]
+        carried = self.alg == "confidence_threshold"
+        if len(given) > 1 and not (carried and given == ["steps", "confidence_threshold"]):
+            shown = ", ".join(f"{n} = {getattr(self, n)!r}" for n in given)
+            raise ValueError(f"{shown}: these are different commit rules, give one")
+        other = [n for n in given if n != "steps"]
+        if carried and given and other != ["confidence_threshold"]:
+            raise ValueError(f"alg = {self.alg!r} goes with confidence_threshold, not {given[0]}")
+        for name, value in (("remasking", "random"), *(("alg", a) for a in QUOTA_ALGS)):
+            if getattr(self, name) == value and other:
+                raise ValueError(
+                    f"{name} = {value!r} and {other[0]} = {getattr(self, other[0])!r}: {value} "
+                    "goes with steps"
+                )
+        if self.alg_temp and (other or self.alg not in ("maskgit_plus", *QUOTA_ALGS[:-1])):
+            raise ValueError(f"alg_temp = {self.alg_temp!r}: it draws a fixed quota, see steps")
+        if self.remasking == "random" and (self.alg != "maskgit_plus" or self.alg_temp):
+            raise ValueError(
+                f"remasking = 'random' and alg = {self.alg!r}, alg_temp = {self.alg_temp!r}: "
+                "random order ranks no score"
+            )
 
     def update(self, **kwargs):
         """Sets fields (aliases allowed) and validates; unknown options raise TypeError."""

@@ -26,6 +26,7 @@ class DPadOutput(ModelOutput):
         timings: seconds: total, plan, forward, commit (host time; on a GPU the work that a phase
             has queued may run in a later one), and positions, the rows computed in all passes.
         trace: `Trace` if asked for.
+        history: int64 ``[batch, columns]`` after each step, if asked for.
     """
 
     sequences: torch.LongTensor | None = None
@@ -36,6 +37,7 @@ class DPadOutput(ModelOutput):
     finish_reason: list | None = None
     timings: dict | None = None
     trace: "Trace | None" = None
+    history: tuple | None = None
 
 
 @dataclass

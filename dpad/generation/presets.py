@@ -28,19 +28,23 @@ def _published(length, decay, scale, window, threshold=0.9):
     }
 
 
+# Measured on the shipped models, see benchmarks/results/summary.md.
+_TINY = {
+    "max_new_tokens": 256,
+    "block_length": 32,
+    "confidence_threshold": 0.9,
+    "suffix": Suffix("gaussian", window=64, decay=3.0, scale=1.6, near=16),
+    "cache": "none",
+    "early_stop": True,
+}
+
 # Variant (last part of the name a checkpoint was loaded from) -> defaults. DPad, arXiv 2508.14148.
 VARIANTS = {
     "LLaDA-8B-Instruct": _published(256, 4.0, 2.0, 256),
     "LLaDA-1.5": _published(256, 3.0, 1.6, 256),
-    # Measured on the shipped model, see its model card.
-    "tiny_llada": {
-        "max_new_tokens": 256,
-        "block_length": 32,
-        "confidence_threshold": 0.9,
-        "suffix": Suffix("gaussian", window=64, decay=3.0, scale=1.6, near=16),
-        "cache": "none",
-        "early_stop": True,
-    },
+    "Dream-v0-Base-7B": _published(256, 4.0, 1.6, 256),
+    "tiny_llada": _TINY,
+    "tiny_dream": _TINY,
 }
 
 # "model/task" -> options, from the release scripts of DPad (arXiv 2508.14148); `near` is 0 in all.
@@ -58,6 +62,12 @@ PRESETS = {
     },
     "llada-1.5/mbpp": _published(512, 3.0, 1.6, 512),
     "llada-1.5/gsm8k-1024": _published(1024, 3.0, 1.6, 256),
+    "dream-base/gsm8k": _published(256, 4.0, 1.6, 256),
+    "dream-base/math": _published(256, 4.0, 1.6, 128),
+    "dream-base/humaneval": _published(512, 3.0, 2.3, 128),
+    "dream-base/mbpp": _published(512, 3.0, 1.6, 128),
+    "dream-base/gsm8k-1024": _published(1024, 3.0, 2.3, 128),
+    "dream-base/gsm8k-2048": _published(2048, 3.0, 2.3, 128),
 }
 
 

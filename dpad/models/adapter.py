@@ -5,12 +5,12 @@ A family is one small file that says where the parts live in its module tree. It
 structural probe; never by a model path or by class identity.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 FAMILIES = ("dpad.models.llada", "dpad.models.dream")
 
@@ -20,11 +20,51 @@ class UnsupportedModelError(ValueError):
 
 
 @dataclass(frozen=True)
-class Norm:
-    """An RMS norm: its module (weight ``[width]``) and epsilon."""
+class Part:
+    """A submodule by its place in the tree.
 
-    module: nn.Module
-    eps: float
+    What stands there when it is called is called: layers that were wrapped, replaced or quantised
+    after the adapter was made are the ones that run.
+    """
+
+    parent: nn.Module
+    name: str
+
+    @property
+    def module(self):
+        return getattr(self.parent, self.name)
+
+    def __call__(self, x):
+        return self.module(x)
+
+
+@dataclass(frozen=True)
+class Norm(Part):
+    """An RMS norm: its module (weight ``[width]``) and the attribute that holds its epsilon."""
+
+    eps_name: str
+
+    @property
+    def eps(self):
+        eps = getattr(self.module, self.eps_name, None)
+        if eps is None:  # something around the norm, whose weight alone would not be the norm
+            raise UnsupportedModelError(
+                f"'{self.name}' is a {type(self.module).__name__} without '{self.eps_name}': dpad "
+                "takes plain RMS norms"
+            )
+        return float(eps)
+
+
+@dataclass(frozen=True)
+class Head(Part):
+    """What gives logits: a module, or the embedding's weight if `tied`; `scale` multiplies them."""
+
+    tied: bool = False
+    scale: float | None = None
+
+    def __call__(self, x):
+        logits = F.linear(x, self.module.weight) if self.tied else self.module(x)
+        return logits if self.scale is None else logits * self.scale
 
 
 @dataclass(frozen=True)
@@ -32,14 +72,14 @@ class Layer:
     """One transformer layer. Projections are the user's own modules: called, not replaced."""
 
     attention_norm: Norm
-    q: Callable
-    k: Callable
-    v: Callable
-    o: Callable
+    q: Part
+    k: Part
+    v: Part
+    o: Part
     mlp_norm: Norm
-    gate: Callable
-    up: Callable
-    down: Callable
+    gate: Part
+    up: Part
+    down: Part
 
 
 @dataclass
@@ -48,16 +88,16 @@ class Adapter:
 
     Sizes are counts; `rope_full_precision` rotates in float32 and rounds once; `shift` is 1 where
     row i - 1 predicts position i; `end_ids` end a text; `honours_mask` says whether the stock
-    forward looks at its attention mask, `output_class` names what it returns; `notes` are lines for
-    the handle's report.
+    forward looks at its attention mask, `output_class` names what it returns, `sampler` the model's
+    own method that decodes, if it has one; `notes` are lines for the handle's report.
     """
 
     family: str
     model: nn.Module
-    embed: Callable
+    embed: Part
     layers: list[Layer]
     final_norm: Norm
-    head: Callable
+    head: Head
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -72,13 +112,14 @@ class Adapter:
     pad_id: int | None
     honours_mask: bool = True
     output_class: str = "CausalLMOutputWithPast"
+    sampler: str | None = None
     notes: list[str] = field(default_factory=list)
     _rope: dict = field(default_factory=dict, repr=False)
 
     @property
     def weight(self):
         """The embedding weight: tells dtype and device of the whole model."""
-        return self.embed.weight
+        return self.embed.module.weight
 
     @property
     def dtype(self):
@@ -86,7 +127,15 @@ class Adapter:
 
     @property
     def device(self):
+        _check_loaded({self.weight.device})
         return self.weight.device
+
+    def called(self):
+        """The modules that a decoder calls, whatever it does with the others' weights."""
+        parts = [self.embed] if self.head.tied else [self.embed, self.head]
+        for layer in self.layers:
+            parts += (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
+        return [part.module for part in parts]
 
     def rope(self, length):
         """cos and sin, each float32 ``[>= length, rotary_dim / 2]``, from the configuration."""
@@ -102,12 +151,18 @@ class Adapter:
 
 
 def unwrap(model):
-    """The model inside torch.compile, DistributedDataParallel and PEFT wrappers."""
+    """The model inside torch.compile, DistributedDataParallel and PEFT wrappers.
+
+    Raises UnsupportedModelError for PEFT methods that put virtual tokens before the prompt.
+    """
     while True:
         inner = getattr(model, "_orig_mod", None)
-        if inner is None and type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
+        names = class_names(model)
+        if inner is None and {"DistributedDataParallel", "DataParallel"} & set(names):
             inner = model.module
-        if inner is None and any(c.__name__ == "PeftModel" for c in type(model).__mro__):
+        if inner is None and {"PeftModel", "PeftMixedModel"} & set(names):
+            for config in model.peft_config.values():
+                require(not config.is_prompt_learning, "PEFT prompt learning", config.peft_type)
             inner = model.base_model.model
         if inner is None:
             return model
@@ -145,13 +200,17 @@ def find_adapter(model):
     )
 
 
-def _check_devices(adapter):
-    devices = {p.device for p in adapter.model.parameters()}
+def _check_loaded(devices):
     if any(d.type == "meta" for d in devices):
         raise UnsupportedModelError(
             "the model has parameters on the meta device (offloaded or not loaded): load all of "
             "them onto one device first"
         )
+
+
+def _check_devices(adapter):
+    devices = {p.device for p in adapter.model.parameters()}
+    _check_loaded(devices)
     if len(devices) > 1:
         names = ", ".join(sorted(map(str, devices)))
         raise UnsupportedModelError(f"the model is spread over {names}: dpad decodes on one device")
@@ -170,6 +229,20 @@ def _check_dtypes(adapter):
                 f"a norm's weight is {norm.module.weight.dtype} and the embedding {adapter.dtype}: "
                 "convert the model to one dtype first (model.to(dtype))"
             )
+
+
+def part(model, path, kind=None, **more):
+    """The `Part`, or another `kind` of it, at a dotted path; UnsupportedModelError as `need`."""
+    need(model, path)
+    parent, _, name = path.rpartition(".")
+    return (kind or Part)(need(model, parent) if parent else model, name, **more)
+
+
+def norm(model, path, eps_name):
+    """The `Norm` at a dotted path; UnsupportedModelError if none is there."""
+    found = part(model, path, Norm, eps_name=eps_name)
+    require(found.eps > 0, f"{path}.{eps_name}", found.eps)
+    return found
 
 
 def need(model, path):

@@ -3,9 +3,7 @@
 Fits the released remote code in all its revisions and `dpad.models.hf`'s native class.
 """
 
-from torch.nn import functional as F
-
-from dpad.models.adapter import Adapter, Layer, Norm, UnsupportedModelError, need, require
+from dpad.models.adapter import Adapter, Head, Layer, need, norm, part, require
 
 FAMILY = "llada"
 CLASS_NAMES = ("LLaDAModelLM",)
@@ -29,36 +27,31 @@ def _check(config):
     require(activation == "silu", "activation_type", activation)
 
 
-def _norm(module):
-    if getattr(module, "bias", None) is not None:
-        raise UnsupportedModelError("dpad does not support norms with a bias")
-    return Norm(module, float(module.eps))
+def _norm(parent, name):
+    found = norm(parent, name, "eps")
+    require(getattr(found.module, "bias", None) is None, f"{name}.bias", "a bias")
+    return found
 
 
 def _layer(block):
     return Layer(
-        attention_norm=_norm(need(block, "attn_norm")),
-        q=need(block, "q_proj"),
-        k=need(block, "k_proj"),
-        v=need(block, "v_proj"),
-        o=need(block, "attn_out"),
-        mlp_norm=_norm(need(block, "ff_norm")),
-        gate=need(block, "ff_proj"),
-        up=need(block, "up_proj"),
-        down=need(block, "ff_out"),
+        attention_norm=_norm(block, "attn_norm"),
+        q=part(block, "q_proj"),
+        k=part(block, "k_proj"),
+        v=part(block, "v_proj"),
+        o=part(block, "attn_out"),
+        mlp_norm=_norm(block, "ff_norm"),
+        gate=part(block, "ff_proj"),
+        up=part(block, "up_proj"),
+        down=part(block, "ff_out"),
     )
 
 
 def _head(tree, config):
-    """The head as a callable; tied weights and scaled logits as the stock forward has them."""
-    if config.weight_tying:
-        embedding = tree.wte
-        head = lambda x: F.linear(x, embedding.weight)  # noqa: E731
-    else:
-        head = need(tree, "ff_out")
-    if not getattr(config, "scale_logits", False):
-        return head
-    return lambda x: head(x) * (config.d_model**-0.5)
+    """Tied weights and scaled logits as the stock forward has them."""
+    scale = config.d_model**-0.5 if getattr(config, "scale_logits", False) else None
+    name = "wte" if config.weight_tying else "ff_out"
+    return part(tree, name, Head, tied=bool(config.weight_tying), scale=scale)
 
 
 def _kv_heads(config):
@@ -87,9 +80,9 @@ def adapt(model):
     return Adapter(
         family=FAMILY,
         model=model,
-        embed=need(tree, "wte"),
+        embed=part(tree, "wte"),
         layers=[_layer(block) for block in blocks],
-        final_norm=_norm(need(tree, "ln_f")),
+        final_norm=_norm(tree, "ln_f"),
         head=_head(tree, config),
         num_heads=config.n_heads,
         num_kv_heads=_kv_heads(config),

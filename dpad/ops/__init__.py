@@ -48,7 +48,14 @@ __all__ = [
     "unmask_",
 ]
 
-RULES = {"threshold": 0, "factor": 1, "quota": 2, "entropy_bound": 3, "factor_published": 4}
+RULES = {
+    "threshold": 0,
+    "factor": 1,
+    "quota": 2,
+    "entropy_bound": 3,
+    "factor_published": 4,
+    "below": 5,
+}
 STATUS = {"running": 0, "block_done": 1, "finished": 2, "nan": 3, "invalid": 4}
 SCOPES = {"all": 0, "suffix": 1, "block": 2}
 
@@ -319,8 +326,10 @@ def unmask_(
     mask_id,
     fill_id,
 ):
-    """Commits tokens to the canvas, at least one in each sequence (a quota of 0 waits), and
-    updates its state.
+    """Commits tokens to the canvas and updates its state.
+
+    In each sequence at least one token is committed, except by the rule "below" (score < amount,
+    possibly none), and by every rule at most `quota`: 0 waits.
 
     A position is eligible when the canvas holds `mask_id` there. Written, per canvas row: canvas,
     committed_at (number of the forward) and committed (probability), all ``[canvas_rows, length]``;
@@ -330,7 +339,8 @@ def unmask_(
     Args:
         canvas_row: int64 ``[batch]``, distinct.
         position, token: int64 ``[logit_rows]``; score (ranked), probability (recorded) float64.
-        amount: float64 ``[batch]``: threshold, factor or bound; quota: int64 ``[batch]``.
+        amount: float64 ``[batch]``: threshold, factor or bound.
+        quota: int64 ``[batch]``, the most tokens to commit; the rule "quota" commits that many.
         length: int64 ``[batch]``, canvas length; rule: a value of `RULES`.
     """
     state = (canvas, committed_at, committed, masks_left, status, forward)

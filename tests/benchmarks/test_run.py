@@ -10,7 +10,7 @@ from dpad.demo import MASK_ID
 from dpad.testing.reference_decoder import reference
 
 ARGUMENTS = """--problems 4 --slow-problems 2 --ordinary-problems 1 --pair-rounds 1 --batch 2
---canvases 32 48 --main 32 --threads 1 --groups arm pair suffix chain"""
+--canvases 32 48 --main 32 --threads 1 --groups arm pair suffix chain dream"""
 SMALL = ARGUMENTS.split()
 
 
@@ -31,7 +31,7 @@ def test_every_cell_is_a_file_with_its_circumstances(finished):
     main = {f"32-{s}-{c}-{e}" for s in suffixes for c in caches for e in stops}
     other = {f"48-{s}-none-{e}" for s in suffixes for e in stops}
     assert {f"arm-{n}" for n in main | other} | {f"pair-{n}" for n in main} <= names
-    assert {"chain-32", "chain-48"} <= names
+    assert {"chain-32", "chain-48", "dream-32-ordinary", "dream-32-early-stop"} <= names
     assert sum(n.startswith("suffix-32-") for n in names) == len(cells.SUFFIXES)
     record = json.loads(next(finished.glob("*/pair-32-full-dual-stop.json")).read_text())
     assert {"cpu", "cores", "threads", "isa", "torch", "commit", "command"} <= set(
@@ -67,7 +67,7 @@ def test_a_second_run_measures_nothing_again(finished, monkeypatch):
     def refuse(*_):
         raise AssertionError("measured again")
 
-    for name in ("accuracy", "pair", "chain"):
+    for name in ("accuracy", "pair", "chain", "ordinarily"):
         monkeypatch.setattr(cells, name, refuse)
     run.main([*SMALL, "--out", str(finished)])
     assert files(finished) == before

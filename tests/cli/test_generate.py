@@ -136,7 +136,7 @@ BAD = {
     "suffix": ('--prompt "by 1" --suffix-kind all --suffix-window 3', 2, "Suffix.window = 3"),
     "name": ('--prompt "by 1" --set abc=1', 2, "unknown option 'abc' = 1"),
     "no value": ('--prompt "by 1" --set seed', 2, "--set seed: expected name=value"),
-    "preset": ('--prompt "by 1" --preset nope', 2, "--preset nope: expected one of llada-1.5/"),
+    "preset": ('--prompt "by 1" --preset nope', 2, "--preset nope: expected one of dream-base/"),
     "dtype": ('--prompt "by 1" --dtype int8', 2, "--dtype int8: expected auto, float32"),
     "device": ('--prompt "by 1" --device abacus', 2, "--device abacus"),
     "folder": ('--prompt "by 1" --trace no/where.jsonl', 2, "there is no folder no"),

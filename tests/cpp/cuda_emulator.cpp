@@ -65,7 +65,9 @@ class Block {
         enter(thread);
         if (!error.empty()) throw std::runtime_error(error);
         if (fibers_[thread].state == State::kDone) --left;
-        if (fibers_[thread].state == State::kAtExchange) try_exchange(thread / 32 * 32);
+        if (fibers_[thread].state != State::kAtExchange) continue;
+        // Unless shuffled, the first warp that can go on does: it runs as far ahead as it may.
+        if (try_exchange(thread / 32 * 32) && launch_.order != Order::kShuffled) break;
       }
       if (!moved && left > 0) release_barrier();
     }
@@ -114,16 +116,17 @@ class Block {
     setcontext(&fiber.context);
   }
 
-  void try_exchange(int first) {
+  bool try_exchange(int first) {
     void* lanes[32];
     for (int lane = 0; lane < 32; ++lane) {
       const Fiber& fiber = fibers_.at(first + lane);
-      if (fiber.state != State::kAtExchange) return;
+      if (fiber.state != State::kAtExchange) return false;
       if (fiber.act != fibers_[first].act) throw std::runtime_error("the lanes of a warp diverge");
       lanes[lane] = fiber.mine;
     }
     fibers_[first].act(lanes);
     for (int lane = 0; lane < 32; ++lane) fibers_[first + lane].state = State::kReady;
+    return true;
   }
 
   void release_barrier() {

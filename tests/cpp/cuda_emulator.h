@@ -1,11 +1,11 @@
 // Runs whole CUDA kernels on the host: one fiber per thread of a block, blocks one after the other.
 //
 // A fiber runs until it waits: at a barrier for its block, at an exchange for the 32 lanes of its
-// warp. Fibers and blocks are taken forward, backward or shuffled, so that a result that depends on
-// the order (a missing barrier, a ticket taken for granted) shows. Dynamic shared memory is
-// poisoned and guarded; asynchronous copies arrive when they are waited for and not before;
-// addresses that the hardware wants aligned are checked; lanes that diverge, and barriers that not
-// all threads reach, are errors.
+// warp. Fibers and blocks are taken forward or backward, each warp as far as it can go, or
+// shuffled, so that a result that depends on the order (a missing barrier, a ticket taken for
+// granted) shows. Dynamic shared memory is poisoned and guarded; asynchronous copies arrive when
+// they are waited for and not before; addresses that the hardware wants aligned are checked; lanes
+// that diverge, and barriers that not all threads reach, are errors.
 #pragma once
 
 #include <bit>

@@ -128,6 +128,9 @@ TEST_CASE("tensor-core kernel: rows whose sequence is out of range") {
   const Values no_row = attend<S>(c, 3, Order::kForward, [&](auto& p) { p.cache_row = &rows[0]; });
   const Values no_key = attend<S>(c, 3, Order::kForward, [&](auto& p) { p.n_keys = &keys[0]; });
   const Values falling = attend<S>(c, 3, Order::kForward, [&](auto& p) { p.q_offsets = &fall[0]; });
+  const Ints far{0, 1, 18, 18, 95};  // more rows than there are
+  const Values beyond = attend<S>(c, 3, Order::kForward, [&](auto& p) { p.q_offsets = &far[0]; });
+  CHECK(beyond == falling);
   for (int64_t row = 0; row < c.q_rows; ++row) {
     const char want = row >= 1 && row < 18 ? 'n' : 's';
     if (state(no_row, row) != want || state(no_key, row) != want) FAIL("row " << row);

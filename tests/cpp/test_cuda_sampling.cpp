@@ -270,11 +270,12 @@ struct Commit {
 }  // namespace
 
 TEST_CASE("unmask kernel: the CPU's canvas and state by every rule") {
-  for (int rule = 0; rule < 5; ++rule) {
+  for (int rule = 0; rule < 6; ++rule) {
     for (uint32_t seed = 0; seed < 12; ++seed) {
       Commit c({32, 0, 5, 1, 33}, seed);
       c.rule = static_cast<Rule>(rule);
       c.early_stop = seed % 3 != 0;
+      if (seed % 2) std::fill(c.quota.begin(), c.quota.end(), 40);
       if (seed % 4 == 0) c.score[7] = NAN, c.score[34] = NAN;
       if (seed % 4 == 1) std::fill(c.amount.begin(), c.amount.end(), rule == 3 ? 50.0 : -1.0);
       CAPTURE(rule, seed);

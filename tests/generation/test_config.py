@@ -44,8 +44,8 @@ def test_aliases(alias):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(TypeError, match="top_k"):
-        DPadGenerationConfig(top_k=5)
+    with pytest.raises(TypeError, match="num_beams"):
+        DPadGenerationConfig(num_beams=5)
     config = DPadGenerationConfig()
     with pytest.raises(TypeError, match="temprature"):
         config.update(temprature=1.0)

@@ -13,11 +13,21 @@ SUITES = {
     "fastdllm_llada": "fast-dllm-llada",
     "baseline_llada": "fast-dllm-llada",
     "dpad_llada": "dpad-llada",
+    "dream": "dream",
+    "fastdllm_dream": "dream",
     "fastdllm_dream_block": "fast-dllm-dream",
     "dpad_dream": "dpad-dream",
 }
 # Options that have the reference's name here.
-SAME = ("cfg_scale", "remasking", "logits_eos_inf", "confidence_eos_eot_inf", "threshold", "factor")
+SAME = (
+    "block_length",
+    "cfg_scale",
+    "remasking",
+    "logits_eos_inf",
+    "confidence_eos_eot_inf",
+    "threshold",
+    "factor",
+)
 
 
 def traces(model="", suites=SUITES):
@@ -46,9 +56,9 @@ def options(trace):
         settings.pop("threshold", None)
     given = {
         "max_new_tokens": settings.get("gen_length") or settings["max_new_tokens"],
-        "block_length": settings["block_length"],
         "cache": cache_of(settings),
-        "alg": "maskgit_plus" if alg == "confidence_threshold" else alg,
+        "alg": alg,
+        "top_k": trace["effective_top_k"],
         "early_termination": bool(settings.get("early_termination", False)),
         "eos_id": trace["eos_id"],
         "compatible": SUITES[trace["suite"]],
@@ -56,15 +66,17 @@ def options(trace):
     if trace["kept"] is None:
         given["suffix"] = dpad.Suffix("all")
     given.update({n: settings[n] for n in SAME if settings.get(n) is not None})
-    if "threshold" in given or "factor" in given:
+    # In blocks a threshold takes as many steps as it needs, on the whole canvas both count.
+    if ("threshold" in given or "factor" in given) and "block_length" in given:
         return given
     return {**given, "steps": settings["steps"]}
 
 
 def supplied_confidences(trace):
-    """The reference's own draws of random remasking, or None."""
+    """The reference's own draws of random remasking or of Dream's "origin", or None."""
     draws = iter([step["rand"] for step in trace["steps"] if "rand" in step])
-    if trace["settings"].get("remasking") != "random":
+    settings = trace["settings"]
+    if settings.get("remasking") != "random" and settings.get("alg") != "origin":
         return None
 
     def confidences(rows, positions, eligible):

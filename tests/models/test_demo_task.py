@@ -15,7 +15,7 @@ import torch
 import dpad.demo
 from dpad.demo import task
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "train_tiny_llada.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "train_tiny"
 PROMPT = "<|startoftext|><|user|>by 3 forward from<|assistant|>4185e"
 ANSWER = "4188d4191c4194b4197a"
 
@@ -24,17 +24,19 @@ ANSWER = "4188d4191c4194b4197a"
 def training():
     """The training example as a module."""
     pytest.importorskip("transformers")
-    spec = importlib.util.spec_from_file_location("train_tiny_llada", EXAMPLE)
+    sys.path.insert(0, str(EXAMPLE))
+    spec = importlib.util.spec_from_file_location("train_tiny", EXAMPLE / "__main__.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(EXAMPLE))
 
 
-@pytest.fixture(scope="module")
-def shipped():
-    """(model, tokenizer) of the shipped folder."""
+@pytest.fixture(scope="module", params=dpad.demo.MODELS)
+def shipped(request):
+    """(model, tokenizer) of a shipped folder."""
     pytest.importorskip("transformers")
-    return dpad.demo.load()
+    return dpad.demo.load(name=request.param)
 
 
 def start_of(problem):
@@ -221,8 +223,9 @@ def test_shipped_tokenizer_pads_and_has_a_chat_template(shipped):
         tokenizer("by é")
 
 
-def test_shipped_folder_is_small_and_matches_its_card():
-    folder = dpad.demo.model_folder()
+@pytest.mark.parametrize("name", dpad.demo.MODELS)
+def test_shipped_folder_is_small_and_matches_its_card(name):
+    folder = dpad.demo.model_folder(name)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert sum(map(len, files.values())) <= 4e6
     card = files.pop("README.md").decode()
@@ -237,8 +240,15 @@ def test_shipped_model_solves_held_out_problems(shipped, training, canvas):
     assert training.score(model, 60, canvas) >= 90
 
 
-def test_interrupted_training_ends_with_the_same_weights(training, tmp_path, monkeypatch):
+def test_only_shipped_models_are_found():
+    with pytest.raises(ValueError, match="name='tiny_gpt'"):
+        dpad.demo.model_folder("tiny_gpt")
+
+
+@pytest.mark.parametrize("model", ["llada", "dream"])
+def test_interrupted_training_ends_with_the_same_weights(training, tmp_path, monkeypatch, model):
     arguments = ["train", "--tokens", "2700", "--last-tokens", "1300", "--step-tokens", "600"]
+    arguments += ["--model", model]
     monkeypatch.setattr(sys, "argv", arguments)
     options = training.arguments()
     assert training.Trainer(options).phase_steps == [4, 2]
@@ -261,6 +271,8 @@ def test_training_masks_the_response_only_and_at_every_rate(training):
     seen = []
 
     class Spy(torch.nn.Module):
+        config = type("Config", (), {"model_type": "llada"})
+
         def forward(self, ids):
             seen.append(ids)
             flat = torch.zeros(*ids.shape, len(dpad.demo.VOCABULARY))

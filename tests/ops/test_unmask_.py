@@ -10,10 +10,11 @@ from op_samples import WRITTEN
 from dpad import ops
 
 MASK, FILL, END = 99, 2, (2, 3)
+ALL = 2**62  # a quota that never binds
 NAN, INF = float("nan"), float("inf")
 
 
-def step_case(seed, counts, rule="threshold", amount=0.5, quota=1, masked=0.7, ties=False):
+def step_case(seed, counts, rule="threshold", amount=0.5, quota=ALL, masked=0.7, ties=False):
     """One step of sequences whose blocks hold these many positions of a canvas of 30."""
     g = generator(seed)
     batch, rows, length = len(counts), sum(counts), 30
@@ -46,7 +47,7 @@ def step_case(seed, counts, rule="threshold", amount=0.5, quota=1, masked=0.7, t
     }
 
 
-def block(scores, rule, amount=0.0, quota=1, masked=None, **changes):
+def block(scores, rule, amount=0.0, quota=ALL, masked=None, **changes):
     """One sequence, its block the positions 1.. of a canvas with room around it."""
     n = len(scores)
     args = step_case(0, [n], rule, amount, quota, masked=0.0)
@@ -152,11 +153,31 @@ def test_entropy_bound_leaves_out_the_largest(device, scores, amount):
     assert committed(block(scores, "entropy_bound", amount)) == best(scores, m, lowest=True)
 
 
-@pytest.mark.parametrize(("rule", "amount"), [("threshold", 1.01), ("factor", 0.0), ("quota", 0.0)])
-def test_one_token_per_step(device, rule, amount):
+@given(RANDOM, st.sampled_from((-1.0, 0.0, 0.3, 0.95, INF)))
+def test_below_commits_all_below_it(device, scores, amount):
+    """The independent draws of Dream's "origin" (arXiv 2508.15487): possibly none."""
+    assert committed(block(scores, "below", amount)) == [
+        i for i, s in enumerate(scores) if s < amount
+    ]
+
+
+@given(RANDOM, st.sampled_from(sorted(ops.RULES)), st.integers(-1, 12))
+def test_no_rule_commits_more_than_the_quota(device, scores, rule, quota):
+    """A quota takes the first of those that the rule alone would commit, in its order."""
+    free = committed(block(scores, rule, 0.5))
+    lowest = rule in ("entropy_bound", "below")
+    held = committed(block(scores, rule, 0.5, quota))
+    assert held == best(scores, min(len(free), max(quota, 0)), lowest)
+
+
+@pytest.mark.parametrize(
+    ("rule", "amount", "quota"),
+    [("threshold", 1.01, ALL), ("factor", 0.0, ALL), ("quota", 0.0, 1), ("threshold", 0.0, 1)],
+)
+def test_one_token_per_step(device, rule, amount, quota):
     """threshold > 1, factor 0 and quota 1 all fill a block best first, in as many steps."""
     scores = torch.rand(12, generator=generator(3), dtype=torch.float64).tolist()
-    args = block(scores, rule, amount)
+    args = block(scores, rule, amount, quota)
     order = best(scores, 12)
     order.sort(key=lambda i: -scores[i])
     for step, expected in enumerate(order):
@@ -171,7 +192,7 @@ def test_ties_go_to_the_first_row(device):
     assert committed(block([0.5, 0.5, 0.5], "entropy_bound", -1.0)) == [0]
 
 
-@pytest.mark.parametrize("rule", sorted(ops.RULES))
+@pytest.mark.parametrize("rule", sorted(set(ops.RULES) - {"below"}))
 def test_one_is_committed_whatever_the_scores(device, rule):
     assert len(committed(block([-INF, -INF, -INF], rule, amount=-9.0, quota=1))) >= 1
     assert committed(block([0.1, 0.9, 0.2], rule, 0.0, 1, masked=[False, False, True]))[-1] == 2
@@ -179,7 +200,7 @@ def test_one_is_committed_whatever_the_scores(device, rule):
 
 @pytest.mark.parametrize("rule", sorted(ops.RULES))
 def test_filled_positions_are_never_touched(device, rule):
-    args = block([0.9, 0.8, 0.99, 0.7], rule, 0.5, 4, masked=[True, False, False, True])
+    args = block([0.9, 0.8, 0.99, 0.7], rule, 0.95, 4, masked=[True, False, False, True])
     assert set(committed(args)) <= {0, 3}
     assert args["canvas"][1, 2:4].tolist() == [50, 50]
 

@@ -1,12 +1,23 @@
-"""Native Hugging Face classes: the released weights without remote code.
+"""Native Hugging Face classes: the released weights and tokenizers without remote code.
 
-`AutoModel.from_pretrained` finds the class from the checkpoint's config.json. Nothing is registered
-in Transformers' own Auto classes, so stock classes in the same process stay what they are.
+`AutoModel.from_pretrained` finds the class from the checkpoint's config.json, `AutoTokenizer` from
+its tokenizer_config.json. Nothing is registered in Transformers' own Auto classes, so stock classes
+in the same process stay what they are.
 """
 
+import logging
+from contextlib import contextmanager, suppress
 from importlib import import_module as _import_module
 
-__all__ = ["AutoConfig", "AutoModel", "DreamConfig", "DreamModel", "LLaDAConfig", "LLaDAModelLM"]
+__all__ = [
+    "AutoConfig",
+    "AutoModel",
+    "AutoTokenizer",
+    "DreamConfig",
+    "DreamModel",
+    "LLaDAConfig",
+    "LLaDAModelLM",
+]
 
 # model_type -> architecture name -> (module, model class, config class). Both keys must match:
 # unrelated families share a model_type.
@@ -14,6 +25,9 @@ _FAMILIES = {
     "llada": {"LLaDAModelLM": ("dpad.models.hf.llada", "LLaDAModelLM", "LLaDAConfig")},
     "Dream": {"DreamModel": ("dpad.models.hf.dream", "DreamModel", "DreamConfig")},
 }
+# Tokenizers released as remote code -> the Transformers class that they restate. Dream's is Qwen2's
+# byte-level BPE (the same normalisation, splitting and merges) with other special tokens.
+_TOKENIZERS = {"DreamTokenizer": "Qwen2TokenizerFast"}
 # Keyword arguments that say where a checkpoint's files come from.
 _SOURCE = (
     "cache_dir",
@@ -52,15 +66,20 @@ def _find(config):
     )
 
 
-def _resolve(name_or_path, kwargs):
+def _source(kwargs):
+    """The arguments that say where a checkpoint is; TypeError for one that would run its code."""
     if "trust_remote_code" in kwargs:
         raise TypeError(
             "trust_remote_code is not an argument here: dpad.models.hf never runs code from a "
             "checkpoint. Use transformers.AutoModel for the stock class."
         )
+    return {name: kwargs[name] for name in _SOURCE if name in kwargs}
+
+
+def _resolve(name_or_path, kwargs):
+    source = _source(kwargs)
     from transformers import PretrainedConfig
 
-    source = {name: kwargs[name] for name in _SOURCE if name in kwargs}
     config, _ = PretrainedConfig.get_config_dict(name_or_path, **source)
     if not config:
         raise ValueError(f"no config.json in {str(name_or_path)!r}")
@@ -96,3 +115,47 @@ class AutoModel:
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", "auto")
         return model_class.from_pretrained(name_or_path, *args, **kwargs)
+
+
+class AutoTokenizer:
+    """Finds the tokenizer class of a checkpoint and loads it."""
+
+    @staticmethod
+    def from_pretrained(name_or_path, *args, **kwargs):
+        """Tokenizer of a repository or folder; arguments as in Transformers.
+
+        A tokenizer that was released as remote code is loaded by the Transformers class with the
+        same rules, from the same files; saved again, it no longer refers to that code. Raises
+        ValueError for remote code without such a class and TypeError for `trust_remote_code`.
+        """
+        source = _source(kwargs)
+        import transformers
+        from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+        released = get_tokenizer_config(name_or_path, **source).get("tokenizer_class")
+        if released in _TOKENIZERS:
+            kwargs.pop("config", None)
+            found = getattr(transformers, _TOKENIZERS[released])
+            with _quiet_about_the_class():
+                tokenizer = found.from_pretrained(name_or_path, *args, **kwargs)
+            tokenizer.init_kwargs.pop("auto_map", None)
+            return tokenizer
+        if "config" not in kwargs:
+            # With it, none is looked up by a model type that Transformers does not know. Without:
+            # a folder of tokenizer files only, or of another model.
+            with suppress(OSError, ValueError):
+                kwargs["config"] = AutoConfig.from_pretrained(name_or_path, **source)
+        find = transformers.AutoTokenizer.from_pretrained
+        return find(name_or_path, *args, trust_remote_code=False, **kwargs)
+
+
+@contextmanager
+def _quiet_about_the_class():
+    """Transformers warns where the class differs from the released one: here it is meant to."""
+    log = logging.getLogger("transformers.tokenization_utils_base")
+    other = lambda record: "is not the same type as the class" not in str(record.msg)  # noqa: E731
+    log.addFilter(other)
+    try:
+        yield
+    finally:
+        log.removeFilter(other)

@@ -80,8 +80,8 @@ def uniform(rng, l_offsets, position):
     return (drawn[0].double() * 2.0**32 + drawn[1].double() + 0.5) * 2.0**-64
 
 
-def _accepted(rule, score, amount, quota):
-    """How many of the ranked candidates (a list of scores in rank order) are committed."""
+def _accepted(rule, score, amount):
+    """How many of the ranked candidates (a list of scores in rank order) a rule accepts."""
     n, m = len(score), 1
     if rule == 0:
         while m < n and score[m] >= amount:
@@ -90,12 +90,14 @@ def _accepted(rule, score, amount, quota):
         while m < n and amount > 0 and (m + 2) * (1 - score[m]) <= amount:
             m += 1
     elif rule == 2:
-        m = min(max(quota, 0), n)
+        m = n
     elif rule == 3:
         smaller = score[0]
         while m < n and smaller <= amount:
             smaller += score[m]
             m += 1
+    elif rule == 5:
+        m = sum(s < amount for s in score)
     else:
         while m < n and score[m] >= 1 - amount / (m + 2):
             m += 1
@@ -137,9 +139,10 @@ def unmask_(
         if scores.isnan().any():
             status[row] = 3
             continue
-        order = torch.sort(scores, descending=rule != 3, stable=True).indices
+        order = torch.sort(scores, descending=rule not in (3, 5), stable=True).indices
         ranked = scores[order].tolist()
-        m = _accepted(rule, ranked, float(amount[b]), int(quota[b])) if ranked else 0
+        m = _accepted(rule, ranked, float(amount[b])) if ranked else 0
+        m = min(m, max(int(quota[b]), 0))
         chosen = eligible[order[:m]]
         canvas[row, places[chosen]] = tokens[chosen]
         committed_at[row, places[chosen]] = now

@@ -1,11 +1,15 @@
-"""Train the tiny LLaDA that dpad ships: 0.87 M parameters, the counting task of `dpad.demo`.
+"""Train the tiny models that dpad ships: 0.8 M parameters, the counting task of `dpad.demo`.
 
-    python examples/train_tiny_llada.py --output out/tiny_llada
+    python examples/train_tiny --model llada --output out/tiny_llada
+    python examples/train_tiny --model dream --output out/tiny_dream --tokens 8e6
 
-One CPU core, about an hour. The loss is LLaDA's supervised fine-tuning loss (arXiv 2502.09992,
-section 2.3 and appendix B): response tokens are masked at a random rate, end tokens fill the canvas
-and count. Masks are only ever sampled independently: the model sees no dropped suffix and no
-block-shaped masks in training, so what decoding loses without a suffix is what such a model loses.
+One CPU core, about an hour and half an hour. The Dream starts from the shipped LLaDA's weights, as
+Dream started from a trained model (`--from-scratch` does not): it learns the shift (row i - 1
+predicts position i), its grouped keys and its biases. The loss is LLaDA's supervised fine-tuning
+loss (arXiv 2502.09992, section 2.3 and appendix B): response tokens are masked at a random rate,
+end tokens fill the canvas and count. Masks are only ever sampled independently: the model sees no
+dropped suffix and no block-shaped masks in training, so what decoding loses without a suffix is
+what such a model loses.
 
 Interrupt it at will: the same command resumes from the last checkpoint and ends with the same
 weights. At the end it writes the model folder, scores it on held-out problems with a plain decoder
@@ -14,8 +18,6 @@ and fills in the model card.
 
 import argparse
 import hashlib
-import json
-import math
 import random
 import sys
 import time
@@ -24,13 +26,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from architectures import ARCHITECTURES, SHIFT, build, start_from_llada
+from tokenizer import write_tokenizer
 from tqdm import tqdm
 from transformers import GenerationConfig
 
+from dpad import demo
 from dpad.demo import task
 from dpad.models.hf import AutoModel
-from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 
 PROMPT = 25  # tokens of every prompt
 WARMUP, LAST, EMA = 50, 0.02, 0.995  # steps, factor of the final learning rate, averaging
@@ -68,63 +71,13 @@ PHASES = (
         skew=2,
     ),
 )
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-
-CARD = """---
-license: apache-2.0
-library_name: transformers
-tags: [masked-diffusion, llada]
----
-
-# tiny LLaDA, counting with a countdown
-
-A masked-diffusion language model of LLaDA's architecture (released configuration and weight
-names) with {parameters:,} parameters, trained from scratch on one synthetic task, to test and show
-decoders. It can do nothing else. Licence: Apache-2.0 (weights and data generator).
-
-## Task
-
-`<|startoftext|><|user|>by 3 forward from<|assistant|>4185e` is continued by
-`4188d4191c4194b4197a<|endoftext|>`: each record adds the step (1, 2 or 3) and steps the letter
-back, the record with `a` is the last. Answers have 20 to 60 tokens; the canvas may be several times
-longer and is filled with end tokens. `dpad.demo.problems` draws problems, `Problem.check` is exact.
-
-Held out by construction: no training run starts from a number whose hash falls into one bucket of
-eight (`dpad.demo.task.held_out`), and `problems()` draws only from those. Single records of a test
-run may have occurred in training runs that started elsewhere.
-
-## Training
-
-    {command}
-
-{tokens:,} tokens (prompts and end tokens included) in {steps:,} steps, {minutes:.0f} minutes on
-{threads} CPU thread(s) of a shared machine, torch {torch}. LLaDA's fine-tuning loss with
-independently sampled masks only; the last {last_steps:,} steps mask more of the canvas (rates
-1 - u**2, u uniform) and see more runs that pass a hundred or nearly do. Muon for the block
-matrices, AdamW for the rest; weights averaged over the last steps and rounded to float16.
-
-## Scores
-
-Exact answers on {count:,} held-out problems (`problems({count})`), plain semi-autoregressive
-decoding, block 32, threshold 0.9, early stop, everything recomputed, float32. "No suffix" hides
-every position behind the current block; nothing in the training prepares the model for that.
-
-| canvas | full suffix | no suffix |
-|---|---|---|
-{scores}
-
-## Checksums (SHA-256)
-
-    {sums}
-"""
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description="Train dpad's tiny LLaDA on the counting task.")
-    parser.add_argument("--output", type=Path, default=Path("out/tiny_llada"))
+    parser = argparse.ArgumentParser(description="Train a tiny model on the counting task.")
+    parser.add_argument("--model", choices=tuple(ARCHITECTURES), default="llada")
+    parser.add_argument("--output", type=Path, help="default: out/tiny_<model>")
+    parser.add_argument("--from-scratch", action="store_true", help="Dream: random first weights")
     parser.add_argument(
         "--tokens", type=float, default=22e6, help="most tokens of phase 1, all included"
     )
@@ -134,55 +87,17 @@ def arguments():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--check-every", type=float, default=2e6, help="tokens between checkpoints")
     parser.add_argument("--score", type=int, default=1000, help="held-out problems for the card")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.output = options.output or Path("out") / f"tiny_{options.model}"
+    return options
 
 
-def build_model():
-    """The model with its initial weights: fan-in scaled, residual writers smaller with depth."""
-    config = LLaDAConfig(
-        d_model=128, n_heads=4, n_kv_heads=4, n_layers=4, mlp_hidden_size=384,
-        vocab_size=len(task.VOCABULARY), embedding_size=len(task.VOCABULARY),
-        max_sequence_length=1024, rope_theta=10000.0, mask_token_id=task.MASK_ID,
-        bos_token_id=task.START_ID, eos_token_id=task.END_ID, pad_token_id=task.END_ID,
-    )  # fmt: skip
-    model = LLaDAModelLM(config)
-    for name, weight in model.named_parameters():
-        if weight.dim() == 2:
-            std = 1 / math.sqrt(weight.shape[1])
-            if name.endswith(("attn_out.weight", "ff_out.weight")) and "blocks" in name:
-                std /= math.sqrt(2 * config.n_layers)
-            elif name.endswith("wte.weight"):
-                std = 0.5
-            elif name.endswith("transformer.ff_out.weight"):
-                std *= 0.5
-            torch.nn.init.normal_(weight, std=std)
-    return model
-
-
-def write_tokenizer(folder):
-    """One token per character; the special tokens have LLaDA's names."""
-    ids = {token: index for index, token in enumerate(task.VOCABULARY)}
-    # The unknown token is no entry: text outside the vocabulary raises instead of vanishing.
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<|unknown|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens(list(task.SPECIAL))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    # Written by hand: each Transformers version writes what only it can read.
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": task.START,
-        "eos_token": task.END,
-        "pad_token": task.END,
-        "mask_token": task.MASK,
-        "model_input_names": ["input_ids", "attention_mask"],
-        "padding_side": "left",
-        "additional_special_tokens": [task.USER, task.ASSISTANT],
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 1024,
-        "chat_template": CHAT_TEMPLATE,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+def aligned_logits(model, ids):
+    """Logits [B, T, V] whose row i predicts position i, whatever the family's shift."""
+    logits = model(ids).logits
+    if SHIFT[model.config.model_type]:
+        logits = torch.cat((logits[:, :1], logits[:, :-1]), dim=1)
+    return logits
 
 
 def draw_batch(rng, step_tokens, phase):
@@ -206,7 +121,7 @@ def sft_loss(model, rows, generator, skew=1):
     rate = ((1 - 1e-3) * t + 1e-3)[:, None]
     masked = torch.rand(batch, length, generator=generator) < rate
     masked[:, :PROMPT] = False
-    logits = model(torch.where(masked, task.MASK_ID, rows)).logits
+    logits = aligned_logits(model, torch.where(masked, task.MASK_ID, rows))
     loss = F.cross_entropy(logits[masked].float(), rows[masked], reduction="none")
     return (loss / rate.expand_as(rows)[masked]).sum() / (batch * (length - PROMPT))
 
@@ -229,7 +144,7 @@ def decode(model, prompts, canvas, block=32, threshold=0.9, suffix=None):
             todo = live[(ids[live, start:end] == task.MASK_ID).any(1)]
             if not len(todo):
                 break
-            logits = model(ids[todo, :seen]).logits[:, start:end].float()
+            logits = aligned_logits(model, ids[todo, :seen])[:, start:end].float()
             logits[..., task.MASK_ID] = -torch.inf
             confidence, token = logits.softmax(-1).max(-1)
             confidence[ids[todo, start:end] != task.MASK_ID] = -1
@@ -262,11 +177,14 @@ class Trainer:
         lengths = (options.tokens, options.last_tokens)
         self.phase_steps = [int(tokens // options.step_tokens) for tokens in lengths]
         self.steps = sum(self.phase_steps)
-        self.model = build_model()
+        self.model = build(options.model)
+        if options.model == "dream" and not options.from_scratch:
+            start_from_llada(self.model, demo.load()[0])
         self.average = {name: w.detach().clone() for name, w in self.model.named_parameters()}
+        layers = ARCHITECTURES[options.model].layers
         matrices, others = [], []
         for name, weight in self.model.named_parameters():
-            (matrices if "blocks" in name and weight.dim() == 2 else others).append(weight)
+            (matrices if layers in name and weight.dim() == 2 else others).append(weight)
         self.optimisers = (
             torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.0),
             torch.optim.AdamW(others, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0),
@@ -307,7 +225,7 @@ class Trainer:
 
     def averaged(self):
         """A copy of the model with the averaged weights."""
-        model = LLaDAModelLM(self.model.config)
+        model = type(self.model)(self.model.config)
         model.load_state_dict(self.average)
         return model.eval()
 
@@ -383,13 +301,20 @@ def score_table(folder, count):
 
 
 def write_card(trainer, folder, scores):
-    """README.md of the folder, from CARD and what the run measured."""
+    """README.md of the folder, from card.md and what the run measured."""
     files = sorted(path for path in folder.iterdir() if path.name != "README.md")
     sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files]
-    card = CARD.format(
-        command=f"python examples/train_tiny_llada.py --tokens {trainer.options.tokens:g} "
-        f"--last-tokens {trainer.options.last_tokens:g} "
-        f"--step-tokens {trainer.options.step_tokens} --seed {trainer.options.seed}",
+    options, template = trainer.options, Path(__file__).with_name("card.md").read_text()
+    architecture = ARCHITECTURES[options.model]
+    scratch = " --from-scratch" if options.from_scratch else ""
+    card = template.format(
+        title=architecture.title,
+        model=options.model,
+        start=architecture.start if not options.from_scratch else "trained from scratch",
+        command=f"python examples/train_tiny --model {options.model}{scratch} "
+        f"--tokens {options.tokens:g} "
+        f"--last-tokens {options.last_tokens:g} "
+        f"--step-tokens {options.step_tokens} --seed {options.seed}",
         parameters=sum(weight.numel() for weight in trainer.model.parameters()),
         tokens=trainer.tokens,
         steps=trainer.step,
@@ -397,7 +322,7 @@ def write_card(trainer, folder, scores):
         minutes=trainer.seconds / 60,
         threads=trainer.threads,
         torch=torch.__version__,
-        count=trainer.options.score,
+        count=options.score,
         scores=scores,
         sums="\n    ".join(sums),
     )

@@ -1,0 +1,78 @@
+"""``diffusion_generate``: Dream's own call, its names and defaults, on dpad's decoder."""
+
+from dpad.generation import api
+from dpad.generation.config import DPadGenerationConfig
+from dpad.generation.inputs import read_inputs
+
+# Fields that Dream's configuration class shares with ours.
+SHARED = (
+    "temperature", "top_p", "top_k", "eps", "steps", "alg", "alg_temp", "num_return_sequences",
+    "return_dict_in_generate", "output_history", "mask_token_id", "pad_token_id", "eos_token_id",
+    "max_new_tokens",
+)  # fmt: skip
+DEFAULT_MAX_LENGTH = 20  # of Dream's configuration class; added to the prompt's length
+
+
+def diffusion_generate(model, inputs=None, generation_config=None, **kwargs):
+    """Dream's sampler (arXiv 2508.15487) with its own argument names.
+
+    Args:
+        model: patched or not, any family that dpad knows.
+        inputs: int64 ``[batch, length]``; with ``attention_mask`` padded on either side.
+        generation_config: the model's own configuration object, or a `DPadGenerationConfig`.
+            Without one, Dream's class defaults hold: 512 steps, alg "origin", temperature 0, no
+            top-p, no top-k. What Transformers 4.x made of the same call is
+            ``compatible="dream-transformers-4"``.
+        kwargs: fields of that configuration, the options of `dpad.generate`, Dream's hooks
+            ``generation_tokens_hook_func(step, x, logits)`` and
+            ``generation_logits_hook_func(step, x, logits)``, or Fast-dLLM's ``threshold``,
+            ``block_length``, ``use_cache`` and ``dual_cache``; a block length selects its decoder
+            in blocks.
+
+    Returns:
+        int64 ``[batch, length + new]``, or a `DPadOutput` (sequences, history).
+
+    Raises:
+        TypeError, ValueError: as `dpad.generate`, before any work.
+    """
+    ids, mask = read_inputs(inputs, None, kwargs.pop("attention_mask", None))
+    options = _options(generation_config, kwargs, ids.shape[1])
+    if isinstance(generation_config, DPadGenerationConfig):
+        options["generation_config"] = generation_config
+    return api.generate(model, ids, attention_mask=mask, **options)
+
+
+def _options(given, kwargs, prompt_columns):
+    """Our options for Dream's."""
+    options = {}
+    if given is not None and not isinstance(given, DPadGenerationConfig):
+        values = {n: getattr(given, n, None) for n in (*SHARED, "max_length", "threshold")}
+        options = {n: v for n, v in values.items() if v is not None}
+    named = {n: v for n, v in kwargs.items() if v is not None}
+    named.pop("bos_token_id", None)  # Dream reads it and does nothing with it
+    options.update(named)
+    if "max_new_tokens" not in options:
+        options.update(_length(options.pop("max_length", None), named, prompt_columns))
+    options.pop("max_length", None)
+    blocks = "block_length" in options or "block_size" in options
+    if getattr(given, "compatible", None) is None:
+        options.setdefault("compatible", "fast-dllm-dream" if blocks else "dream")
+    if blocks:
+        if options.get("alg") == "confidence_threshold":
+            options.pop("steps", None)  # a block takes as many as its threshold needs
+        cached, dual = options.pop("use_cache", True), options.pop("dual_cache", False)
+        options.setdefault("cache", ("dual" if dual else "prefix") if cached else "none")
+    return options
+
+
+def _length(max_length, named, prompt_columns):
+    """max_new_tokens from Dream's max_length, which counts the prompt's columns."""
+    if max_length is None or (max_length == DEFAULT_MAX_LENGTH and "max_length" not in named):
+        return {}
+    new = max_length - prompt_columns
+    if new < 1:
+        raise ValueError(
+            f"max_length = {max_length} leaves no room behind a prompt of {prompt_columns} "
+            "columns: pass max_new_tokens="
+        )
+    return {"max_new_tokens": new}

@@ -1,0 +1,118 @@
+"""Dream's hooks, and its history: the canvas as the caller laid it out, step by step."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+
+class CanvasView:
+    """The caller's canvas, ``[batch, columns]`` with its padding, over the decoder's dense one.
+
+    `ids` int64 ``[batch, prompt columns]`` and `mask` bool or None as given to ``generate``.
+    """
+
+    def __init__(self, ids, mask, new_tokens, mask_id):
+        batch, self.prompt_columns = ids.shape
+        self.mask_id = mask_id
+        self.base = torch.nn.functional.pad(ids, (0, new_tokens), value=mask_id)
+        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(ids.device)
+        generated = torch.ones(batch, new_tokens, dtype=torch.bool, device=ids.device)
+        self.columns = [row.nonzero()[:, 0] for row in torch.cat((real, generated), dim=1)]
+
+    def read(self, canvas):
+        """int64 ``[batch, columns]``, a new tensor where the caller's ids are."""
+        x = self.base.clone()
+        for row, columns in enumerate(self.columns):
+            x[row, columns] = canvas.tokens[row, : columns.numel()].to(x.device)
+        return x
+
+    def write(self, canvas, x, name):
+        """Takes over the tokens of `x`; padding stays.
+
+        Raises ValueError, naming the hook, for another shape or dtype, or a mask in the prompt.
+        """
+        good = isinstance(x, torch.Tensor) and x.shape == self.base.shape
+        if not good or x.dtype != self.base.dtype:
+            got = (list(x.shape), x.dtype) if isinstance(x, torch.Tensor) else type(x).__name__
+            raise ValueError(
+                f"{name} returned {got}: expected int64 ids {list(self.base.shape)} like its x"
+            )
+        for row, columns in enumerate(self.columns):
+            tokens = x[row, columns]
+            if (tokens[columns < self.prompt_columns] == self.mask_id).any():
+                raise ValueError(f"{name} put the mask id {self.mask_id} into the prompt of {row}")
+            canvas.tokens[row, : columns.numel()] = tokens.to(canvas.tokens.device)
+
+
+@dataclass
+class StepHooks:
+    """What ``diffusion_generate`` lets a caller do, on the decoder's own callables.
+
+    `tokens(step, x, logits)` returns the canvas to go on with; `logits(step, x, logits)` the logits
+    to decide by, ``[batch, columns, vocab]``: row i predicts position i, and is 0 at padding. The
+    first position has no predecessor and keeps its own row (Dream, arXiv 2508.15487).
+    """
+
+    view: CanvasView
+    shift: int
+    tokens: object = None
+    logits: object = None
+    keeps_history: bool = False
+    history: list = field(default_factory=list)
+    _whole: torch.Tensor | None = None
+    _step: int = 0
+
+    def begin(self, canvas, sequences):
+        """Before the first pass, as Dream calls its hook: step None, no logits."""
+        if self.tokens is not None:
+            x = self.tokens(None, self.view.read(canvas), None)
+            self._take(canvas, x, sequences)
+
+    def whole_logits(self, layout, rows, canvas):
+        """All rows of a pass ``[rows, vocab]`` -> the rows of its targets, after the hook."""
+        x = self.view.read(canvas)
+        whole = rows.new_zeros(*x.shape, rows.shape[-1])
+        bounds = layout.q_offsets.tolist()
+        places = []
+        for b, q in enumerate(layout.live):
+            row = rows[bounds[b] : bounds[b + 1]]
+            if self.shift:
+                row = torch.cat((row[:1], row[:-1]))
+            columns = self.view.columns[q.row].to(rows.device)
+            whole[q.row, columns] = row
+            target = slice(*layout.targets.l_offsets[b : b + 2].tolist())
+            places.append((q.row, columns[layout.targets.position[target]]))
+        if self.logits is not None:
+            shape = whole.shape
+            whole = self.logits(self._step, x, whole)
+            if not isinstance(whole, torch.Tensor) or whole.shape != shape:
+                raise ValueError(
+                    f"generation_logits_hook_func returned {getattr(whole, 'shape', whole)!r}: "
+                    f"expected logits {list(shape)}"
+                )
+        self._whole = whole
+        return torch.cat([whole[row, columns] for row, columns in places]).to(rows.dtype)
+
+    def after_step(self, step):
+        """After a commit: the tokens hook, then the history."""
+        if self.tokens is not None:
+            x = self.tokens(self._step, self.view.read(step.canvas), self._whole)
+            self._take(step.canvas, x, step.live)
+            step.settle()
+        if self.keeps_history:
+            self.history.append(self.view.read(step.canvas))
+        self._step += 1
+
+    def _take(self, canvas, x, sequences):
+        self.view.write(canvas, x, "generation_tokens_hook_func")
+        for q in sequences:
+            start, end = q.current
+            q.masks = int((canvas.tokens[q.row, start:end] == canvas.mask_id).sum())
+
+
+def joined_history(parts):
+    """Histories of micro-batches as one: a tuple of ``[batch, columns]``, the last repeated."""
+    length = max(map(len, parts))
+    return tuple(
+        torch.cat([part[min(step, len(part) - 1)] for part in parts]) for step in range(length)
+    )

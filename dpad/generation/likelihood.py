@@ -1,0 +1,266 @@
+"""`loglikelihood`: how probable a masked-diffusion model finds given answers, by Monte Carlo."""
+
+import math
+import struct
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+import torch
+import torch.nn.functional as F
+
+from dpad import ops
+from dpad.decode.cache import KVCache
+from dpad.decode.canvas import Canvas
+from dpad.decode.forward import logits_of_pass
+from dpad.decode.loop import NaNLogitsError
+from dpad.decode.plan import Planner, Sequence
+from dpad.decode.suffix import Suffix
+from dpad.generation.config import _real, _whole
+from dpad.models.adapter import find_adapter
+
+
+@dataclass
+class LogLikelihood:
+    """What `loglikelihood` found, in the order of its pairs.
+
+    `value` (nats) and `standard_error` are float64 ``[pairs]``; `canvases`, int64 ``[pairs]``, is
+    the number of distinct masked canvases that were computed; `seed` that of the draws.
+    """
+
+    value: torch.Tensor
+    standard_error: torch.Tensor
+    canvases: torch.Tensor
+    seed: int
+
+
+def loglikelihood(
+    model,
+    pairs,
+    *,
+    samples=128,
+    cfg_scale=0.0,
+    seed=0,
+    row_keys=None,
+    micro_batch=32,
+    mask_token_id=None,
+):
+    """Lower bound of the log-probability of each answer behind its prompt, with standard error.
+
+    The bound is the expectation of ``L / l`` times the summed log-probabilities of l masked tokens,
+    l uniform in 1..L and the masked set uniform among those of size l (LLaDA, arXiv 2502.09992,
+    eq. 6 and algorithm 3): the mean over all orders of generating the L tokens one by one. Half as
+    many strata of l as `samples` get two draws each, so that the standard error is unbiased in its
+    square. An answer with no more masks than `samples` (one token: a single mask) gets all of them:
+    its value is exact and its standard error 0.
+
+    The masks follow from the seed and the pair's own tokens, whatever is computed beside it, in
+    which order and in which process. The log-probabilities may differ with the batch in their
+    last bits, as matrix products do (float32: 1e-5 relative); not with ``micro_batch=1``.
+
+    Args:
+        model: a LLaDA or Dream that `dpad.generate` takes, patched or not; it is not changed.
+        pairs: (prompt ids, answer ids), lists or 1-D integer tensors, without padding. Answers
+            hold at least one token, prompts too where the model predicts from the predecessor.
+        samples: masks drawn per answer, an even number.
+        cfg_scale: classifier-free guidance w: logits u + (w + 1)(c - u), u with the prompt masked
+            (eq. 16 of the paper); 0 is off.
+        seed: of the draws; None takes one from torch's default generator.
+        row_keys: one int per pair, what its draws are keyed by instead of its tokens. A common key
+            for the choices of one question gives those of equal length the same masks.
+        micro_batch: masked canvases computed together at most; None: all.
+        mask_token_id: default the model's.
+
+    Returns:
+        `LogLikelihood`.
+
+    Raises:
+        TypeError, ValueError: a bad argument, by name and value, before any work.
+        UnsupportedModelError: not a model that dpad knows.
+        MemoryError: the K/V cache does not fit, with the bytes.
+        NaNLogitsError: the model gave NaN logits; the message names the pair.
+    """
+    handle = getattr(model, "_dpad_handle", None)
+    adapter = handle.adapter if handle is not None else find_adapter(model)
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2 or samples % 2:
+        raise ValueError(f"samples = {samples!r}: expected an even number >= 2")
+    _real("cfg_scale", cfg_scale, 0)
+    _whole("micro_batch", micro_batch, 1)
+    mask_id = _mask_id(adapter, mask_token_id)
+    texts = _texts(pairs, adapter, mask_id)
+    keys = _row_keys(row_keys, texts)
+    seed = int(torch.randint(2**63 - 1, (1,))) if seed is None else _int64("seed", seed)
+    drawn = [_masks(len(t) - p, samples, seed, k) for (t, p), k in zip(texts, keys, strict=True)]
+    leased = handle.lease() if handle is not None else None
+    try:
+        scorer = _Scorer(adapter, leased or KVCache(), mask_id, float(cfg_scale or 0))
+        sums = scorer.run(texts, [d.mask for d in drawn], micro_batch)
+    finally:
+        if leased is not None:
+            handle.give_back(leased)
+    found = [d.estimate(s) for d, s in zip(drawn, sums, strict=True)]
+    columns = torch.tensor(found, dtype=torch.float64).reshape(-1, 2).unbind(1)
+    return LogLikelihood(*columns, torch.tensor([len(s) for s in sums], dtype=torch.int64), seed)
+
+
+def _mask_id(adapter, given):
+    mask_id = adapter.mask_id if given is None else given
+    if mask_id is None:
+        raise ValueError("the model does not name its mask token: pass mask_token_id=")
+    _whole("mask_token_id", mask_id, 0)
+    if mask_id >= adapter.vocab_size:
+        raise ValueError(f"mask_token_id = {mask_id}: the vocabulary has {adapter.vocab_size} ids")
+    return mask_id
+
+
+def _ids(name, value):
+    """Token ids as int64 ``[length]`` on the CPU."""
+    try:
+        ids = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} = {value!r}: expected token ids") from error
+    if ids.dim() != 1:
+        raise ValueError(f"{name} has shape {list(ids.shape)}: expected [length]")
+    kind = ids.dtype
+    if ids.numel() and (kind.is_floating_point or kind.is_complex or kind == torch.bool):
+        raise ValueError(f"{name} has dtype {kind}: expected integer ids")
+    return ids.to("cpu", torch.int64)
+
+
+def _texts(pairs, adapter, mask_id):
+    """(ids of prompt and answer, length of the prompt) of each pair, all checked."""
+    texts = []
+    for number, pair in enumerate(pairs):
+        name = f"pairs[{number}]"
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"{name} = {pair!r}: expected (prompt ids, answer ids)")
+        prompt, answer = _ids(f"{name}[0]", pair[0]), _ids(f"{name}[1]", pair[1])
+        text, vocab = torch.cat((prompt, answer)), adapter.vocab_size
+        bad = text[(text < 0) | (text >= vocab) | (text == mask_id)]
+        if len(bad):
+            what = "the mask id" if bad[0] == mask_id else f"the vocabulary has {vocab} ids"
+            raise ValueError(f"{name} holds id {int(bad[0])}: {what}")
+        if not len(answer):
+            raise ValueError(f"{name} has an empty answer")
+        if not len(prompt) and adapter.shift:
+            raise ValueError(
+                f"{name} has an empty prompt: this model predicts a token from its predecessor, "
+                "start the prompt with its begin-of-text token"
+            )
+        if len(text) > adapter.max_positions:
+            raise ValueError(
+                f"{name}: prompt of {len(prompt)} + answer of {len(answer)} = {len(text)} "
+                f"positions, the model has {adapter.max_positions}"
+            )
+        texts.append((text, len(prompt)))
+    return texts
+
+
+def _int64(name, value):
+    good = isinstance(value, int) and not isinstance(value, bool)
+    if not (good and -(2**63) <= value < 2**63):
+        raise ValueError(f"{name} = {value!r}: expected a 64-bit integer")
+    return value
+
+
+def _row_keys(given, texts):
+    """What each pair's draws are keyed by: given, or a hash of the pair's tokens."""
+    if given is not None:
+        keys = [_int64(f"row_keys[{i}]", key) for i, key in enumerate(given)]
+        if len(keys) != len(texts):
+            raise ValueError(f"row_keys holds {len(keys)} keys for {len(texts)} pairs")
+        return keys
+    keys = []
+    for text, prompt in texts:
+        numbers = struct.pack(f"<{len(text) + 1}q", prompt, *text.tolist())
+        digest = blake2b(numbers, digest_size=8).digest()
+        keys.append(int.from_bytes(digest, "little", signed=True))
+    return keys
+
+
+@dataclass
+class _Masks:
+    """The masks of one answer of L tokens: distinct ones, bool ``[masks, L]``.
+
+    `draw`, int64 ``[samples]``, says which of them each draw took; draws 2 h and 2 h + 1 are the
+    two of stratum h. It is None where the masks are all that there are.
+    """
+
+    mask: torch.Tensor
+    draw: torch.Tensor | None
+
+    def estimate(self, sums):
+        """Value and standard error from each mask's sum of log-probabilities, float64."""
+        masked, length = self.mask.sum(1), self.mask.shape[1]
+        if self.draw is None:
+            weight = [1 / (n * math.comb(length, n)) for n in masked.tolist()]
+            return float(sums @ torch.tensor(weight, dtype=torch.float64)), 0.0
+        drawn = (sums * length / masked)[self.draw]
+        value = float(drawn.mean())
+        spread = float((drawn[0::2] - drawn[1::2]).norm()) / len(drawn)
+        return value, spread if math.isfinite(value) else math.inf
+
+
+def _masks(length, samples, seed, key):
+    """All masks of an answer, or `samples` drawn ones, from (seed, key, number of the draw)."""
+    if length < 63 and 2**length - 1 <= samples:
+        number = torch.arange(1, 2**length)
+        return _Masks((number[:, None] >> torch.arange(length)) & 1 == 1, None)
+    draws = torch.arange(samples)
+    rng = torch.stack((torch.full_like(draws, seed), torch.full_like(draws, key), draws), dim=1)
+    offsets, position = torch.arange(samples + 1) * (length + 1), torch.arange(length + 1)
+    u = ops.uniform(rng, offsets, position.repeat(samples)).view(samples, length + 1)
+    share = (draws // 2 + u[:, -1]) / (samples // 2)  # in (0, 1], one stratum per two draws
+    count = (share * length).ceil().clamp(1, length)
+    rank = u[:, :-1].argsort(dim=1, stable=True).argsort(dim=1)
+    return _Masks(*torch.unique(rank < count[:, None], dim=0, return_inverse=True))
+
+
+class _Scorer:
+    """Computes masked canvases in passes: nothing is padded, only masked rows reach the head."""
+
+    def __init__(self, adapter, cache, mask_id, guidance):
+        self.adapter, self.cache, self.mask_id = adapter, cache, mask_id
+        self.guidance, self.streams = guidance, 2 if guidance else 1
+
+    def run(self, texts, masks, micro_batch):
+        """Per text float64 ``[masks]``: the masked answer tokens' log-probabilities, summed."""
+        jobs = [(pair, mask) for pair, of_pair in enumerate(masks) for mask in of_pair]
+        if not jobs:
+            return []
+        size = min(micro_batch or len(jobs), len(jobs))
+        longest = max(len(text) for text, _ in texts)
+        self.cache.reserve(self.adapter, self.streams * size, longest)
+        sums = []
+        with torch.inference_mode():
+            for first in range(0, len(jobs), size):
+                part = jobs[first : first + size]
+                found = self._pass([(*texts[pair], mask) for pair, mask in part])
+                for (pair, _), value in zip(part, found, strict=True):
+                    if math.isnan(value):
+                        raise NaNLogitsError(f"the model gave NaN logits for pairs[{pair}]")
+                sums += found
+        return torch.tensor(sums, dtype=torch.float64).split([len(m) for m in masks])
+
+    def _pass(self, part):
+        """The sums of (text, length of its prompt, mask of its answer) in one pass."""
+        adapter, device = self.adapter, self.adapter.device
+        noised = [t.clone() for t, _, _ in part]
+        for ids, (_, prompt, mask) in zip(noised, part, strict=True):
+            ids[prompt:][mask] = self.mask_id
+        canvas = Canvas(noised, 0, self.mask_id, device)
+        live = [Sequence(i, len(t), 0, [(prompt, len(t))]) for i, (t, prompt, _) in enumerate(part)]
+        guided_rows = len(part) if self.guidance else 0
+        planner = Planner(Suffix("none"), 0, "none", adapter.shift, device, guided_rows=guided_rows)
+        layout = planner.layout(live)
+        masked = canvas.eligible(layout.targets)
+        every = masked.repeat(self.streams)
+        offsets = F.pad(every.cumsum(0), (1, 0))[layout.l_offsets]
+        rows = replace(layout, logit_row=layout.logit_row[every], l_offsets=offsets)
+        logits = logits_of_pass(adapter, canvas.gather(rows), rows, self.cache)
+        if self.guidance:
+            given, hidden = logits.chunk(2)
+            logits = hidden + (self.guidance + 1) * (given - hidden)
+        answers = torch.cat([t[prompt:] for t, prompt, _ in part]).to(device)
+        loss = F.cross_entropy(logits.float(), answers[masked], reduction="none")
+        counts = [int(mask.sum()) for _, _, mask in part]
+        return [-float(values.sum()) for values in loss.double().cpu().split(counts)]

@@ -1,0 +1,75 @@
+"""Schedules: how many positions a rule may commit in each step."""
+
+import pytest
+import torch
+
+from dpad.decode import commit
+from dpad.decode.plan import Sequence
+
+
+def sequence(row=0):
+    return Sequence(row=row, length=100, row_key=0, blocks=[(0, 32), (32, 64)])
+
+
+def quotas(rule, lengths, steps, first_alone=False):
+    """Quotas of the first `steps` steps of the first block, every one of them filled."""
+    schedule = commit.Schedule(rule, lengths, torch.device("cpu"), first_alone)
+    q, found = sequence(), []
+    for q.step in range(steps):
+        found.append(int(schedule.of([q], None)[1]))
+        schedule.taken([q])
+    return found
+
+
+def test_linear_spreads_the_remainder_over_the_first_steps():
+    assert quotas(commit.fixed_quota(10), [32], 10) == [4, 4, 3, 3, 3, 3, 3, 3, 3, 3]
+    assert quotas(commit.fixed_quota(9), [3], 3) == [1, 1, 1]
+    assert quotas(commit.fixed_quota(), [32], 3) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("masks", "steps"), [(32, 32), (24, 12), (32, 5), (7, 30), (9, 1)])
+def test_dream_waits_first_and_finishes_last(masks, steps):
+    """floor(m (1 - t_{i+1} / t_i)) with t from 1 to 1e-3, the rest in the last step."""
+    found = quotas(commit.fixed_quota(steps, schedule="dream"), [masks], steps)
+    assert sum(found) == masks and len(found) == steps
+    left = masks
+    for i, n in enumerate(found[:-1]):
+        t, s = (1 - (1 - 1e-3) * j / steps for j in (i, i + 1))
+        assert abs(left * (1 - s / t) - n - 0.5) <= 0.5 + 1e-4
+        left -= n
+    if steps == masks:
+        assert found[0] == 0 and found[-1] == 2
+
+
+def test_dream_in_blocks_takes_one_step_less():
+    rule = commit.fixed_quota(16, schedule="dream-block")
+    found = quotas(rule, [32, 32], 7)
+    assert sum(found) == 32
+    alone = quotas(rule, [32, 32], 8, first_alone=True)
+    assert alone[0] == 1 and sum(alone) == 32
+
+
+def test_origin_commits_with_the_share_of_the_time_that_passes():
+    schedule = commit.Schedule(commit.independent(4, eps=0.2), [8], torch.device("cpu"))
+    q, found = sequence(), []
+    for q.step in range(5):
+        amount, quota = schedule.of([q], None)
+        assert int(quota) >= 8
+        found.append(float(amount))
+    assert found[:3] == pytest.approx([1 - 0.8, 1 - 0.6 / 0.8, 1 - 0.4 / 0.6], abs=1e-6)
+    assert found[3:] == [float("inf")] * 2
+
+
+def test_carried_quota_is_what_earlier_steps_left():
+    """8 masks in 4 steps: two may go in each, and what was held back may follow."""
+    q = sequence(row=1)
+    schedule = commit.Schedule(commit.threshold(0.9, steps=4), [8], torch.device("cpu"))
+    left = torch.tensor([-5, -5])
+    assert schedule.of([q], left)[1].tolist() == [2]
+    for q.step, masks, wanted in ((1, 7, 3), (2, 6, 4), (3, 2, 2), (4, 1, 1)):
+        assert schedule.of([q], torch.tensor([-5, masks]))[1].tolist() == [wanted]
+
+
+def test_rules_without_steps_have_no_limit():
+    for rule in (commit.threshold(0.5), commit.factor(1.0), commit.entropy_bound(1.0)):
+        assert quotas(rule, [32], 2) == [commit.NO_LIMIT] * 2

@@ -1,0 +1,183 @@
+"""Dream's samplers against a plain restatement, with the same noise and draws."""
+
+import pytest
+import torch
+
+import dpad
+from tests.generation.common import DREAM
+
+MASK_ID, VOCAB, NEW = DREAM["mask_id"], DREAM["config"]["vocab_size"], 16
+PROMPT = [5, 17, 99, 3, 250]
+
+
+def noise_of(positions):
+    """Gumbel noise keyed by position only, so that both sides see the same."""
+    rows = []
+    for p in positions.tolist():
+        u = torch.rand(VOCAB, generator=torch.Generator().manual_seed(p), dtype=torch.float64)
+        rows.append(-torch.log(-torch.log(u)))
+    return torch.stack(rows)
+
+
+def filtered(logits, temperature, top_p, top_k):
+    """Temperature, nucleus, k best."""
+    if temperature:
+        logits = logits / temperature
+    if top_p is not None:
+        ordered, ids = logits.sort(-1, descending=True)
+        mass = ordered.softmax(-1).cumsum(-1)
+        drop = torch.cat((torch.zeros_like(mass[:, :1]), mass[:, :-1]), -1) > top_p
+        logits = logits.masked_fill(drop.gather(-1, ids.argsort(-1)), float("-inf"))
+    if top_k is not None:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], float("-inf"))
+    return logits
+
+
+def plain(model, steps, alg, temperature=0.0, top_p=None, top_k=None, draws=None):
+    """Dream's sampler for one row; `draws(step, positions)` uniform numbers for "origin"."""
+    canvas = torch.tensor([PROMPT + [MASK_ID] * NEW])
+    times = torch.linspace(1, 1e-3, steps + 1)
+    for i in range(steps):
+        where = (canvas[0] == MASK_ID).nonzero()[:, 0]
+        if not where.numel():
+            break
+        with torch.no_grad():
+            logits = model(canvas).logits[0, where - 1].double()
+        logits = filtered(logits, temperature, top_p, top_k)
+        p = logits.softmax(-1)
+        chosen = logits + noise_of(where) if temperature else logits.clone()
+        chosen[:, MASK_ID] = float("-inf")
+        token = chosen.argmax(-1)
+        share = float(1 - times[i + 1] / times[i])
+        if alg == "origin":
+            taken = draws(i, where) < (share if i < steps - 1 else 2.0)
+        else:
+            two = p.topk(2).values
+            score = {
+                "maskgit_plus": p.gather(1, token[:, None])[:, 0],
+                "topk_margin": two[:, 0] - two[:, 1],
+                "entropy": -torch.special.entr(p).sum(-1),
+            }[alg]
+            quota = (
+                len(where) if i == steps - 1 else int(len(where) * (1 - times[i + 1] / times[i]))
+            )
+            taken = torch.zeros(len(where), dtype=torch.bool)
+            taken[score.argsort(descending=True, stable=True)[:quota]] = True
+        canvas[0, where[taken]] = token[taken]
+    return canvas
+
+
+def draw(step, positions):
+    return torch.stack(
+        [torch.rand((), generator=torch.Generator().manual_seed(1000 * step + int(p)))
+         for p in positions]
+    ).double()  # fmt: skip
+
+
+@pytest.mark.parametrize("alg", ["origin", "maskgit_plus", "topk_margin", "entropy"])
+@pytest.mark.parametrize("steps", [5, 16, 40])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {},
+        {"top_k": 4},
+        {"temperature": 0.7},
+        {"temperature": 1.0, "top_p": 0.8},
+        {"temperature": 0.4, "top_p": 0.95, "top_k": 7},
+    ],
+)
+def test_samplers_equal_the_plain_one(dream, alg, steps, sampling):
+    expected = plain(dream, steps, alg, draws=draw, **sampling)
+    count = iter(range(10**6))
+
+    def confidences(rows, positions, eligible):
+        out = torch.zeros(positions.shape[0], dtype=torch.float64)
+        out[eligible] = draw(next(count), positions[eligible])
+        return out
+
+    out = dpad.generate(
+        dream,
+        [PROMPT],
+        compatible="dream",
+        max_new_tokens=NEW,
+        steps=steps,
+        alg=alg,
+        noise=lambda rows, positions, vocab: noise_of(positions),
+        confidences=confidences if alg == "origin" else None,
+        **sampling,
+    )
+    assert out.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("model", ["llada", "dream"])
+@pytest.mark.parametrize("alg", ["origin", "maskgit_plus", "entropy"])
+def test_samplers_serve_every_family_cache_and_batch(request, model, alg):
+    """Blocks, caches, ragged batches: each row is what it is alone, and no mask is left."""
+    model = request.getfixturevalue(model)
+    prompts = torch.tensor([PROMPT, PROMPT[::-1]])
+    options = {"max_new_tokens": NEW, "block_length": 8, "steps": 8, "alg": alg, "seed": 3}
+    options |= {"temperature": 0.8, "top_p": 0.9, "early_stop": False, "row_keys": [4, 9]}
+    for cache in ("none", "prefix", "dual"):
+        out = dpad.generate(model, prompts, cache=cache, **options)
+        assert not (out == MASK_ID).any()
+        second = {**options, "row_keys": [9]}
+        assert torch.equal(dpad.generate(model, prompts[1:], cache=cache, **second)[0], out[1])
+
+
+def test_alg_temp_draws_positions_without_replacement(dream):
+    """One token per step: how often each position comes first is softmax(score / alg_temp)."""
+    runs, options = 3000, {"max_new_tokens": 4, "steps": 4, "alg": "maskgit_plus"}
+    out = dpad.generate(
+        dream,
+        torch.tensor([PROMPT] * runs),
+        compatible="fast-dllm-dream",
+        block_length=4,
+        cache="none",
+        alg_temp=0.2,
+        seed=11,
+        trace=True,
+        **options,
+    )
+    first = torch.zeros(4)
+    scores = torch.zeros(4, dtype=torch.float64)
+    with torch.no_grad():
+        logits = dream(torch.tensor([PROMPT + [MASK_ID] * 4])).logits[0, 4:8].double()
+    scores = logits.softmax(-1).amax(-1)
+    seen = set()
+    for event in out.trace.events:
+        if event["positions"] and event["row"] not in seen:
+            seen.add(event["row"])
+            assert len(event["positions"]) == 1
+            first[event["positions"][0] - len(PROMPT)] += 1
+    wanted = (scores / 0.2).softmax(-1)
+    error = (wanted * (1 - wanted) / runs).sqrt()
+    assert ((first / runs - wanted).abs() < 4.5 * error).all(), (first / runs, wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"top_p": 0.0}, "top_p = 0.0"),
+        ({"top_p": 1.2}, "top_p = 1.2"),
+        ({"top_k": 0}, "top_k = 0"),
+        ({"top_k": 2.5}, "top_k = 2.5"),
+        ({"alg_temp": -1.0}, "alg_temp = -1.0"),
+        ({"eps": 0.0}, "eps = 0.0"),
+        ({"alg": "best"}, "alg = 'best'"),
+        ({"alg": "origin"}, "alg = 'origin' needs steps"),
+        ({"alg": "confidence_threshold"}, "needs confidence_threshold"),
+        ({"alg": "origin", "threshold": 0.9}, "alg = 'origin' and confidence_threshold = 0.9"),
+        ({"alg": "entropy", "factor": 1.0}, "alg = 'entropy' and factor = 1.0"),
+        ({"alg_temp": 0.5, "threshold": 0.9}, "alg_temp = 0.5"),
+        ({"alg_temp": 0.5, "alg": "origin", "steps": 8}, "alg_temp = 0.5"),
+        ({"remasking": "random", "alg": "entropy"}, "remasking = 'random'"),
+        ({"steps": 8, "threshold": 0.9}, "steps = 8, confidence_threshold = 0.9"),
+        ({"alg": "confidence_threshold", "steps": 5, "threshold": 0.9, "block_length": 16},
+         "steps = 5"),
+        ({"steps": 1, "block_length": 8}, "steps = 1"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_named(dream, options, words):
+    with pytest.raises(ValueError) as error:
+        dpad.generate(dream, [PROMPT], max_new_tokens=NEW, **options)
+    assert words in str(error.value)
