@@ -13,6 +13,7 @@ _PUBLIC = {
     "patched": "dpad.patching",
     "supports": "dpad.patching",
     "generate": "dpad.generation.api",
+    "custom_generate": "dpad.generation.custom",
     "loglikelihood": "dpad.generation.likelihood",
     "LogLikelihood": "dpad.generation.likelihood",
     "Suffix": "dpad.decode.suffix",

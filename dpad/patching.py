@@ -37,18 +37,13 @@ class _Entry:
 
     def __init__(self, handle, stock):
         self.handle = handle
-        functools.update_wrapper(self, stock)
+        # Names only: marks that torch.compile left on the stock method would make it look through.
+        functools.update_wrapper(self, stock, updated=())
         del self.__wrapped__  # the stock method is the handle's to know
         self.__signature__ = inspect.signature(stock)
 
 
 class _Forward(_Entry):
-    def __init__(self, handle, stock):
-        super().__init__(handle, stock)
-        # Not the marks on a forward that torch.compile made: it would look through this one.
-        kept = ("handle", "__signature__", *functools.WRAPPER_ASSIGNMENTS)
-        self.__dict__ = {n: v for n, v in vars(self).items() if n in kept}
-
     @torch.compiler.assume_constant_result
     def _prepare(self):
         """Called by torch.compile, not traced: what it makes is no part of a graph."""
@@ -61,11 +56,13 @@ class _Forward(_Entry):
 
 
 class _Generate(_Entry):
+    @torch.compiler.disable
     def __call__(self, *args, **kwargs):
         return api.generate(self.handle.model, *args, **kwargs)
 
 
 class _DiffusionGenerate(_Entry):
+    @torch.compiler.disable
     def __call__(self, *args, **kwargs):
         return diffusion_generate(self.handle.model, *args, **kwargs)
 

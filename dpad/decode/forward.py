@@ -5,7 +5,8 @@ import torch
 from dpad import ops
 
 # Rows of an MLP that the CPU computes together: more, and its wide intermediates leave the caches
-# and cost fresh pages in every layer.
+# and cost fresh pages in every layer. Under torch.compile the number of pieces would be part of the
+# graph, one graph for each.
 MLP_ROWS = 512
 
 
@@ -15,7 +16,7 @@ def _norm(residual, delta, norm):
 
 def _mlp(layer, x):
     """SwiGLU MLP of normed rows ``[rows, width]``."""
-    if x.device.type != "cpu" or x.shape[0] <= MLP_ROWS:
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.shape[0] <= MLP_ROWS:
         return layer.down(ops.swiglu(layer.gate(x), layer.up(x)))
     return torch.cat([_mlp(layer, part) for part in x.split(MLP_ROWS)])
 
@@ -70,6 +71,15 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
         x = _norm(hidden, layer.o(a.flatten(-2)), layer.mlp_norm)
         delta = _mlp(layer, x)
     return _norm(hidden, delta, adapter.final_norm)
+
+
+def guided(logits, scale):
+    """Classifier-free guidance of two streams, ``[2 rows, vocab]`` -> ``[rows, vocab]``.
+
+    u + (scale + 1)(c - u), u the second half: its prompt is hidden (arXiv 2502.09992, eq. 16).
+    """
+    given, hidden = logits.chunk(2)
+    return hidden + (scale + 1) * (given - hidden)
 
 
 def logits_of_pass(adapter, tokens, layout, cache):

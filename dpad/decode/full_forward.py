@@ -40,17 +40,17 @@ class _Buffers:
 
 def _is_set(value):
     """Whether an argument asks for something: not None, False, 0, nothing, or Dream's "full"."""
-    if isinstance(value, torch.Tensor):
-        return True
-    return bool(value) and value != "full"
+    if value is None or isinstance(value, (bool, int, str)):
+        return bool(value) and value != "full"
+    return True  # an empty cache too: it is there to be filled
 
 
 class FullForward:
     """Runs a call of the model's forward on the operators where they serve it, else the stock one.
 
-    The stock forward runs while gradients are recorded, in training mode, and for arguments that
-    need what the operators do not produce (hidden states, labels, biases). Everything that does
-    not depend on the call is made here, so that ``torch.compile(fullgraph=True)`` can trace it.
+    The stock forward runs while gradients are recorded, in training mode, under autocast, and for
+    arguments that need what the operators do not produce (hidden states, labels, biases). What does
+    not depend on the call is made here: ``torch.compile(fullgraph=True)`` could not trace it.
     """
 
     def __init__(self, model, adapter, stock):
@@ -62,17 +62,27 @@ class FullForward:
         adapter.rope(0)
 
     def __call__(self, stock, args, kwargs):
-        bound = {**dict(zip(self.names, args, strict=False)), **kwargs}
-        given = {n: v for n, v in bound.items() if _is_set(v)}
-        inference = not (torch.is_grad_enabled() or self.model.training)
-        served = inference and set(given) <= _SERVED and len(bound) == len(args) + len(kwargs)
-        one_input = ("input_ids" in given) != ("inputs_embeds" in given)
-        wants_tuple = bound.get("return_dict") is False
-        mask = given.get("attention_mask")
-        flat = mask is None or mask.dim() == 2
-        if not (served and one_input and flat) or wants_tuple or given.get("use_cache"):
+        given = self._served(args, kwargs)
+        if given is None:
             return stock(*args, **kwargs)
         return self.output_class(logits=self.logits(**given))
+
+    def _served(self, args, kwargs):
+        """The arguments that ask for something, by name; None where the stock forward has to run,
+        be it to raise the error.
+        """
+        stock_only = torch.is_grad_enabled() or self.model.training
+        if stock_only or torch.is_autocast_enabled(self.adapter.device.type):
+            return None
+        bound = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        given = {n: v for n, v in bound.items() if _is_set(v)}
+        wrong = len(bound) < len(args) + len(kwargs) or not set(bound) <= set(self.names)
+        if wrong or not set(given) <= _SERVED or given.get("use_cache"):
+            return None
+        mask = given.get("attention_mask")
+        flat = mask is None or mask.dim() == 2
+        one_input = ("input_ids" in given) != ("inputs_embeds" in given)
+        return given if one_input and flat and bound.get("return_dict") is not False else None
 
     def logits(self, input_ids=None, inputs_embeds=None, attention_mask=None, **_):
         """Logits ``[batch, length, vocab]``."""

@@ -10,7 +10,7 @@ from dpad import ops
 from dpad.decode.canvas import Canvas
 from dpad.decode.commit import Rule, Schedule
 from dpad.decode.filters import filter_logits
-from dpad.decode.forward import logits_of_pass
+from dpad.decode.forward import guided, logits_of_pass
 from dpad.decode.plan import Planner, Sequence, Targets, blocks_of
 from dpad.decode.suffix import Suffix
 
@@ -109,9 +109,12 @@ class Step:
         """Takes up what was written to the blocks of this pass: masks left, ends, what is traced.
 
         A position that holds a mask again was never committed; one that was filled counts as
-        committed by this forward, with probability 1.
+        committed by this forward, with probability 1. The host's counts of masks follow: one read.
         """
         self.canvas.settle(self.targets, self.stop)
+        left = self.canvas.masks_left.tolist()
+        for q in self.live:
+            q.masks = left[q.row]
 
 
 @dataclass
@@ -183,8 +186,7 @@ class Decoder:
             return self.settings.whole_logits(layout, logits, self.canvas)
         logits = logits_of_pass(self.adapter, tokens, layout, self.cache)
         if self.settings.guidance:
-            given, hidden = logits.chunk(2)
-            logits = hidden + (self.settings.guidance + 1) * (given - hidden)
+            logits = guided(logits, self.settings.guidance)
         return logits
 
     def _batch_tensors(self, live):

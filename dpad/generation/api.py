@@ -10,10 +10,12 @@ from dpad.decode.plan import blocks_of
 from dpad.generation import presets
 from dpad.generation.compat import quirks
 from dpad.generation.config import ALGS, QUOTA_ALGS, RULES, DPadGenerationConfig, resolve_names
+from dpad.generation.conventions import BoundConventions, Conventions
 from dpad.generation.hooks import CanvasView, StepHooks, joined_history
 from dpad.generation.inputs import check_prompts, read_inputs, split_prompts, supplied_kept
+from dpad.generation.loops import loop_options, run_loop
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
-from dpad.generation.streaming import BlockStreamer
+from dpad.generation.stored import stored_options
 from dpad.models.adapter import find_adapter
 
 
@@ -30,6 +32,12 @@ def generate(
     confidences=None,
     generation_tokens_hook_func=None,
     generation_logits_hook_func=None,
+    logits_processor=None,
+    stopping_criteria=None,
+    callback_on_step_end=None,
+    callback_on_step_end_tensor_inputs=None,
+    callback_on_step_end_tensor_outputs=None,
+    custom_generate=None,
     **options,
 ):
     """Decodes with a masked-diffusion model, patched or not.
@@ -40,7 +48,8 @@ def generate(
             pass `input_ids`. Rows may be padded on the left or the right by `attention_mask`.
         generation_config: `DPadGenerationConfig`; `options` override its fields. What neither
             gives is the default of the model's variant (`dpad.presets`).
-        streamer: a Transformers streamer; gets the prompt and each finished block. Batch 1.
+        streamer: a Transformers streamer; gets the prompt and each finished block, and drafts if it
+            has `put_draft` (`dpad.generation.streaming`). Batch 1.
         kept_suffix: kept suffix positions to use instead of drawing: per block, or per row and
             block, or a function (row, block).
         noise: float64 Gumbel noise to use instead of drawing: a function
@@ -49,6 +58,17 @@ def generate(
             eligible) -> ``[logit rows]``; replaces the draws of random remasking.
         generation_tokens_hook_func, generation_logits_hook_func: Dream's hooks (step, x, logits) on
             the whole canvas, see `dpad.generation.hooks`; exact modes only.
+        logits_processor: list of Transformers' processors. Each sees one position at a time: the
+            row's tokens before it, and its logits (`dpad.generation.processing.Processors`).
+        stopping_criteria: list of Transformers' criteria, asked about each token of a finished
+            block (`dpad.generation.processing.Criteria`).
+        callback_on_step_end: a function (model, step, timestep, tensors), called after each step
+            (`dpad.generation.callback.StepCallback`). It gets the tensors named in
+            `callback_on_step_end_tensor_inputs` ("block", "confidence", "transfer_index",
+            "kept_suffix"; default "block") and may change those named in
+            `callback_on_step_end_tensor_outputs` ("block"; default none).
+        custom_generate: a decoding loop to run in place of dpad's, called as Transformers calls
+            one (`dpad.generation.loops.run_loop`); options that its signature names are its own.
 
     Returns:
         int64 ``[batch, length + max_new_tokens]``, or a `DPadOutput` with
@@ -63,6 +83,7 @@ def generate(
     handle = getattr(model, "_dpad_handle", None)
     adapter = handle.adapter if handle is not None else find_adapter(model)
     base = handle.config if handle is not None else None
+    extra = {} if custom_generate is None else loop_options(custom_generate, options)
     config = merge(model, base, generation_config, options)
     ids, mask = read_inputs(inputs, input_ids, attention_mask)
     if config.num_return_sequences > 1:
@@ -71,9 +92,21 @@ def generate(
             for t in (ids, mask)
         )
     prompts = split_prompts(ids, mask)
-    supplied = {"kept": kept_suffix, "noise": noise, "confidences": confidences}
+    supplied = {"kept_suffix": kept_suffix, "noise": noise, "confidences": confidences}
     hooks = {"tokens": generation_tokens_hook_func, "logits": generation_logits_hook_func}
-    job = Job(adapter, config, prompts, supplied, streamer, hooks, (ids, mask))
+    conventions = Conventions(
+        streamer,
+        logits_processor,
+        stopping_criteria,
+        callback_on_step_end,
+        callback_on_step_end_tensor_inputs,
+        callback_on_step_end_tensor_outputs,
+    )
+    if custom_generate is not None:
+        dreams = {f"generation_{name}_hook_func": hook for name, hook in hooks.items()}
+        extra.update(supplied, **vars(conventions), **dreams)
+        return run_loop(custom_generate, model, ids, mask, config, extra)
+    job = Job(adapter, config, prompts, supplied, conventions, hooks, (ids, mask))
     leased = handle.lease() if handle is not None else None
     try:
         runs = job.run(leased or KVCache())
@@ -84,7 +117,11 @@ def generate(
 
 
 def merge(model, base, given, options):
-    """The configuration in force: options over `given` over `base` over the model's defaults."""
+    """The configuration in force.
+
+    Options over `given` over `base` over what the model brings along (`stored_options`) over the
+    defaults of its compatible mode and variant.
+    """
     config = DPadGenerationConfig()
     for layer in (base, given):
         if layer is not None and not isinstance(layer, DPadGenerationConfig):
@@ -94,6 +131,7 @@ def merge(model, base, given, options):
     chosen = {n: v for n, v in resolve_names(options).items() if v is not None}
     for layer in (given, base):
         _fill(chosen, {} if layer is None else layer.given())
+    _fill(chosen, stored_options(model))
     kept_quirks = quirks(chosen.get("compatible"))
     _fill(chosen, kept_quirks.get("defaults", {}))
     if kept_quirks.get("whole_canvas"):
@@ -137,7 +175,7 @@ def _ids(value):
 class Job:
     """One call of `generate`: everything is checked when it is made."""
 
-    def __init__(self, adapter, config, prompts, supplied, streamer, hooks, given):
+    def __init__(self, adapter, config, prompts, supplied, conventions, hooks, given):
         self.adapter, self.config, self.prompts = adapter, config, prompts
         self.hooks, self.given = hooks, given  # `given`: ids and mask as they came
         self._check_hooks()
@@ -156,13 +194,13 @@ class Job:
         new, width = config.max_new_tokens, config.block_length
         self.blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
         self._check_steps([e - s for s, e in self.blocks[0][0]])
-        kept = supplied["kept"]
+        kept = supplied["kept_suffix"]
         self.kept = supplied_kept(kept, self.blocks) if kept is not None else None
         self.noise, self.confidences = supplied["noise"], supplied["confidences"]
         self.row_keys = self._row_keys()
-        if streamer is not None and len(prompts) > 1:
-            raise ValueError(f"streamer takes one row, the batch has {len(prompts)}")
-        self.streamer = streamer and BlockStreamer(streamer, prompts[0], self.end_ids)
+        self.conventions = BoundConventions(
+            conventions, adapter.model, prompts, self.end_ids, new, adapter.vocab_size
+        )
         self.seed = config.seed
         if self.seed is None:  # last: a refused call must not move torch's generator
             self.seed = int(torch.randint(2**63 - 1, (1,)))
@@ -277,26 +315,22 @@ class Job:
             all_steps=hooked and config.steps is not None and len(self.blocks[0][0]) == 1,
             on_begin=hooks.begin if hooked else None,
             whole_logits=hooks.whole_logits if hooked else None,
-            on_step=hooks and hooks.after_step,
-            on_block=self.streamer and self.streamer.block,
+            **self.conventions.settings(first, hooks and hooks.after_step),
         )
 
     def run(self, cache):
         """Decodes all micro-batches, one after the other, on one cache."""
         size = 1 if self.config.batch_invariant else self.config.micro_batch or len(self.prompts)
-        if self.streamer is not None:
-            self.streamer.begin()
         runs, self.histories = [], []
-        for first in range(0, len(self.prompts), size):
-            part = slice(first, first + size)
-            arguments = (self.prompts[part], self.config.max_new_tokens, self.row_keys[part])
-            hooks = self._step_hooks(part)
-            settings = self._settings(first, hooks)
-            if self.config.output_history:
-                self.histories.append(hooks.history)
-            runs.append(decode(self.adapter, cache, *arguments, settings, self.mask_id))
-        if self.streamer is not None:
-            self.streamer.end()
+        with self.conventions.streaming():
+            for first in range(0, len(self.prompts), size):
+                part = slice(first, first + size)
+                arguments = (self.prompts[part], self.config.max_new_tokens, self.row_keys[part])
+                hooks = self._step_hooks(part)
+                settings = self._settings(first, hooks)
+                if self.config.output_history:
+                    self.histories.append(hooks.history)
+                runs.append(decode(self.adapter, cache, *arguments, settings, self.mask_id))
         return runs
 
     def result(self, ids, runs):
@@ -307,6 +341,8 @@ class Job:
             run.canvas.tokens[q.row, q.length - new : q.length].to(ids.device) for run, q in rows
         ]
         answer = torch.stack(answers)
+        for row, cut in self.conventions.cuts.items():
+            answer[row, cut:] = self.pad_id
         if not self.quirks.get("raw_canvas", False) and self.end_ids:
             ends = torch.isin(answer, torch.tensor(self.end_ids, device=ids.device))
             behind = ends.cumsum(-1) - ends.long() > 0

@@ -1,6 +1,7 @@
 """`DPadGenerationConfig`: every choice of a decoding run, validated, and saved without loss."""
 
 import copy
+import json
 import math
 
 from transformers import GenerationConfig
@@ -18,6 +19,11 @@ ALIASES = {
     "early_termination": "early_stop",
     "return_dict": "return_dict_in_generate",
 }
+
+# Saved files say whose they are: a field may have the same name and another meaning elsewhere.
+CLASS_KEY = "generation_config_class"
+# What Transformers' own `generate` hands to `update` beside options, and wants back.
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 # Field -> default; None is filled from the model's family and variant.
 FIELDS = {
@@ -84,7 +90,7 @@ def resolve_names(given):
     """
     values, named = {}, {}
     for name, value in given.items():
-        if name.startswith("_") or name == "transformers_version":
+        if name.startswith("_") or name in ("transformers_version", CLASS_KEY):
             continue  # Transformers' own bookkeeping in saved configurations
         field = ALIASES.get(name, name)
         if field not in FIELDS:
@@ -236,14 +242,24 @@ class DPadGenerationConfig(GenerationConfig):
             )
 
     def update(self, **kwargs):
-        """Sets fields (aliases allowed) and validates; unknown options raise TypeError."""
+        """Sets fields (aliases allowed) and validates; unknown options raise TypeError.
+
+        Returns what is not an option but an input of the model, as Transformers expects it. With
+        its `defaults_only` (another configuration's values for what is open here) options stay.
+        """
+        if kwargs.pop("defaults_only", False):
+            for name, value in kwargs.items():
+                if name not in FIELDS and getattr(self, name, value) is None:
+                    setattr(self, name, value)
+            return {}
+        unused = {n: kwargs.pop(n) for n in MODEL_INPUTS if n in kwargs}
         for name, value in resolve_names(kwargs).items():
             if name == "suffix" and isinstance(value, dict):
                 value = Suffix(**value)
             setattr(self, name, value)
             self._given.add(name)
         self.validate()
-        return {}
+        return unused
 
     def given(self):
         """Field -> value of what was chosen: named in a call, or set to something else."""
@@ -261,6 +277,13 @@ class DPadGenerationConfig(GenerationConfig):
     def to_diff_dict(self):
         """The fields that differ from their defaults, as plain values."""
         return {n: v for n, v in self.to_dict().items() if v != FIELDS[n]}
+
+    def to_json_string(self, use_diff=True, **_):
+        """What `save_pretrained` writes: the fields that were chosen, defaults among them too."""
+        values = self.to_dict()
+        if use_diff:
+            values = {n: values[n] for n in self.given()}
+        return json.dumps({CLASS_KEY: type(self).__name__, **values}, indent=2) + "\n"
 
     def __eq__(self, other):
         return isinstance(other, DPadGenerationConfig) and self.to_dict() == other.to_dict()

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from dpad.generation.processing import plain_mode
+
 
 class CanvasView:
     """The caller's canvas, ``[batch, columns]`` with its padding, over the decoder's dense one.
@@ -64,10 +66,14 @@ class StepHooks:
 
     def begin(self, canvas, sequences):
         """Before the first pass, as Dream calls its hook: step None, no logits."""
-        if self.tokens is not None:
-            x = self.tokens(None, self.view.read(canvas), None)
-            self._take(canvas, x, sequences)
+        if self.tokens is None:
+            return
+        self._edit(canvas, None)
+        for q in sequences:
+            start, end = q.current
+            q.masks = int((canvas.tokens[q.row, start:end] == canvas.mask_id).sum())
 
+    @plain_mode()
     def whole_logits(self, layout, rows, canvas):
         """All rows of a pass ``[rows, vocab]`` -> the rows of its targets, after the hook."""
         x = self.view.read(canvas)
@@ -96,18 +102,16 @@ class StepHooks:
     def after_step(self, step):
         """After a commit: the tokens hook, then the history."""
         if self.tokens is not None:
-            x = self.tokens(self._step, self.view.read(step.canvas), self._whole)
-            self._take(step.canvas, x, step.live)
+            self._edit(step.canvas, self._step)
             step.settle()
         if self.keeps_history:
             self.history.append(self.view.read(step.canvas))
         self._step += 1
 
-    def _take(self, canvas, x, sequences):
+    @plain_mode()
+    def _edit(self, canvas, step):
+        x = self.tokens(step, self.view.read(canvas), self._whole)
         self.view.write(canvas, x, "generation_tokens_hook_func")
-        for q in sequences:
-            start, end = q.current
-            q.masks = int((canvas.tokens[q.row, start:end] == canvas.mask_id).sum())
 
 
 def joined_history(parts):

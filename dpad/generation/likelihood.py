@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from dpad import ops
 from dpad.decode.cache import KVCache
 from dpad.decode.canvas import Canvas
-from dpad.decode.forward import logits_of_pass
+from dpad.decode.forward import guided, logits_of_pass
 from dpad.decode.loop import NaNLogitsError
 from dpad.decode.plan import Planner, Sequence
 from dpad.decode.suffix import Suffix
@@ -258,8 +258,7 @@ class _Scorer:
         rows = replace(layout, logit_row=layout.logit_row[every], l_offsets=offsets)
         logits = logits_of_pass(adapter, canvas.gather(rows), rows, self.cache)
         if self.guidance:
-            given, hidden = logits.chunk(2)
-            logits = hidden + (self.guidance + 1) * (given - hidden)
+            logits = guided(logits, self.guidance)
         answers = torch.cat([t[prompt:] for t, prompt, _ in part]).to(device)
         loss = F.cross_entropy(logits.float(), answers[masked], reduction="none")
         counts = [int(mask.sum()) for _, _, mask in part]

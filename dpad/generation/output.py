@@ -22,7 +22,8 @@ class DPadOutput(ModelOutput):
         tokens_per_forward: float64 ``[batch]``, tokens committed by the model per forward.
         kept_suffix: per row and block, the kept suffix positions (int64, counted from the row's
             first token that is not padding).
-        finish_reason: per row, "stop" (an end id in a finished block) or "length".
+        finish_reason: per row, "stop" (an end id in a finished block), "criteria" (a stopping
+            criterion) or "length".
         timings: seconds: total, plan, forward, commit (host time; on a GPU the work that a phase
             has queued may run in a later one), and positions, the rows computed in all passes.
         trace: `Trace` if asked for.

@@ -1,23 +1,47 @@
-"""Finished blocks to a Transformers streamer."""
+"""Drafts and finished blocks to a Transformers streamer."""
+
+import contextlib
 
 import torch
 
 
 class BlockStreamer:
-    """Feeds a streamer (`put`, `end`) the prompt, then each finished block, in order.
+    """Feeds a streamer the prompt, then drafts and finished blocks, in order.
 
-    A text ends at its first end id: the id itself is passed on, nothing behind it.
+    `put` gets the prompt and each finished block; a text ends at its first end id: the id itself is
+    passed on, nothing behind it. A streamer with `put_draft` also gets the current block after
+    every step, as Transformers' diffusion models send it: ``value`` int64 ``[1, block]``, the
+    model's prediction where nothing is committed yet, or, if the streamer sets `_takes_logits`,
+    ``logits`` ``[1, block, vocab]``. Everything is on the CPU. `end` comes last, also after an
+    error, so that whoever reads a `TextIteratorStreamer` is not left waiting.
     """
 
     def __init__(self, streamer, prompt, end_ids):
         self.streamer, self.prompt = streamer, prompt
         self.end_ids = torch.tensor(end_ids, dtype=torch.int64)
         self.ended = False
+        self.takes_drafts = callable(getattr(streamer, "put_draft", None))
 
-    def begin(self):
+    def __enter__(self):
         self.streamer.put(self.prompt.cpu())
+        return self
 
-    def block(self, row, tokens):
+    def __exit__(self, kind, *_):
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+            self.streamer.end()
+
+    def step(self, step):
+        """Sends the draft of a `dpad.decode.loop.Step`."""
+        if self.ended:
+            return
+        if getattr(self.streamer, "_takes_logits", False):
+            self.streamer.put_draft(logits=step.logits[None].cpu())
+            return
+        tokens = step.canvas.tokens[step.targets.canvas_row[0], step.targets.position]
+        draft = torch.where(tokens == step.canvas.mask_id, step.token, tokens)
+        self.streamer.put_draft(value=draft[None].cpu())
+
+    def block(self, tokens):
         """`tokens`: int64 ``[block]``, all committed."""
         tokens = tokens.cpu()
         if self.ended:
@@ -28,5 +52,16 @@ class BlockStreamer:
             tokens = tokens[: int(ends[0]) + 1]
         self.streamer.put(tokens)
 
-    def end(self):
-        self.streamer.end()
+
+def check_streamer(streamer, rows):
+    """Refuses a streamer that cannot be fed.
+
+    Raises:
+        ValueError: more than one row.
+        TypeError: no `put` or `end`.
+    """
+    if rows > 1:
+        raise ValueError(f"streamer takes one row, the batch has {rows}")
+    for name in ("put", "end"):
+        if not callable(getattr(streamer, name, None)):
+            raise TypeError(f"streamer is a {type(streamer).__name__} without {name}()")

@@ -141,7 +141,9 @@ class Adapter:
         """cos and sin, each float32 ``[>= length, rotary_dim / 2]``, from the configuration."""
         have = self._rope.get(self.device)
         if have is None or have[0].shape[0] < length:
-            size = max(length, min(self.max_positions, 4096))
+            # Doubled as it grows: each size is a graph of its own under torch.compile.
+            size = max(4096, 1 << max(length - 1, 0).bit_length())
+            size = max(length, min(self.max_positions, size))
             index = torch.arange(0, self.rotary_dim, 2, dtype=torch.float32, device=self.device)
             inverse = 1.0 / (self.rope_theta ** (index / self.rotary_dim))
             position = torch.arange(size, dtype=torch.float32, device=self.device)

@@ -2,7 +2,8 @@
 
 Each calls its kernel (`torch.ops.dpad.<name>`) where one exists for the tensors' device, else its
 plain-torch twin in `dpad.ops.reference`. They are for inference: a tensor that requires grad is
-refused while gradients are recorded. They may be used in ``torch.compile(fullgraph=True)``.
+refused while gradients are recorded. They may be used in ``torch.compile(fullgraph=True)`` where
+they have a kernel.
 
 A *pass* is a flat list of rows, grouped by sequence: the rows of sequence b are
 ``[q_offsets[b], q_offsets[b + 1])`` and look at the slots ``[0, n_keys[b])`` of K/V cache row
@@ -67,6 +68,11 @@ def _bind(name):
 
 _COMPILED = {name: _bind(name) for name in reference.__all__ if name != "gumbel"}
 
+# Device types on which an operator has a kernel; asked here, as torch.compile cannot trace it.
+_KERNELS = {
+    name: frozenset(d for d in ("cpu", "meta", "cuda") if has_kernel(name, d)) for name in _COMPILED
+}
+
 
 def _run(name, tensors, *args):
     """Calls `name` on its kernel or its twin; `tensors` are those that may carry gradients."""
@@ -78,7 +84,7 @@ def _run(name, tensors, *args):
                     "call it under torch.no_grad() or torch.inference_mode(), or detach the tensor"
                 )
     device = tensors[0].device.type if tensors else "cpu"
-    op = _COMPILED[name] if has_kernel(name, device) else getattr(reference, name)
+    op = _COMPILED[name] if device in _KERNELS[name] else getattr(reference, name)
     return op(*args)
 
 

@@ -3,7 +3,18 @@
 import torch
 
 
+def _check_length(name, length):
+    text = "expected a count >= 0"
+    torch._check(length >= 0, lambda: f"dpad::{name}: argument 'length' = {length}: {text}")
+
+
+def _check_shape(name, argument, tensor, condition, text):
+    what = f"dpad::{name}: argument '{argument}'"
+    torch._check(condition, lambda: f"{what} has shape {list(tensor.shape)}: {text}")
+
+
 def _suffix_table(kind, grid, window, decay, scale, count, near, length):
+    _check_length("suffix_table", length)
     return torch.empty(length, dtype=torch.int64)
 
 
@@ -13,6 +24,7 @@ def _transfer_schedule(masks, steps):
 
 def _suffix_sample(row_key, block, redraw, end, total, seed, kind, grid, *rest):
     length, batch = rest[-1], row_key.shape[0]
+    _check_length("suffix_sample", length)
     return row_key.new_empty(batch, length), row_key.new_empty(batch)
 
 
@@ -41,7 +53,8 @@ def _add_rms_norm_(residual, delta, weight, eps):
 
 
 def _swiglu(gate, up):
-    torch._check(gate.shape == up.shape, lambda: "dpad::swiglu: gate and up differ in shape")
+    _check_shape("swiglu", "gate", gate, gate.dim() == 2, "expected 2 dimensions")
+    _check_shape("swiglu", "up", up, gate.shape == up.shape, "gate and up differ in shape")
     return gate.new_empty(gate.shape)
 
 

@@ -104,23 +104,49 @@ def test_positions_that_are_filled_finish_the_block():
 
 @pytest.mark.parametrize("first, then, reason", [(EOS_ID, 5, "length"), (5, EOS_ID, "stop")])
 def test_an_end_that_is_written_or_taken_away_counts(first, then, reason):
-    """The model only says `first`; what is written over it decides whether the row goes on."""
+    """The model says `first` in its first pass; `then`, written over it, decides what follows."""
+    passes = []
 
     def say(live, targets, logits, canvas):
-        logits[:, first] += 1000
+        logits[:, 5 if passes else first] += 1000
+        passes.append(len(live))
         return logits
 
     def write(step):
-        for q in step.live:
-            step.canvas.tokens[q.row, q.current[0] : q.current[1]] = then
-        step.settle()
+        if step.number == 0:
+            for q in step.live:
+                step.canvas.tokens[q.row, q.current[0] : q.current[1]] = then
+            step.settle()
 
     out = run(process_logits=say, on_step=write)
     assert out.reasons == [reason] * 2
-    if reason == "length":
+    blocks = [0] if reason == "stop" else [0, 1, 2]
+    assert [q.forwards for q in out.sequences] == [blocks] * 2
+    if reason == "length":  # the tail that the first commit had filled was decoded after all
         assert all((out.canvas.tokens[r, n - NEW : n] == 5).all() for r, n in enumerate((27, 29)))
-    else:
-        assert [q.forwards for q in out.sequences] == [[0], [0]]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "dream"])
+def test_quotas_follow_what_was_written(schedule):
+    """Half of the block is filled in its first step: the rest of the quotas spread over less."""
+    plain = run(rule=commit.fixed_quota(24, schedule=schedule), early_stop=False)
+
+    def fill(step):
+        for q in step.live:
+            begin = q.current[0]
+            if q.step == 0:
+                step.canvas.tokens[q.row, begin : begin + WIDTH // 2] = 9
+        step.settle()
+        for q in step.live:
+            begin, end = q.current
+            assert q.masks == int((step.canvas.tokens[q.row, begin:end] == MASK_ID).sum())
+
+    out = run(rule=commit.fixed_quota(24, schedule=schedule), early_stop=False, on_step=fill)
+    for row, length in enumerate(out.canvas.lengths):
+        answer = out.canvas.tokens[row, length - NEW : length]
+        assert (answer.view(3, WIDTH)[:, : WIDTH // 2] == 9).all() and MASK_ID not in answer
+    steps = [len(q.forwards) for q in out.sequences]
+    assert max(steps) <= min(len(q.forwards) for q in plain.sequences)
 
 
 def test_settling_does_not_hide_nan():

@@ -3,12 +3,22 @@
 import re
 from pathlib import Path
 
-import pytest
 import torch
+
+from dpad.generation.config import ALIASES
 
 ROOT = Path(__file__).parents[2]
 # Needs 16 GB of weights.
 NOT_RUN = ('"GSAI-ML/',)
+
+
+def run(name):
+    """Runs the blocks of a document one after the other; returns their names."""
+    torch.manual_seed(0)
+    space = {}
+    for block in blocks(name):
+        exec(compile(block, name, "exec"), space)  # the documents are ours
+    return space
 
 
 def blocks(name):
@@ -18,15 +28,24 @@ def blocks(name):
     return [b for b in found if not any(words in b for words in NOT_RUN)]
 
 
-@pytest.mark.parametrize("name", ["README.md"])
-def test_blocks_run(name, capsys):
-    torch.manual_seed(0)
-    space = {}
-    for block in blocks(name):
-        exec(compile(block, name, "exec"), space)  # the documents are ours
+def test_readme_runs(capsys):
+    space = run("README.md")
     printed = capsys.readouterr().out
     assert "block_attention" in printed and "True" in printed
     assert space["out"].finish_reason == ["stop"]
+
+
+def test_generate_runs(capsys):
+    space = run("docs/generate.md")
+    answer = space["tokenizer"].decode(space["out"].sequences[0, space["start"] :])
+    assert capsys.readouterr().out.strip()
+    assert space["text"] and space["text"] != answer  # what the lists changed
+
+
+def test_aliases_are_listed():
+    text = (ROOT / "docs/generate.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", text, flags=re.MULTILINE))
+    assert rows == ALIASES
 
 
 def test_links_lead_somewhere():

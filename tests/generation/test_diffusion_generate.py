@@ -85,6 +85,7 @@ def test_hooks_see_and_change_what_dream_lets_them(dream, batch):
         return x
 
     def logits(step, x, logits):
+        assert not x.is_inference() and not logits.is_inference()
         assert x.shape == ids.shape[:1] + (columns + NEW,)
         logits[..., 17] += 0.5 * step
         return logits

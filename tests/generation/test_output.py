@@ -46,6 +46,16 @@ def test_output_fields(llada, prompts):
             assert ((kept >= end) & (kept < min(end + 24, len(prompt) + 40))).all()
 
 
+def test_forwards_of_a_row_are_those_that_it_takes_alone(llada, prompts):
+    options = {"return_dict_in_generate": True, "seed": 4, "cache": "prefix"}
+    _, out = run(llada, prompts, **options)
+    assert len(set(out.forwards.tolist())) > 1  # rows end at different steps
+    for row, prompt in enumerate(prompts):
+        _, alone = run(llada, [prompt], row_keys=[row], **options)
+        assert alone.forwards[0] == out.forwards[row]
+        assert alone.tokens_per_forward[0] == out.tokens_per_forward[row]
+
+
 def test_a_drawn_seed_is_returned_and_replays(llada, prompts):
     torch.manual_seed(3)
     _, first = run(llada, prompts, return_dict_in_generate=True, temperature=1.0)

@@ -157,6 +157,7 @@ def test_what_the_operators_do_not_serve_runs_the_stock_forward(stock, ids):
         {"output_attentions": True},
         {"labels": ids},
         {"use_cache": True},
+        {"past_key_values": transformers.DynamicCache()},
         {"return_dict": False},
     )
     with torch.no_grad():

@@ -105,3 +105,14 @@ def test_gradients_in_half_precision_are_the_stock_ones(half):
     with dpad.patch(half):
         got = gradients()
     assert all(a.equal(b) for a, b in zip(got, want, strict=True))
+
+
+def test_autocast_runs_the_stock_forward_and_generates_as_without(exact):
+    ids, _ = pad(PROMPTS[:1], "left")
+    options = {"max_new_tokens": 8, "block_length": 4, "seed": 0}
+    plain = dpad.generate(exact, ids, **options)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        want = exact(ids).logits
+        with dpad.patched(exact):
+            assert torch.equal(exact(ids).logits, want)
+            assert torch.equal(exact.generate(ids, **options), plain)

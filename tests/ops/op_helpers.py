@@ -177,6 +177,51 @@ class Guarded:
             assert torch.equal(buffer, before), "a byte outside the written arguments changed"
 
 
+class GraphPasses:
+    """A torch.compile backend: what Inductor does to a graph, without its C++ compiler.
+
+    Graphs are made functional, optimised, and their mutations put back where Inductor would; then
+    they are interpreted. `graphs` holds them as they run.
+    """
+
+    def __init__(self):
+        self.graphs = []
+
+    def __call__(self, module, inputs):
+        from torch._dynamo.backends.common import aot_autograd
+        from torch._inductor.decomposition import select_decomp_table
+
+        compiler = aot_autograd(
+            fw_compiler=self._compile,
+            decompositions=select_decomp_table(),
+            keep_inference_input_mutations=True,
+        )
+        return compiler(module, inputs)
+
+    def _compile(self, module, inputs):
+        from functorch.compile import make_boxed_func
+        from torch._guards import detect_fake_mode
+        from torch._inductor.fx_passes.post_grad import post_grad_passes
+        from torch._inductor.virtualized import V
+
+        with V.set_fake_mode(detect_fake_mode(inputs)):
+            post_grad_passes(module, is_inference=True)
+        self.graphs.append(module)
+        return make_boxed_func(module.forward)
+
+    def nodes(self, *targets):
+        """Nodes of the last graph that call one of these overload packets."""
+        nodes = self.graphs[-1].graph.nodes
+        return [n for n in nodes if getattr(n.target, "overloadpacket", None) in targets]
+
+    def copies(self, shape):
+        """Nodes of the last graph that copy a tensor with as many elements as this shape has."""
+        aten = torch.ops.aten
+        nodes = self.nodes(aten.clone, aten.copy, aten.copy_, aten._to_copy)
+        found = [n for n in nodes if n.meta["val"].numel() == math.prod(shape)]
+        return [n for n in found if len(n.args) < 2 or n.args[0] is not n.args[1]]
+
+
 def offsets_of(counts):
     """[0, c0, c0 + c1, ...], int64."""
     return torch.tensor([0, *counts], dtype=torch.int64).cumsum(0)

@@ -1,9 +1,12 @@
 """suffix_gather: tokens by position, bitwise."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from op_helpers import Guarded, assert_same_bits, call, generator, offsets_of, twin
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def gather_case(seed, counts, length=23, hidden=True):
@@ -31,14 +34,14 @@ def check(args):
     assert_same_bits(twin("suffix_gather", args), expected)
 
 
-def test_empty_passes(device):
+def test_empty_passes():
     check(gather_case(0, []))
     check(gather_case(0, [0, 0]))
     check(gather_case(0, [0], length=0, hidden=False))
 
 
 @given(st.data())
-def test_random_passes(device, data):
+def test_random_passes(data):
     args = gather_case(
         data.draw(st.integers(0, 10**6)),
         data.draw(st.lists(st.integers(0, 9), max_size=4)),
@@ -57,7 +60,7 @@ def test_random_passes(device, data):
     guarded.check()
 
 
-def test_one_sequence_twice(device):
+def test_one_sequence_twice():
     """Two cache rows of one canvas: guidance reads it with the prompt hidden."""
     args = {
         "canvas": torch.arange(10)[None],

@@ -1,5 +1,6 @@
 """uniform: the draws of random remasking, bitwise the twin's, keyed and flat."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from op_helpers import (
     twin,
 )
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def uniform_case(seed, counts):
     g = generator(seed)
@@ -25,7 +28,7 @@ def uniform_case(seed, counts):
 
 
 @given(st.integers(0, 10**6), st.lists(st.integers(0, 9), max_size=4))
-def test_random_calls_equal_the_twin(device, seed, counts):
+def test_random_calls_equal_the_twin(seed, counts):
     args = uniform_case(seed, counts)
     guarded = Guarded()
     placed = guarded.put_all(args, rng=((1, 0), 1), position=(None, 2))
@@ -35,7 +38,7 @@ def test_random_calls_equal_the_twin(device, seed, counts):
     guarded.check()
 
 
-def test_a_draw_depends_on_its_keys_alone(device):
+def test_a_draw_depends_on_its_keys_alone():
     args = uniform_case(1, [6, 5])
     whole = call("uniform", args)
     for row in range(11):
@@ -52,7 +55,7 @@ def test_a_draw_depends_on_its_keys_alone(device):
             assert call("uniform", other) != whole[row]
 
 
-def test_draws_are_flat_and_independent(device):
+def test_draws_are_flat_and_independent():
     """20,000 positions: 16 equal bins, and 8 x 8 bins of neighbours."""
     args = {
         "rng": torch.tensor([[3, 0, 1]]),

@@ -9,6 +9,8 @@ from op_samples import WRITTEN
 
 from dpad import ops
 
+pytestmark = pytest.mark.usefixtures("device")
+
 MASK, FILL, END = 99, 2, (2, 3)
 ALL = 2**62  # a quota that never binds
 NAN, INF = float("nan"), float("inf")
@@ -83,7 +85,7 @@ def check_twin(args):
 
 
 @given(st.data())
-def test_random_steps_equal_the_twin(device, data):
+def test_random_steps_equal_the_twin(data):
     """Every rule, ragged batches, ties, NaN and infinite scores, ends of text."""
     args = step_case(
         data.draw(st.integers(0, 10**6)),
@@ -112,13 +114,13 @@ RANDOM = st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=1, max_size
 
 
 @given(RANDOM, st.sampled_from((0.0, 0.3, 0.6, 0.95, 1.0)))
-def test_threshold_commits_all_at_or_above_it(device, scores, amount):
+def test_threshold_commits_all_at_or_above_it(scores, amount):
     above = [i for i, s in enumerate(scores) if s >= amount]
     assert committed(block(scores, "threshold", amount)) == (above or best(scores, 1))
 
 
 @given(RANDOM, st.sampled_from((0.0, 0.5, 1.0, 2.5)))
-def test_factor_commits_the_longest_safe_prefix(device, scores, amount):
+def test_factor_commits_the_longest_safe_prefix(scores, amount):
     """Largest m with (j + 1)(1 - score_j) <= amount for every j = 2..m (arXiv 2505.22618)."""
     ranked = sorted(scores, reverse=True)
     safe = lambda j: amount > 0 and (j + 1) * (1 - ranked[j - 1]) <= amount  # noqa: E731
@@ -127,7 +129,7 @@ def test_factor_commits_the_longest_safe_prefix(device, scores, amount):
 
 
 @given(RANDOM, st.sampled_from((0.5, 1.0, 2.5)))
-def test_published_factor_overlooks_the_last_failure(device, scores, amount):
+def test_published_factor_overlooks_the_last_failure(scores, amount):
     ranked, n = sorted(scores, reverse=True), len(scores)
     taken = n
     for j in range(1, n):  # the released loop takes a failure at the last for none at all
@@ -138,13 +140,13 @@ def test_published_factor_overlooks_the_last_failure(device, scores, amount):
 
 
 @given(RANDOM, st.integers(-1, 12))
-def test_quota_commits_that_many(device, scores, quota):
+def test_quota_commits_that_many(scores, quota):
     wanted = min(max(quota, 0), len(scores))
     assert committed(block(scores, "quota", quota=quota)) == best(scores, wanted)
 
 
 @given(RANDOM, st.sampled_from((0.0, 0.2, 0.7, 3.0)))
-def test_entropy_bound_leaves_out_the_largest(device, scores, amount):
+def test_entropy_bound_leaves_out_the_largest(scores, amount):
     """The most tokens whose entropies, without the largest, sum to at most the bound."""
     ranked = sorted(scores)
     m = 1
@@ -154,7 +156,7 @@ def test_entropy_bound_leaves_out_the_largest(device, scores, amount):
 
 
 @given(RANDOM, st.sampled_from((-1.0, 0.0, 0.3, 0.95, INF)))
-def test_below_commits_all_below_it(device, scores, amount):
+def test_below_commits_all_below_it(scores, amount):
     """The independent draws of Dream's "origin" (arXiv 2508.15487): possibly none."""
     assert committed(block(scores, "below", amount)) == [
         i for i, s in enumerate(scores) if s < amount
@@ -162,7 +164,7 @@ def test_below_commits_all_below_it(device, scores, amount):
 
 
 @given(RANDOM, st.sampled_from(sorted(ops.RULES)), st.integers(-1, 12))
-def test_no_rule_commits_more_than_the_quota(device, scores, rule, quota):
+def test_no_rule_commits_more_than_the_quota(scores, rule, quota):
     """A quota takes the first of those that the rule alone would commit, in its order."""
     free = committed(block(scores, rule, 0.5))
     lowest = rule in ("entropy_bound", "below")
@@ -174,7 +176,7 @@ def test_no_rule_commits_more_than_the_quota(device, scores, rule, quota):
     ("rule", "amount", "quota"),
     [("threshold", 1.01, ALL), ("factor", 0.0, ALL), ("quota", 0.0, 1), ("threshold", 0.0, 1)],
 )
-def test_one_token_per_step(device, rule, amount, quota):
+def test_one_token_per_step(rule, amount, quota):
     """threshold > 1, factor 0 and quota 1 all fill a block best first, in as many steps."""
     scores = torch.rand(12, generator=generator(3), dtype=torch.float64).tolist()
     args = block(scores, rule, amount, quota)
@@ -187,25 +189,25 @@ def test_one_token_per_step(device, rule, amount, quota):
         assert args["status"][1] == ops.STATUS["block_done" if done else "running"]
 
 
-def test_ties_go_to_the_first_row(device):
+def test_ties_go_to_the_first_row():
     assert committed(block([0.5, 0.5, 0.5, 0.5], "quota", quota=2)) == [0, 1]
     assert committed(block([0.5, 0.5, 0.5], "entropy_bound", -1.0)) == [0]
 
 
 @pytest.mark.parametrize("rule", sorted(set(ops.RULES) - {"below"}))
-def test_one_is_committed_whatever_the_scores(device, rule):
+def test_one_is_committed_whatever_the_scores(rule):
     assert len(committed(block([-INF, -INF, -INF], rule, amount=-9.0, quota=1))) >= 1
     assert committed(block([0.1, 0.9, 0.2], rule, 0.0, 1, masked=[False, False, True]))[-1] == 2
 
 
 @pytest.mark.parametrize("rule", sorted(ops.RULES))
-def test_filled_positions_are_never_touched(device, rule):
+def test_filled_positions_are_never_touched(rule):
     args = block([0.9, 0.8, 0.99, 0.7], rule, 0.95, 4, masked=[True, False, False, True])
     assert set(committed(args)) <= {0, 3}
     assert args["canvas"][1, 2:4].tolist() == [50, 50]
 
 
-def test_nan_commits_nothing(device):
+def test_nan_commits_nothing():
     args = block([0.9, NAN, 0.8], "threshold", 0.5)
     args["masks_left"][1] = 3
     before = args["canvas"].clone()
@@ -217,14 +219,14 @@ def test_nan_commits_nothing(device):
     assert committed(args) == [0, 2]
 
 
-def test_a_block_without_masks_is_done(device):
+def test_a_block_without_masks_is_done():
     args = block([0.5, 0.5], "threshold", 0.5, masked=[False, False])
     assert committed(args) == []
     assert args["masks_left"][1] == 0 and args["status"][1] == ops.STATUS["block_done"]
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_an_end_in_a_finished_block_fills_the_rest(device, stop):
+def test_an_end_in_a_finished_block_fills_the_rest(stop):
     """Masks behind the block become fill up to the length; other tokens stay."""
     args = block([0.9, 0.9, 0.9], "threshold", 0.5, early_stop=stop)
     args["token"][1] = END[1]
@@ -236,14 +238,14 @@ def test_an_end_in_a_finished_block_fills_the_rest(device, stop):
     assert args["status"][1] == ops.STATUS["finished" if stop else "block_done"]
 
 
-def test_an_end_in_an_unfinished_block_waits(device):
+def test_an_end_in_an_unfinished_block_waits():
     args = block([0.9, 0.1, 0.9], "threshold", 0.5, early_stop=True)
     args["token"][0] = END[0]
     assert committed(args) == [0, 2]
     assert args["status"][1] == ops.STATUS["running"] and args["masks_left"][1] == 1
 
 
-def test_sequences_are_independent(device):
+def test_sequences_are_independent():
     """Each sequence alone gives what it gives in the batch, and no other canvas moves."""
     whole = step_case(11, [5, 0, 9], "threshold", 0.6)
     start = copied(whole)

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 
 from dpad.models.hf.dream_config import DreamConfig
 from dpad.models.hf.llada import padding_bias
+from dpad.models.hf.saving import SavesGenerationConfig
 
 __all__ = ["DreamConfig", "DreamModel"]
 
@@ -112,7 +113,7 @@ class DreamBaseModel(nn.Module):
         self.norm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class DreamModel(PreTrainedModel):
+class DreamModel(SavesGenerationConfig, PreTrainedModel):
     """Dream with its language-model head; same weights as the released class of this name."""
 
     config_class = DreamConfig

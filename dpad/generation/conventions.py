@@ -1,0 +1,82 @@
+"""Everything of the caller's that runs inside the loop, bound to one call of `generate`."""
+
+import contextlib
+from dataclasses import dataclass
+
+from dpad.generation.callback import StepCallback, check_callback
+from dpad.generation.processing import Criteria, Processors, check_criteria, check_processors
+from dpad.generation.streaming import BlockStreamer, check_streamer
+
+
+@dataclass
+class Conventions:
+    """The arguments of `generate` that are the caller's own code, as they were given."""
+
+    streamer: object = None
+    logits_processor: list | None = None
+    stopping_criteria: list | None = None
+    callback_on_step_end: object = None
+    callback_on_step_end_tensor_inputs: tuple | None = None
+    callback_on_step_end_tensor_outputs: tuple | None = None
+
+
+class BoundConventions:
+    """`Conventions`, checked against one batch.
+
+    `cuts` holds, for each row that a stopping criterion ended, how much of its answer stays.
+    """
+
+    def __init__(self, given, model, prompts, end_ids, new_tokens, vocab):
+        self.streamer, self.callback, self.vocab = None, None, vocab
+        self.new_tokens, self.done, self.cuts = new_tokens, [0] * len(prompts), {}
+        if given.streamer is not None:
+            check_streamer(given.streamer, len(prompts))
+            self.streamer = BlockStreamer(given.streamer, prompts[0], end_ids)
+        processors = check_processors(given.logits_processor, len(prompts))
+        self.process_logits = Processors(processors) if processors else None
+        criteria = check_criteria(given.stopping_criteria)
+        self.criteria = [Criteria(criteria, p, end_ids) for p in prompts] if criteria else None
+        callback, *names = check_callback(
+            given.callback_on_step_end,
+            given.callback_on_step_end_tensor_inputs,
+            given.callback_on_step_end_tensor_outputs,
+        )
+        if callback is not None:
+            self.callback = StepCallback(model, callback, *names)
+
+    def settings(self, first, on_step=None):
+        """What goes into `dpad.decode.loop.Settings`; what is not used is left out.
+
+        `first` is the micro-batch's first row; `on_step` another function of the step, which comes
+        before the callback and the streamer.
+        """
+        settings = {"process_logits": self.process_logits, "on_step": on_step}
+        if self.callback is not None or (self.streamer and self.streamer.takes_drafts):
+            settings["on_step"] = lambda step: self._step(first, step, on_step)
+        if self.streamer is not None or self.criteria is not None:
+            settings["on_block"] = lambda row, tokens: self._block(first + row, tokens)
+        return settings
+
+    def streaming(self):
+        """A context in which the streamer has its prompt, and its end in any case."""
+        return self.streamer or contextlib.nullcontext()
+
+    def _step(self, first, step, before):
+        if before is not None:
+            before(step)
+        if self.callback is not None:
+            self.callback(first, step, self.vocab)
+        if self.streamer is not None and self.streamer.takes_drafts:
+            self.streamer.step(step)
+
+    def _block(self, row, tokens):
+        """True if a criterion ends the row before its last token."""
+        kept = self.criteria[row].block(tokens) if self.criteria is not None else None
+        if self.streamer is not None:
+            self.streamer.block(tokens[:kept])
+        cut = self.done[row] + (tokens.shape[0] if kept is None else kept)
+        self.done[row] = cut
+        if kept is None or cut == self.new_tokens:
+            return False
+        self.cuts[row] = cut
+        return True

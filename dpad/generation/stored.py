@@ -1,0 +1,55 @@
+"""What a model brings along: `model.generation_config`, or its folder's generation_config.json."""
+
+import json
+from pathlib import Path
+
+from dpad.generation.config import CLASS_KEY, DPadGenerationConfig
+
+FILE_NAME = "generation_config.json"
+# Fields that mean the same in a configuration that is not dpad's.
+SHARED = ("max_new_tokens", "eos_token_id", "pad_token_id", "mask_token_id")
+# Names that only a configuration of dpad's has.
+OWN = (CLASS_KEY, "block_length", "confidence_threshold", "entropy_bound", "suffix", "row_keys")
+
+
+def stored_options(model):
+    """Field -> value of the defaults that the model brings along; empty if it brings none.
+
+    In this order: a `DPadGenerationConfig` as ``model.generation_config``; one in the folder that
+    the model was loaded from; any other ``model.generation_config``, or file, of which only the
+    length and the special tokens hold: temperature and the like belong to another sampler. Tokens
+    that Transformers copied from the model's configuration say nothing new.
+
+    Raises:
+        ValueError: a file of dpad's that holds something else, with its path.
+    """
+    config = getattr(model, "generation_config", None)
+    if isinstance(config, DPadGenerationConfig):
+        return config.given()
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    path = Path(name or "") / FILE_NAME
+    saved = _read(path) if name and path.is_file() else {}
+    if any(n in saved for n in OWN):
+        try:
+            return DPadGenerationConfig(**saved).given()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+    values = saved if config is None else vars(config)
+    return news(model, {n: values.get(n) for n in SHARED})
+
+
+def news(model, values):
+    """Those of the options that are given and do not just repeat the model's configuration."""
+    known = getattr(model, "config", None)
+    repeated = {n for n in SHARED[1:] if values.get(n) == getattr(known, n, None)}
+    return {n: v for n, v in values.items() if v is not None and n not in repeated}
+
+
+def _read(path):
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected an object of options, got {values!r}")
+    return values
