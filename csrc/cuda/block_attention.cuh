@@ -40,15 +40,19 @@ DPAD_DEVICE void write_rows(const BlockAttentionParams& p, const AttentionTask& 
 // The block's part of the keys, tile by tile.
 template <class S>
 DPAD_DEVICE void attend(const BlockAttentionParams& p, const RowTile& tile, int splits,
-                        unsigned char* shared, AttentionRows<S>& rows) {
+                        unsigned char* shared, Notes& notes, AttentionRows<S>& rows) {
   const AttentionTask task = task_of(p, tile);
   const KeySource source(p, task);
+  if (thread_index() == 0) {
+    notes = {tile.sequence, tile.first, tile.count, source.row, source.keys};
+  }
+  block_sync();
   const KeyRange range = split_range(source.keys, splits, static_cast<int>(block_x()));
-  if (range.begin < range.end) load_tile<S>(p, source, range.begin, shared);
+  if (range.begin < range.end) load_tile<S>(p, notes, range.begin, shared);
   commit_copies();
   rows.begin(p, task);
   for (int number = range.begin; number < range.end; ++number) {
-    if (number + 1 < range.end) load_tile<S>(p, source, number + 1, shared);
+    if (number + 1 < range.end) load_tile<S>(p, notes, number + 1, shared);
     commit_copies();
     wait_copies<kStages - 1>();
     block_sync();  // the tile of every thread is there
@@ -62,8 +66,9 @@ DPAD_DEVICE void attend(const BlockAttentionParams& p, const RowTile& tile, int 
 // Blocks [splits, kv heads, tiles]. `parts` holds kPart floats for every block; `tickets`, one for
 // every tile and kv head, are 0.
 template <class S>
-DPAD_KERNEL(S::kBlock, S::kResident)
+DPAD_KERNEL(S::kBlock, 2)
 block_attention_kernel(const BlockAttentionParams p, int splits, float* parts, unsigned* tickets) {
+  DPAD_SHARED Notes notes;
   const RowTile tile = find_tile(p, S::kRows, block_z());
   if (tile.sequence < 0) return;
   if (!has_keys(p, tile.sequence)) {
@@ -72,7 +77,7 @@ block_attention_kernel(const BlockAttentionParams p, int splits, float* parts, u
   }
   auto* shared = static_cast<unsigned char*>(dynamic_shared());
   AttentionRows<S> rows;
-  attend<S>(p, tile, splits, shared, rows);
+  attend<S>(p, tile, splits, shared, notes, rows);
 
   auto* meeting = reinterpret_cast<float*>(shared);
   if (S::kKeyWarps > 1) {
@@ -82,8 +87,7 @@ block_attention_kernel(const BlockAttentionParams p, int splits, float* parts, u
       for (int i = 0; i + 1 < S::kKeyWarps; ++i) rows.add(meeting + i * S::kPart);
     }
   }
-  // Found out once more: registers are dearer during the loop than a few loads after it.
-  const AttentionTask task = task_of(p, find_tile(p, S::kRows, block_z()));
+  const AttentionTask task = task_of(p, {notes.sequence, notes.first, notes.count});
   if (splits == 1) {
     if (rows.leads()) rows.write(p, task);
     return;

@@ -40,22 +40,19 @@ struct RowTile {
   int count = 0;
 };
 
-// The tile of number `index`. Sequences whose offsets make no sense have no rows.
-DPAD_HOST_DEVICE inline RowTile find_tile(const BlockAttentionParams& p, int64_t tile_rows,
-                                          int64_t index) {
-  const int64_t group = p.num_heads / p.num_kv_heads;
-  for (int64_t b = 0; b < p.batch; ++b) {
-    const int64_t begin = p.q_offsets[b], end = p.q_offsets[b + 1];
-    if (begin < 0 || end < begin || end > p.q_rows) continue;
-    const int64_t rows = (end - begin) * group, tiles = ceil_div(rows, tile_rows);
-    if (index < tiles) {
-      const int64_t first = index * tile_rows, left = rows - first;
-      return {static_cast<int>(b), static_cast<int>(first),
-              static_cast<int>(left < tile_rows ? left : tile_rows)};
-    }
-    index -= tiles;
-  }
-  return {};
+// Packed rows of a sequence. Sequences whose offsets make no sense have none.
+DPAD_HOST_DEVICE inline int64_t packed_rows(const BlockAttentionParams& p, int64_t sequence) {
+  const int64_t begin = p.q_offsets[sequence], end = p.q_offsets[sequence + 1];
+  if (begin < 0 || end < begin || end > p.q_rows) return 0;
+  return (end - begin) * (p.num_heads / p.num_kv_heads);
+}
+
+// Tile `index` of a sequence with that many rows.
+DPAD_HOST_DEVICE inline RowTile tile_of(int64_t sequence, int64_t rows, int64_t tile_rows,
+                                        int64_t index) {
+  const int64_t first = index * tile_rows, left = rows - first;
+  return {static_cast<int>(sequence), static_cast<int>(first),
+          static_cast<int>(left < tile_rows ? left : tile_rows)};
 }
 
 // False: the rows of the sequence become NaN, which ends as a status.

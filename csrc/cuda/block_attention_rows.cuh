@@ -46,8 +46,8 @@ class AttentionRows {
     const int k = stage * 2 * S::kTileBytes;
     const unsigned char* seen = shared + S::kMaskOffset + stage * kKeyTile;
     DPAD_NO_UNROLL
-    for (int key = key_part() * S::kKeys; key < (key_part() + 1) * S::kKeys; key += kStep) {
-      float s[kStep / 8][4] = {};
+    for (int key = key_part() * S::kKeys; key < (key_part() + 1) * S::kKeys; key += S::kStep) {
+      float s[S::kStep / 8][4] = {};
       multiply_keys(s, shared, k + key * S::kRowBytes);
       soften(s, number * kKeyTile + key, seen + key, scale);
       blend_values(s, shared, k + S::kTileBytes + key * S::kRowBytes);
@@ -134,13 +134,13 @@ class AttentionRows {
   // s += Q K^T for the keys at `at` in shared memory. Matrices of a load: keys 0..7 and 8..15, of
   // each the dims 0..7 and 8..15. Chunks 2 d and 2 d + 1 lie where those of d = 0 lie, but for
   // bits of the offset that chunk_offset() flips.
-  DPAD_DEVICE void multiply_keys(float (&s)[kStep / 8][4], const unsigned char* shared,
+  DPAD_DEVICE void multiply_keys(float (&s)[S::kStep / 8][4], const unsigned char* shared,
                                  int at) const {
     at += chunk_offset(S::kRowBytes, lane() / 16 * 8 + lane() % 8, lane() / 8 % 2);
     DPAD_UNROLL
     for (int d = 0; d < S::kDim / 16; ++d) {
       DPAD_UNROLL
-      for (int j = 0; j < kStep / 8; j += 2) {
+      for (int j = 0; j < S::kStep / 8; j += 2) {
         uint32_t b[4];
         load_matrices(b, shared + (at ^ d << 5) + 8 * j * S::kRowBytes);
         multiply_add(s[j], q_[d], b[0], b[1], T{});
@@ -150,11 +150,11 @@ class AttentionRows {
   }
 
   // Scores become weights; peaks, sums and out move to the new peaks.
-  DPAD_DEVICE void soften(float (&s)[kStep / 8][4], int slot, const unsigned char* seen,
+  DPAD_DEVICE void soften(float (&s)[S::kStep / 8][4], int slot, const unsigned char* seen,
                           float scale) {
     unsigned visible = 0;  // one bit per key of this lane
     DPAD_UNROLL
-    for (int j = 0; j < kStep / 8; ++j) {
+    for (int j = 0; j < S::kStep / 8; ++j) {
       const int key = 8 * j + 2 * (lane() % 4);
       visible |= (seen[key] | seen[key + 1] << 1) << 2 * j;
     }
@@ -163,7 +163,7 @@ class AttentionRows {
       const int limit = limit_[half] - slot - 2 * (lane() % 4);  // of the step's keys
       float peak = peak_[half];
       DPAD_UNROLL
-      for (int j = 0; j < kStep / 8; ++j) {
+      for (int j = 0; j < S::kStep / 8; ++j) {
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
           const bool there = 8 * j + e % 2 < limit && (visible >> (2 * j + e % 2) & 1);
           s[j][e] = there ? s[j][e] * scale : -INFINITY;
@@ -176,7 +176,7 @@ class AttentionRows {
       peak_[half] = peak;
       float sum = sum_[half] * shift;
       DPAD_UNROLL
-      for (int j = 0; j < kStep / 8; ++j) {
+      for (int j = 0; j < S::kStep / 8; ++j) {
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
           s[j][e] = exp2f(s[j][e] - base);
           sum += s[j][e];
@@ -190,11 +190,11 @@ class AttentionRows {
   }
 
   // out += P V. Matrices of a load: keys 0..7 and 8..15 of the dims 0..7, then of the dims 8..15.
-  DPAD_DEVICE void blend_values(const float (&s)[kStep / 8][4], const unsigned char* shared,
+  DPAD_DEVICE void blend_values(const float (&s)[S::kStep / 8][4], const unsigned char* shared,
                                 int at) {
     at += chunk_offset(S::kRowBytes, lane() % 16, lane() / 16);
     DPAD_UNROLL
-    for (int j = 0; j < kStep / 16; ++j) {
+    for (int j = 0; j < S::kStep / 16; ++j) {
       const auto& low = s[2 * j];
       const auto& high = s[2 * j + 1];
       const uint32_t a[4] = {pair_of<T>(low[0], low[1]), pair_of<T>(low[2], low[3]),

@@ -38,8 +38,7 @@ DPAD_DEVICE SimpleState attend_in_turns(const BlockAttentionParams& p, int64_t s
     for (int d = lane; d < dim; d += 32) score += q[d] * to_float(k[slot * p.k_slot_stride + d]);
     score = warp_reduce(score, Sum()) * p.scale;
     const float peak = Largest()(score, state.peak), base = softmax_base(peak);
-    const float shift = exp2f((state.peak - base) * 1.44269504f);
-    const float weight = exp2f((score - base) * 1.44269504f);
+    const float shift = expf(state.peak - base), weight = expf(score - base);
     state = {peak, state.sum * shift + weight};
     for (int d = lane; d < dim; d += 32) {
       out[d] = out[d] * shift + weight * to_float(v[slot * p.v_slot_stride + d]);
@@ -74,7 +73,7 @@ block_attention_simple_kernel(const BlockAttentionParams p) {
   float peak = -INFINITY, sum = 0, weight[kSimpleWarps];
   for (int w = 0; w < kSimpleWarps; ++w) peak = Largest()(peaks[w], peak);
   for (int w = 0; w < kSimpleWarps; ++w) {
-    weight[w] = exp2f((peaks[w] - softmax_base(peak)) * 1.44269504f);
+    weight[w] = expf(peaks[w] - softmax_base(peak));
     sum += sums[w] * weight[w];
   }
   const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;

@@ -57,6 +57,12 @@ DPAD_DEVICE V warp_xor(V value, int lanes) {
   return __shfl_xor_sync(kAllLanes, value, lanes);
 }
 
+// The value of lane `from`, which is taken modulo 32.
+template <class V>
+DPAD_DEVICE V warp_from(V value, int from) {
+  return __shfl_sync(kAllLanes, value, from);
+}
+
 // Memory that other blocks write: stores before a fence are seen by loads after one.
 DPAD_DEVICE void fence() { __threadfence(); }
 DPAD_DEVICE unsigned take_ticket(unsigned* counter) { return atomicAdd(counter, 1u); }

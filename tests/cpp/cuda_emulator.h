@@ -83,6 +83,21 @@ V warp_xor(V value, int lanes) {
   return mine.out;
 }
 
+template <class V>
+V warp_from(V value, int from) {
+  struct Exchange {
+    V in, out;
+    int from;
+  } mine{value, value, from & 31};
+  emulator::exchange(&mine, [](void* const* all) {
+    for (int lane = 0; lane < 32; ++lane) {
+      auto* to = static_cast<Exchange*>(all[lane]);
+      to->out = static_cast<Exchange*>(all[to->from])->in;
+    }
+  });
+  return mine.out;
+}
+
 inline void fence() {}
 inline unsigned take_ticket(unsigned* counter) { return (*counter)++; }
 template <class V>
