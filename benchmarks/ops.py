@@ -1,4 +1,4 @@
-"""Times `confidence` and `block_attention` against the same work in plain torch.
+"""Times `confidence`, `block_attention` and `linear` against the same work in plain torch.
 
 Every figure is a ratio measured in one run: outputs are compared first, then our operator and all
 of torch's expressions take turns, and the medians are divided. Torch's expressions:
@@ -7,6 +7,7 @@ of torch's expressions take turns, and the medians are divided. Torch's expressi
   published samplers do it; and several float32 expressions, of which the fastest counts.
 * block_attention, 32 queries, 32 heads of 128: scaled_dot_product_attention on tensors of the exact
   length, and on the whole cache with a dense mask.
+* linear, 32 to 256 rows by the layers of an 8 B model and by a large vocabulary: F.linear.
 
     python benchmarks/ops.py --threads 2 --json out.json
 """
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from dpad import ops
 
@@ -119,6 +120,30 @@ def attention_case(dtype, keys, queries=32, heads=32, dim=128, spare=128):
     return case
 
 
+def linear_case(rows, depth, width):
+    """The rows of a cached step by one weight, float32."""
+    x, weight = torch.randn(rows, depth), torch.randn(width, depth) / depth**0.5
+
+    def ours():
+        return ops.linear(x, weight)
+
+    def theirs():
+        return linear(x, weight)
+
+    case = Case(
+        f"linear {rows} rows x {depth} x {width} float32",
+        ours,
+        {"linear": theirs},
+        {"torch's linear": ["linear"]},
+    )
+    some = torch.randperm(width)[:500]
+    want = x.double() @ weight[some].double().T
+    error = (ours()[:, some].double() - want).abs().max().item()
+    allowed = 2 * (theirs()[:, some].double() - want).abs().max().item()
+    require(error <= allowed, f"{case.name}: error {error:.1e}, allowed {allowed:.1e}")
+    return case
+
+
 def require(condition, message):
     """Stops the benchmark: a ratio between different results means nothing."""
     if not condition:
@@ -203,6 +228,11 @@ def main():
         ("block_attention", lambda d=d, n=n: attention_case(d, n))
         for n in (1024, 4096)
         for d in dtypes
+    ]
+    makers += [
+        ("linear", lambda m=rows, s=sizes: linear_case(m, *s))
+        for sizes in ((256, 126464), (4096, 4096), (4096, 12288), (12288, 4096))
+        for rows in (32, 33, 96, 256)
     ]
     results = []
     for name, make in makers:

@@ -114,6 +114,15 @@ struct SwigluParams {
   DType dtype;
 };
 
+struct LinearParams {
+  const float* x;       // [rows, in_features], last dimension contiguous
+  const float* weight;  // [out_features, in_features], last dimension contiguous
+  const float* bias;    // [out_features] or null
+  float* out;           // [rows, out_features], contiguous
+  int64_t x_stride, weight_stride;
+  int64_t rows, in_features, out_features;
+};
+
 struct ConfidenceParams {
   const void* logits;  // [logit_rows, vocab], last dimension contiguous
   int64_t logits_stride;

@@ -123,6 +123,13 @@ def _attention(rng, dtype, dim):
         yield Case("block_attention", {**attention, **extra}, dtype, exact=False)
 
 
+def _linear(rng):
+    draw = lambda *shape: torch.randn(*shape, generator=rng)  # noqa: E731
+    for bias in (None, draw(250)):
+        arguments = {"x": draw(45, 300), "weight": draw(250, 300), "bias": bias}
+        yield Case("linear", arguments, torch.float32, exact=False)
+
+
 def _draws():
     """Keys of the random draws of six logit rows in two sequences."""
     return {
@@ -189,4 +196,5 @@ def cases(device_type):
         found += _layers(rng, dtype)
         found += _confidence(rng, dtype, VOCABULARY)
         found += _confidence(rng, dtype, WIDE_VOCABULARY)
+    found += _linear(rng)
     return [*found, Case("uniform", _draws()), *_unmask(rng)]

@@ -12,6 +12,7 @@ from dpad.decode.full_forward import FullForward
 from dpad.generation import api, presets
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.diffusion import diffusion_generate
+from dpad.models import linear_layers
 from dpad.models.adapter import UnsupportedModelError, find_adapter, unwrap
 
 OPERATORS = (
@@ -169,6 +170,7 @@ class Handle:
                     f" ({module}: {info[module]})" if info[module] != "loaded" else " (no kernel)"
                 )
             yield name, where
+        yield "linear", linear_layers.where(self.adapter.called())
 
     def __repr__(self):
         adapter = self.adapter
@@ -184,7 +186,7 @@ class Handle:
         ]
         lines += [f"  {name:<16} {where}" for name, where in self.rows()]
         lines += [
-            f"  {'linear, embed':<16} the model's own modules, called",
+            f"  {'embed':<16} the model's own module, called",
             f"defaults ({variant})",
         ]
         shown = defaults.to_diff_dict()
@@ -194,24 +196,6 @@ class Handle:
         return "\n".join(lines)
 
 
-def _only_own_forward(module):
-    """Whether a call of the module is its class's forward and nothing else.
-
-    accelerate wraps `forward` on the instance: that counts where the hook would move something.
-    torch.compile's wrapper computes the same.
-    """
-    if "_orig_mod" in module._modules:
-        return True
-    forward, hook = module.__dict__.get("forward"), module.__dict__.get("_hf_hook")
-    if hook is not None:
-        for one in getattr(hook, "hooks", (hook,)):
-            if type(one).__name__ != "AlignDevicesHook" or one.offload:
-                return False
-        forward = module.__dict__.get("_old_forward")
-    own = forward is None or getattr(forward, "__func__", None) is type(module).forward
-    return own and not (module._forward_hooks or module._forward_pre_hooks)
-
-
 def _elsewhere_hooks(adapter):
     """Names of modules whose hooks, or replaced forward, dpad's forward would not run."""
     run = {id(module) for called in adapter.called() for module in called.modules()}
@@ -219,7 +203,7 @@ def _elsewhere_hooks(adapter):
     return [
         name
         for name, module in adapter.model.named_modules()
-        if id(module) not in run and not _only_own_forward(module)
+        if id(module) not in run and not linear_layers.only_own_forward(module)
     ]
 
 

@@ -12,7 +12,8 @@ def main(device="cuda"):
     rows = doctor.check_operators(device)
     for row in rows:
         print("{operator:16} {dtype:9} {where:12} ok={ok} error={max_error}".format(**row))
-    return 0 if rows and all(row["ok"] for row in rows) else 1
+    looked_at = [row for row in rows if row["where"] == "kernel"]
+    return 0 if looked_at and all(row["ok"] for row in looked_at) else 1
 
 
 if __name__ == "__main__":

@@ -1,29 +1,12 @@
 #include "cpu/block_attention.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
 
 #include "cpu/block_attention_tile.h"
+#include "cpu/scratch.h"
 
 namespace dpad::cpu {
 namespace {
-
-struct Free {
-  void operator()(float* p) const { std::free(p); }
-};
-
-// Grows to the largest head seen by this thread: about 60 KB for head_dim 128.
-float* thread_scratch(int64_t count) {
-  static thread_local std::unique_ptr<float, Free> buffer;
-  static thread_local int64_t capacity = 0;
-  if (count > capacity) {
-    const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
-    buffer.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
-    capacity = count;
-  }
-  return buffer.get();
-}
 
 int64_t rows_of(const BlockAttentionParams& p, int64_t sequence) {
   const int64_t queries = p.q_offsets[sequence + 1] - p.q_offsets[sequence];

@@ -45,7 +45,6 @@ class Attend {
     out_ = q_ + kTileRows * dim_;
     scores_ = out_ + kTileRows * dim_;
     wide_ = scores_ + kTileKeys * kTileRows;
-    row_ = wide_ + kBlock * dim_ + kTileKeys * kPanel;
   }
 
   void run() {
@@ -83,19 +82,26 @@ class Attend {
     return most;
   }
 
+  // Calls body(first row, rows) for every vector of rows.
+  template <typename Body>
+  void for_vectors(Body body) const {
+    for (int64_t r = 0; r < tile_.count; r += kWidth) {
+      body(r, tile_.count - r < kWidth ? tile_.count - r : kWidth);
+    }
+  }
+
   void pack_queries() {
     const int64_t used = (tile_.count + kLanes - 1) / kLanes * kLanes * dim_;
-    for (int64_t i = 0; i < used; i += kWidth) {
-      store(q_ + i, zero());
-      store(out_ + i, zero());
-    }
-    for (int64_t r = 0; r < tile_.count; ++r) {
-      const T* from =
-          static_cast<const T*>(p_.q) + query(r) * p_.q_row_stride + head(r) * p_.q_head_stride;
-      float* to = q_ + r / kLanes * kLanes * dim_ + r % kLanes;
-      widen(from, dim_, row_);
-      for (int64_t d = 0; d < dim_; ++d) to[d * kLanes] = row_[d];
-    }
+    for (int64_t i = 0; i < used; i += kWidth) store(out_ + i, zero());
+    for_vectors([&](int64_t first, int64_t rows) {
+      const T* from[kWidth];
+      for (int64_t r = 0; r < rows; ++r) {
+        from[r] = static_cast<const T*>(p_.q) + query(first + r) * p_.q_row_stride +
+                  head(first + r) * p_.q_head_stride;
+      }
+      pack_rows([&](int64_t r) { return from[r]; }, rows, dim_,
+                q_ + first / kLanes * kLanes * dim_ + first % kLanes);
+    });
     for (Softmax& state : state_) state = {set1(kMinusInfinity), zero(), zero()};
   }
 
@@ -144,15 +150,15 @@ class Attend {
   }
 
   void score_keys(const Keys& keys) {
-    const F scale = set1(p_.scale);
+    const Scale scale{set1(p_.scale)};
     for (int64_t i = 0; i < keys.count; i += kBlock) {
       const int64_t left = keys.count - i;
       const Cache<float> k = key_block(keys, i, left < kBlock ? left : kBlock);
       const Ahead<T> ahead{k_.base + (keys.slots[i] + kBlock) * k_.stride,
                            v_.base + keys.slots[i] * v_.stride, k_.stride, v_.stride};
       for_sub_tiles([&]<int64_t N>(int64_t sub) {
-        score<N>(q_ + sub * kLanes * dim_, k.base, k.stride, left - 1, dim_, scale, ahead,
-                 scores_ + (sub * kTileKeys + i) * kLanes);
+        multiply_rows<F, N>(q_ + sub * kLanes * dim_, k.base, k.stride, left - 1, dim_, ahead,
+                            scale, scores_ + (sub * kTileKeys + i) * kLanes);
       });
     }
   }
@@ -196,18 +202,21 @@ class Attend {
 
   // A row that saw no key has sum 0 and becomes zeros.
   void write() {
-    for (int64_t r = 0; r < tile_.count; ++r) {
-      float sums[kWidth];
-      store(sums, state_[r / kWidth].sum);
-      const float sum = sums[r % kWidth];
-      const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
-      const float* from = out_ + r / kLanes * kLanes * dim_ + r % kLanes;
-      for (int64_t d = 0; d < dim_; ++d) row_[d] = from[d * kLanes] * inverse;
-      T* to = static_cast<T*>(p_.out) + (query(r) * p_.num_heads + head(r)) * dim_;
-      int64_t d = 0;
-      for (; d + kWidth <= dim_; d += kWidth) store(to + d, load(row_ + d));
-      for (; d < dim_; ++d) from_float(row_[d], to[d]);
-    }
+    for_vectors([&](int64_t first, int64_t rows) {
+      float inverse[kWidth];
+      T* to[kWidth];
+      store(inverse, state_[first / kWidth].sum);
+      for (int64_t r = 0; r < rows; ++r) {
+        inverse[r] = inverse[r] == 0.0f ? 0.0f : 1.0f / inverse[r];
+        to[r] =
+            static_cast<T*>(p_.out) + (query(first + r) * p_.num_heads + head(first + r)) * dim_;
+      }
+      unpack_rows(out_ + first / kLanes * kLanes * dim_ + first % kLanes, rows, dim_,
+                  [&](int64_t r, int64_t d, F sums, int64_t count) {
+                    const F done = sums * set1(inverse[r]);
+                    count == kWidth ? store(to[r] + d, done) : store_part(to[r] + d, done, count);
+                  });
+    });
   }
 
   const BlockAttentionParams& p_;
@@ -218,7 +227,6 @@ class Attend {
   float *q_, *out_;          // [sub-tile][dim][kLanes]
   float* scores_;            // [sub-tile][kTileKeys][kLanes]
   float* wide_;              // [kBlock][dim] or [kTileKeys][kPanel], 16-bit elements widened
-  float* row_;               // [dim]
   int64_t least_limit_ = 0;  // of all rows
   float limits_[kTileRows] = {};
   Softmax state_[kTileRows / kWidth];

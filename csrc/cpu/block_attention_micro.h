@@ -1,14 +1,13 @@
-// Register-blocked inner loops of block_attention, lanes along the rows. The two products stay
-// functions of their own: inlined, their row pointers no longer fit into registers.
+// Inner loops of block_attention, lanes along the rows. The second product stays a function of its
+// own, as the first one in row_products.h.
 #pragma once
 
 #include "cpu/block_attention_tile.h"
-#include "cpu/vec_math.h"
+#include "cpu/row_products.h"
 
 namespace dpad::cpu {
 namespace {
 
-constexpr int64_t kLanes = 2 * kWidth;  // rows of a sub-tile
 // Dimensions of V that are widened at a time: whole vectors and whole blocks.
 constexpr int64_t kPanel = kBlock % 4 == 0 ? kWidth : 3 * kWidth;
 static_assert(kPanel % kWidth == 0 && kPanel % kBlock == 0 && kPanel <= kMaxPanel);
@@ -22,49 +21,20 @@ struct Softmax {
 // What the next steps will read: fetched while the registers are busy. Never dereferenced.
 template <typename T>
 struct Ahead {
+  static constexpr int64_t kLine = 64 / sizeof(T);
   const T* k;
   const T* v;
   int64_t k_stride, v_stride;
+  void operator()(int64_t i, int64_t d) const {
+    __builtin_prefetch(k + i * k_stride + d);
+    __builtin_prefetch(v + i * v_stride + d, 0, 2);
+  }
 };
 
-// scores[i] = scale * key i . row, for kBlock keys (key i at k + i * stride) and N vectors of rows;
-// q is [dim][kLanes]. Key `last` is the last real one and stands in for the missing ones.
-template <int64_t N, typename T>
-[[gnu::noinline]] void score(const float* q, const float* k, int64_t stride, int64_t last,
-                             int64_t dim, F scale, const Ahead<T>& ahead, float* scores) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  const float* key[kBlock];
-  F sum[kBlock][N];
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < kBlock; ++i) {
-    key[i] = k + (i < last ? i : last) * stride;
-#pragma GCC unroll 2
-    for (int64_t j = 0; j < N; ++j) sum[i][j] = zero();
-  }
-  for (int64_t line = 0; line < dim; line += kLine) {
-    for (int64_t i = 0; i < kBlock; ++i) {
-      __builtin_prefetch(ahead.k + i * ahead.k_stride + line);
-      __builtin_prefetch(ahead.v + i * ahead.v_stride + line, 0, 2);
-    }
-    const int64_t end = line + kLine < dim ? line + kLine : dim;
-    for (int64_t d = line; d < end; ++d) {
-      F rows[N];
-#pragma GCC unroll 2
-      for (int64_t j = 0; j < N; ++j) rows[j] = load(q + d * kLanes + j * kWidth);
-#pragma GCC unroll 16
-      for (int64_t i = 0; i < kBlock; ++i) {
-        const F element = set1(key[i][d]);
-#pragma GCC unroll 2
-        for (int64_t j = 0; j < N; ++j) sum[i][j] = fma(element, rows[j], sum[i][j]);
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int64_t i = 0; i < kBlock; ++i) {
-#pragma GCC unroll 2
-    for (int64_t j = 0; j < N; ++j) store(scores + i * kLanes + j * kWidth, sum[i][j] * scale);
-  }
-}
+struct Scale {
+  F scale;
+  void operator()(float* to, F sum) const { store(to, sum * scale); }
+};
 
 // out[c] = out[c] * rescale + sum over keys of v[key][c] * weight[key], for C dimensions and N
 // vectors of rows; out is [dim][kLanes], weight [keys][kLanes].

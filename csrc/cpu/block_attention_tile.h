@@ -21,10 +21,10 @@ struct AttentionTile {
 // Upper bounds of the kernels' register blocks and panels.
 constexpr int64_t kMaxBlock = 16, kMaxPanel = 24;
 
-// Elements of `scratch`, which is aligned to 64 bytes: queries, results, scores, widened elements
-// and one row.
+// Elements of `scratch`, which is aligned to 64 bytes: queries, results, scores and widened
+// elements.
 constexpr int64_t attention_scratch(int64_t head_dim) {
-  return (2 * kTileRows + kMaxBlock + 1) * head_dim + kTileKeys * (kTileRows + kMaxPanel);
+  return (2 * kTileRows + kMaxBlock) * head_dim + kTileKeys * (kTileRows + kMaxPanel);
 }
 
 DPAD_DECLARE_ISA(void, attend, const BlockAttentionParams& p, const AttentionTile& tile,

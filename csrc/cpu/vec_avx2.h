@@ -75,6 +75,38 @@ inline F add_exponent(F p, F x) {
       _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(x), 23)));
 }
 
+inline void transpose(F (&x)[kWidth]) {
+  F a[kWidth], b[kWidth];
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < kWidth; i += 2) {  // 2 x 2 elements, in every 128 bits
+    a[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+    a[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int64_t i = 0; i < kWidth; i += 4) {  // 4 x 4
+#pragma GCC unroll 2
+    for (int64_t j = 0; j < 2; ++j) {
+      const __m256d low = _mm256_castps_pd(a[i + j]), high = _mm256_castps_pd(a[i + j + 2]);
+      b[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, high));
+      b[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, high));
+    }
+  }
+#pragma GCC unroll 4
+  for (int64_t j = 0; j < 4; ++j) {
+    x[j] = _mm256_permute2f128_ps(b[j], b[j + 4], 0x20);
+    x[j + 4] = _mm256_permute2f128_ps(b[j], b[j + 4], 0x31);
+  }
+}
+
+// Half as many lanes, for few rows.
+using Half = __m128;
+inline void read(F& x, const float* p) { x = load(p); }
+inline void fill(F& x, float value) { x = set1(value); }
+inline void read(Half& x, const float* p) { x = _mm_loadu_ps(p); }
+inline void fill(Half& x, float value) { x = _mm_set1_ps(value); }
+inline void store(float* p, Half x) { _mm_storeu_ps(p, x); }
+inline Half fma(Half a, Half b, Half c) { return _mm_fmadd_ps(a, b, c); }
+
 inline __m256d low_half(F x) { return _mm256_cvtps_pd(_mm256_castps256_ps128(x)); }
 inline __m256d high_half(F x) { return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)); }
 inline void accumulate(D& d, F x) {

@@ -81,6 +81,46 @@ inline F add_exponent(F p, F x) {
       _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(x), 23)));
 }
 
+inline void transpose(F (&x)[kWidth]) {
+  F a[kWidth], b[kWidth];
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < kWidth; i += 2) {  // 2 x 2 elements, in every 128 bits
+    a[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+    a[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < kWidth; i += 4) {  // 4 x 4
+#pragma GCC unroll 2
+    for (int64_t j = 0; j < 2; ++j) {
+      const __m512d low = _mm512_castps_pd(a[i + j]), high = _mm512_castps_pd(a[i + j + 2]);
+      b[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+      b[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  }
+#pragma GCC unroll 2
+  for (int64_t i = 0; i < kWidth; i += 8) {  // 8 x 8
+#pragma GCC unroll 4
+    for (int64_t j = i; j < i + 4; ++j) {
+      a[j] = _mm512_shuffle_f32x4(b[j], b[j + 4], 0x88);
+      a[j + 4] = _mm512_shuffle_f32x4(b[j], b[j + 4], 0xdd);
+    }
+  }
+#pragma GCC unroll 8
+  for (int64_t j = 0; j < 8; ++j) {
+    x[j] = _mm512_shuffle_f32x4(a[j], a[j + 8], 0x88);
+    x[j + 8] = _mm512_shuffle_f32x4(a[j], a[j + 8], 0xdd);
+  }
+}
+
+// Half as many lanes, for few rows.
+using Half = __m256;
+inline void read(F& x, const float* p) { x = load(p); }
+inline void fill(F& x, float value) { x = set1(value); }
+inline void read(Half& x, const float* p) { x = _mm256_loadu_ps(p); }
+inline void fill(Half& x, float value) { x = _mm256_set1_ps(value); }
+inline void store(float* p, Half x) { _mm256_storeu_ps(p, x); }
+inline Half fma(Half a, Half b, Half c) { return _mm256_fmadd_ps(a, b, c); }
+
 inline __m512d low_half(F x) { return _mm512_cvtps_pd(_mm512_castps512_ps256(x)); }
 inline __m512d high_half(F x) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)); }
 inline void accumulate(D& d, F x) {

@@ -12,7 +12,7 @@ namespace dpad::cpu {
 namespace {
 
 constexpr int64_t kWidth = 4;
-constexpr int64_t kBlock = 4;  // block_attention keeps kBlock x 2 accumulators in registers
+constexpr int64_t kBlock = 4;  // kBlock x 2 accumulators fit into the registers
 
 typedef float F __attribute__((vector_size(16)));
 typedef uint32_t U __attribute__((vector_size(16)));
@@ -71,6 +71,21 @@ inline bool any_greater(F a, F b) {
 inline F low_bits_to_exponent(F x) { return F(U(x) << 23); }
 // 2^n p where n is in the low bits of `x`, without care for overflow.
 inline F add_exponent(F p, F x) { return F(U(p) + (U(x) << 23)); }
+
+// Element j of vector i becomes element i of vector j.
+inline void transpose(F (&x)[kWidth]) {
+  const F a[kWidth] = {x[0], x[1], x[2], x[3]};
+  for (int64_t i = 0; i < kWidth; ++i) x[i] = F{a[0][i], a[1][i], a[2][i], a[3][i]};
+}
+
+// Half as many lanes, for few rows.
+typedef float Half __attribute__((vector_size(8)));
+inline void read(F& x, const float* p) { x = load(p); }
+inline void fill(F& x, float value) { x = set1(value); }
+inline void read(Half& x, const float* p) { __builtin_memcpy(&x, p, sizeof x); }
+inline void fill(Half& x, float value) { x = Half{value, value}; }
+inline void store(float* p, Half x) { __builtin_memcpy(p, &x, sizeof x); }
+inline Half fma(Half a, Half b, Half c) { return a * b + c; }
 
 inline void accumulate(D& d, F x) {
   for (int64_t i = 0; i < kWidth; ++i) d.lane[i] += double{x[i]};

@@ -2,6 +2,7 @@
 #include "cpu/add_rms_norm.h"
 #include "cpu/block_attention.h"
 #include "cpu/confidence.h"
+#include "cpu/linear.h"
 #include "cpu/rope_kv_write.h"
 #include "cpu/suffix_gather.h"
 #include "cpu/swiglu.h"
@@ -39,6 +40,10 @@ void run(const Call&, const AddRmsNormParams& p) {
 
 void run(const Call&, const SwigluParams& p) {
   run_tasks(p, cpu::swiglu_tasks(p), cpu::swiglu_grain(p), cpu::swiglu);
+}
+
+void run(const Call&, const LinearParams& p) {
+  run_tasks(p, cpu::linear_tasks(p), cpu::linear_grain(p), cpu::linear);
 }
 
 void run(const Call&, const ConfidenceParams& p) {

@@ -18,6 +18,7 @@ void run(const Call& call, const RopeKvWriteParams& p);
 void run(const Call& call, const BlockAttentionParams& p);
 void run(const Call& call, const AddRmsNormParams& p);
 void run(const Call& call, const SwigluParams& p);
+void run(const Call& call, const LinearParams& p);  // CPU only
 void run(const Call& call, const ConfidenceParams& p);
 void run(const Call& call, const UniformParams& p);
 void run(const Call& call, const UnmaskParams& p);

@@ -38,6 +38,7 @@ STABLE_TORCH_LIBRARY(dpad, m) {
       "-> Tensor");
   m.def("add_rms_norm_(Tensor(a!) residual, Tensor? delta, Tensor weight, float eps) -> Tensor");
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
+  m.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
 
   // Sampling.
   m.def(
@@ -74,6 +75,7 @@ STABLE_TORCH_LIBRARY_IMPL(dpad, CPU, m) {
   m.impl("block_attention", TORCH_BOX(&dpad::block_attention_op));
   m.impl("add_rms_norm_", TORCH_BOX(&dpad::add_rms_norm_op));
   m.impl("swiglu", TORCH_BOX(&dpad::swiglu_op));
+  m.impl("linear", TORCH_BOX(&dpad::linear_op));
   m.impl("confidence", TORCH_BOX(&dpad::confidence_op));
   m.impl("uniform", TORCH_BOX(&dpad::uniform_op));
   m.impl("unmask_", TORCH_BOX(&dpad::unmask_op));

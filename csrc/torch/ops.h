@@ -35,6 +35,7 @@ Tensor block_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& 
 Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, const Tensor& weight,
                        double eps);
 Tensor swiglu_op(const Tensor& gate, const Tensor& up);
+Tensor linear_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bias);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
     const Tensor& logits, const Tensor& l_offsets, const Tensor& position, const Tensor& rng,

@@ -10,7 +10,8 @@ from importlib import import_module
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+
+from dpad.models import linear_layers
 
 FAMILIES = ("dpad.models.llada", "dpad.models.dream")
 
@@ -35,7 +36,7 @@ class Part:
         return getattr(self.parent, self.name)
 
     def __call__(self, x):
-        return self.module(x)
+        return linear_layers.call(self.module, x)
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,16 @@ class Head(Part):
     scale: float | None = None
 
     def __call__(self, x):
-        logits = F.linear(x, self.module.weight) if self.tied else self.module(x)
+        module = self.module
+        logits = (
+            linear_layers.product(x, module.weight) if self.tied else linear_layers.call(module, x)
+        )
         return logits if self.scale is None else logits * self.scale
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One transformer layer. Projections are the user's own modules: called, not replaced."""
+    """One transformer layer. Projections are the user's own modules (see `linear_layers`)."""
 
     attention_norm: Norm
     q: Part

@@ -35,6 +35,7 @@ __all__ = [
     "confidence",
     "cpu_isa",
     "has_kernel",
+    "linear",
     "loaded",
     "plan_pass",
     "reference",
@@ -264,6 +265,22 @@ def swiglu(gate, up):
         ``[rows, width]``.
     """
     return _run("swiglu", (gate, up), gate, up)
+
+
+def linear(x, weight, bias=None):
+    """``x weight^T + bias`` as torch.nn.functional.linear, float32 only, made for few rows.
+
+    The sum of an element is taken in a fixed order: a row has the same bits alone and among any
+    others, at any number of threads.
+
+    Args:
+        x: ``[rows, in_features]``; weight: ``[out_features, in_features]``, copied first where its
+            last dimension is not contiguous; bias: ``[out_features]`` or None.
+
+    Returns:
+        ``[rows, out_features]``.
+    """
+    return _run("linear", (x, weight, bias), x, weight, bias)
 
 
 def confidence(

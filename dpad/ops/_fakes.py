@@ -58,6 +58,15 @@ def _swiglu(gate, up):
     return gate.new_empty(gate.shape)
 
 
+def _linear(x, weight, bias):
+    _check_shape("linear", "x", x, x.dim() == 2, "expected 2 dimensions")
+    fits = weight.dim() == 2 and weight.shape[1] == x.shape[1]
+    _check_shape("linear", "weight", weight, fits, "expected [out_features, in_features of x]")
+    fits = bias is None or bias.shape == weight.shape[:1]
+    _check_shape("linear", "bias", bias, fits, "expected [out_features]")
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
 def _confidence(logits, *rest):
     rows = logits.shape[0]
     token = logits.new_empty(rows, dtype=torch.int64)
@@ -83,6 +92,7 @@ _FAKES = {
     "block_attention": _block_attention,
     "add_rms_norm_": _add_rms_norm_,
     "swiglu": _swiglu,
+    "linear": _linear,
     "confidence": _confidence,
     "uniform": _uniform,
     "unmask_": _unmask_,

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-KERNELS = ("add_rms_norm", "block_attention", "confidence", "rope_kv_write", "swiglu")
+KERNELS = ("add_rms_norm", "block_attention", "confidence", "linear", "rope_kv_write", "swiglu")
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the instruction-set kernels are for x86-64"

@@ -1,8 +1,9 @@
-// Conversions, add_rms_norm, swiglu and rope_kv_write on every instruction set.
+// Conversions, add_rms_norm, swiglu, linear and rope_kv_write on every instruction set.
 #include <cmath>
 #include <numeric>
 
 #include "cpu/add_rms_norm.h"
+#include "cpu/linear.h"
 #include "cpu/rope_kv_write.h"
 #include "cpu/swiglu.h"
 #include "values.h"
@@ -129,6 +130,40 @@ TEST_CASE("swiglu is within a few float32 units of silu, rounded once more to dt
       CHECK(worst < 3e-7 + (dtype == DType::kFloat32 ? 0 : 2.01 * unit(dtype)));
     });
   }
+}
+
+TEST_CASE("linear agrees with float64 in every part of its tasks, and a row with itself alone") {
+  const int64_t rows = 43, depth = 517, width = 301, x_stride = depth + 3, stride = depth + 7;
+  Values x = Values::normal(DType::kFloat32, rows * x_stride, 1);
+  Values weight = Values::normal(DType::kFloat32, width * stride, 2);
+  Values bias = Values::normal(DType::kFloat32, width, 3);
+  on_every_isa([&] {
+    Values out(DType::kFloat32, rows * width), alone(DType::kFloat32, width);
+    LinearParams p{};
+    p.x = static_cast<const float*>(x.data()), p.x_stride = x_stride;
+    p.weight = static_cast<const float*>(weight.data()), p.weight_stride = stride;
+    p.bias = static_cast<const float*>(bias.data());
+    p.out = static_cast<float*>(out.data());
+    p.rows = rows, p.in_features = depth, p.out_features = width;
+    const int64_t tasks = cpu::linear_tasks(p);
+    cpu::linear(p, 0, tasks / 3);
+    cpu::linear(p, tasks / 3, tasks);
+    double worst = 0;
+    for (int64_t i = 0; i < rows * width; ++i) {
+      double sum = bias[i % width];
+      for (int64_t k = 0; k < depth; ++k) {
+        sum += double{x[i / width * x_stride + k]} * weight[i % width * stride + k];
+      }
+      worst = std::max(worst, std::abs(out[i] - sum));
+    }
+    CHECK(worst < 5e-5);  // sums of about sqrt(517)
+    for (const int64_t row : {0, 31, 32, 42}) {
+      LinearParams one = p;
+      one.x += row * x_stride, one.out = static_cast<float*>(alone.data()), one.rows = 1;
+      cpu::linear(one, 0, tasks);
+      CHECK(std::memcmp(one.out, p.out + row * width, width * sizeof(float)) == 0);
+    }
+  });
 }
 
 namespace {

@@ -95,6 +95,13 @@ def swiglu(dtype):
     return {k: torch.randn(5, 33, generator=g).to(dtype) for k in ("gate", "up")}
 
 
+def linear(dtype):
+    """float32 whatever `dtype`: the operator takes no other."""
+    g = generator(6)
+    sizes = {"x": (5, 33), "weight": (21, 33), "bias": (21,)}
+    return {k: torch.randn(size, generator=g) for k, size in sizes.items()}
+
+
 def confidence(dtype):
     g = generator(4)
     return {
@@ -155,6 +162,7 @@ _SAMPLES = (
     block_attention,
     add_rms_norm_,
     swiglu,
+    linear,
     confidence,
     uniform,
     unmask_,

@@ -171,6 +171,15 @@ BAD = {
         ({"gate": part("gate", 0)}, "gate", r"\[33\]"),
         ({"up": part("up", ..., slice(32))}, "up", r"\[5, 32\]"),
     ],
+    "linear": [
+        *wrong_dtype("x", "weight", "bias", value=torch.bfloat16),
+        *wrong_dtype("x", "weight", "bias", value=torch.float64),
+        *wrong_size("bias"),
+        ({"x": part("x", 0)}, "x", r"\[33\]"),
+        ({"weight": part("weight", 0)}, "weight", r"\[33\]"),
+        ({"weight": part("weight", ..., slice(32))}, "weight", r"\[21, 32\]"),
+        ({"weight": part("weight", slice(20))}, "bias", r"\[21\]"),
+    ],
     "confidence": [
         *[({"logits": lambda a, d=d: a["logits"].to(d)}, "logits", "has dtype") for d in HALVES],
         *wrong_dtype("l_offsets", "position", "rng", "suppress", "exclude"),
@@ -250,6 +259,7 @@ FLOATS = {
     "block_attention": ("q", "k_cache", "v_cache"),
     "add_rms_norm_": ("residual", "delta", "weight"),
     "swiglu": ("gate", "up"),
+    "linear": ("x", "weight", "bias"),
     "confidence": ("logits",),
 }
 

@@ -32,6 +32,7 @@ block_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor q_offsets, Tens
     Tensor n_keys, float scale, Tensor? key_mask, Tensor? key_limit) -> Tensor
 add_rms_norm_(Tensor(a!) residual, Tensor? delta, Tensor weight, float eps) -> Tensor
 swiglu(Tensor gate, Tensor up) -> Tensor
+linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor
 confidence(Tensor logits, Tensor l_offsets, Tensor position, Tensor rng, Tensor temperature,
     Tensor suppress, Tensor exclude, Tensor? noise, bool round_to_dtype) -> (Tensor, Tensor,
     Tensor, Tensor)
@@ -109,6 +110,9 @@ def variants(name):
         for rows in (0, 1):
             args = sample(name)
             yield {k: v[:rows] if getattr(v, "ndim", 0) == 2 else v for k, v in args.items()}
+    if name == "linear":
+        yield {**sample(name), "bias": None}
+        yield {**sample(name), "x": sample(name)["x"][:0]}
     if name == "add_rms_norm_":
         yield {**sample(name), "delta": None}
 

@@ -7,6 +7,7 @@ device; planning runs on the CPU.
 from dpad.ops.reference.layers import (
     add_rms_norm_,
     block_attention,
+    linear,
     rope_kv_write_,
     suffix_gather,
     swiglu,
@@ -19,6 +20,7 @@ __all__ = [
     "block_attention",
     "confidence",
     "gumbel",
+    "linear",
     "plan_pass",
     "rope_kv_write_",
     "suffix_gather",

@@ -85,3 +85,8 @@ def add_rms_norm_(residual, delta, weight, eps):
 def swiglu(gate, up):
     """Twin of `dpad.ops.swiglu`."""
     return torch.nn.functional.silu(gate) * up
+
+
+def linear(x, weight, bias):
+    """Twin of `dpad.ops.linear`."""
+    return torch.nn.functional.linear(x, weight, bias)

@@ -1,0 +1,3 @@
+#include "cpu/vec_portable.h"
+
+#include "cpu/linear_kernel.h"

@@ -1,0 +1,30 @@
+#include "torch/kernels.h"
+#include "torch/ops.h"
+
+namespace dpad {
+
+Tensor linear_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  const Checks check("linear", x);
+  check.tensor("x", x, ScalarType::Float, {-1, -1});
+  const int64_t rows = x.size(0), in_features = x.size(1);
+  check.tensor("weight", weight, ScalarType::Float, {-1, in_features});
+  const int64_t out_features = weight.size(0);
+  OptionalTensor added;
+  if (bias) {
+    check.tensor("bias", *bias, ScalarType::Float, {out_features});
+    added = rows_contiguous(*bias);
+  }
+  const Tensor xc = rows_contiguous(x), wc = rows_contiguous(weight);
+  Tensor out = empty_like_dtype(x, {rows, out_features}, x.scalar_type());
+  LinearParams p{};
+  p.x = xc.const_data_ptr<float>();
+  p.weight = wc.const_data_ptr<float>();
+  p.bias = added ? added->const_data_ptr<float>() : nullptr;
+  p.out = out.mutable_data_ptr<float>();
+  p.x_stride = xc.stride(0), p.weight_stride = wc.stride(0);
+  p.rows = rows, p.in_features = in_features, p.out_features = out_features;
+  run({check, x}, p);
+  return out;
+}
+
+}  // namespace dpad

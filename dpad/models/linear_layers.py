@@ -1,0 +1,110 @@
+"""Where a decoder's linear layers run: their modules are called, or `dpad.ops.linear` stands in.
+
+`stands_in` is the one place that decides it, for every call anew.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dpad import ops
+
+# What torch is slower at, in float32: measured against torch 2.13 on one core. With one row both
+# wait for the weight; a smaller weight stays in the caches and the call itself costs as much.
+ROWS = range(2, 513)
+LEAST_WEIGHT = 1 << 19  # elements
+ISAS = ("avx2", "avx512")
+
+
+def call(module, x):
+    """``module(x)``, by the operator where `module` is a plain Linear that it can stand in for."""
+    compiling = torch.compiler.is_compiling()  # which is to trace the module only
+    if not compiling and is_plain(module) and stands_in(x, module.weight, module.bias):
+        return ops.linear(x, module.weight, module.bias)
+    return module(x)
+
+
+def product(x, weight):
+    """``x weight^T``, by the operator where it can stand in: the head of a model with tied weights.
+
+    Args:
+        x: ``[rows, in_features]``; weight: ``[out_features, in_features]``.
+
+    Returns:
+        ``[rows, out_features]``.
+    """
+    return ops.linear(x, weight) if stands_in(x, weight) else F.linear(x, weight)
+
+
+def is_plain(module):
+    """Whether a call of the module is torch's own Linear and nothing else.
+
+    Not so for subclasses (LoRA, quantised and parametrised layers are such) and under hooks.
+    """
+    every_module = nn.modules.module
+    return (
+        type(module) is nn.Linear
+        and only_own_forward(module)
+        and not (every_module._global_forward_hooks or every_module._global_forward_pre_hooks)
+    )
+
+
+def stands_in(x, weight, bias=None):
+    """Whether `dpad.ops.linear` does the work of torch's linear in this call, and sooner."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
+    return (
+        x.dim() == 2
+        and x.shape[0] in ROWS
+        and suits(weight, bias)
+        and _is_ordinary(x)
+        and not torch.is_autocast_enabled("cpu")
+        and ops.cpu_isa() in ISAS
+    )
+
+
+def suits(weight, bias=None):
+    """Whether these are weights that `stands_in` says yes to, in some calls."""
+    return (
+        weight.numel() >= LEAST_WEIGHT
+        and _is_ordinary(weight)
+        and weight.stride(-1) == 1
+        and (bias is None or _is_ordinary(bias))
+    )
+
+
+def _is_ordinary(tensor):
+    return (
+        type(tensor) in (torch.Tensor, nn.Parameter)
+        and tensor.dtype == torch.float32
+        and tensor.device.type == "cpu"
+        and tensor.layout == torch.strided
+    )
+
+
+def where(modules):
+    """What becomes of these modules of a model, as words for its report."""
+    isa = ops.cpu_isa()
+    count = sum(is_plain(m) and suits(m.weight, m.bias) for m in modules)
+    if count == 0 or isa not in ISAS:
+        return "the model's own modules, called"
+    rows = f"{ROWS.start} to {ROWS.stop - 1} rows"
+    return f"cpu kernel ({isa}) for {rows} of {count} float32 modules; others are called"
+
+
+def only_own_forward(module):
+    """Whether a call of the module is its class's forward and nothing else.
+
+    accelerate wraps `forward` on the instance: that counts where the hook would move something.
+    torch.compile's wrapper computes the same.
+    """
+    if "_orig_mod" in module._modules:
+        return True
+    forward, hook = module.__dict__.get("forward"), module.__dict__.get("_hf_hook")
+    if hook is not None:
+        for one in getattr(hook, "hooks", (hook,)):
+            if type(one).__name__ != "AlignDevicesHook" or one.offload:
+                return False
+        forward = module.__dict__.get("_old_forward")
+    own = forward is None or getattr(forward, "__func__", None) is type(module).forward
+    return own and not (module._forward_hooks or module._forward_pre_hooks)
