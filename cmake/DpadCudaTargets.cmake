@@ -1,13 +1,13 @@
 # The kernels (torch-free, nvcc) and the module _C_cuda (their bindings, compiled by the host
 # compiler, which reads torch's headers several times faster than nvcc).
-set(DPAD_CUDA_KERNELS suffix_gather rope_kv_write add_rms_norm swiglu)
+set(DPAD_CUDA_KERNELS suffix_gather rope_kv_write block_attention add_rms_norm swiglu confidence
+  uniform unmask)
 add_library(dpad_cuda STATIC)
-add_library(_C_cuda MODULE csrc/torch/cuda/library.cpp csrc/torch/cuda/checks.cpp
-  csrc/torch/checks.cpp)
 foreach(kernel ${DPAD_CUDA_KERNELS})
   target_sources(dpad_cuda PRIVATE csrc/cuda/${kernel}.cu)
-  target_sources(_C_cuda PRIVATE csrc/torch/cuda/${kernel}.cpp)
 endforeach()
+add_library(_C_cuda MODULE csrc/torch/cuda/library.cpp csrc/torch/cuda/kernels.cpp
+  $<TARGET_OBJECTS:dpad_bindings>)
 target_include_directories(dpad_cuda PUBLIC csrc)
 target_compile_options(dpad_cuda PRIVATE
   "-Xcompiler=-Wall,-Wextra,-ffile-prefix-map=${CMAKE_CURRENT_SOURCE_DIR}/=")

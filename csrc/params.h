@@ -25,7 +25,14 @@ enum class Rule : int32_t {
 };
 
 // Written by unmask_, one per sequence; the only thing the host reads in a step.
-enum class SequenceStatus : int64_t { kRunning = 0, kBlockDone = 1, kFinished = 2, kNaN = 3 };
+// kInvalid: an index or a token out of range, on devices that cannot refuse it beforehand.
+enum class SequenceStatus : int64_t {
+  kRunning = 0,
+  kBlockDone = 1,
+  kFinished = 2,
+  kNaN = 3,
+  kInvalid = 4,
+};
 
 struct SuffixGatherParams {
   const int64_t* canvas;        // [canvas_rows, length], token ids
@@ -37,8 +44,7 @@ struct SuffixGatherParams {
   int64_t* out;                 // [rows]
   int64_t batch;
   int64_t mask_id;
-  // Bounds for devices that cannot check the values beforehand and skip bad rows instead.
-  int64_t rows = 0, canvas_rows = 0, length = 0;
+  int64_t rows, canvas_rows, length;  // bounds
 };
 
 struct RopeKvWriteParams {
@@ -51,9 +57,8 @@ struct RopeKvWriteParams {
   const int64_t* q_position;  // [q_rows]
   const int64_t* position;    // [rows]
   const int64_t* slot;        // [rows]; -1 is padding: never written
-  const int64_t* row_cache;   // [rows], cache row of each row; CPU only
-  const int64_t* q_offsets;   // [batch + 1]; CUDA finds the cache row itself
-  const int64_t* cache_row;   // [batch]; CUDA only
+  const int64_t* q_offsets;   // [batch + 1]
+  const int64_t* cache_row;   // [batch]
   const float* cos;           // [positions, rotary_dim / 2], contiguous
   const float* sin;           // [positions, rotary_dim / 2], contiguous
   void* q_out;                // [q_rows, num_heads, head_dim], contiguous
@@ -62,7 +67,7 @@ struct RopeKvWriteParams {
   int64_t k_cache_stride, k_cache_head_stride, k_cache_slot_stride;
   int64_t v_cache_stride, v_cache_head_stride, v_cache_slot_stride;
   int64_t q_rows, rows, num_heads, num_kv_heads, head_dim, rotary_dim;
-  int64_t batch, positions, cache_rows, capacity;  // bounds; CUDA skips rows outside them
+  int64_t batch, positions, cache_rows, capacity;  // bounds
   // true: rotate in float32, round once. false: cos, sin, both products and the sum are each
   // rounded to dtype. Products are never contracted into an FMA, in either form.
   bool full_precision;
@@ -84,6 +89,7 @@ struct BlockAttentionParams {
   int64_t key_mask_stride;
   const int64_t* key_limit;  // [q_rows]: a row looks at slots < its limit only, or null
   int64_t batch, num_heads, num_kv_heads, head_dim;
+  int64_t q_rows, cache_rows, capacity;  // bounds
   float scale;
   DType dtype;
 };
@@ -122,11 +128,11 @@ struct ConfidenceParams {
   const void* logits;  // [logit_rows, vocab], last dimension contiguous
   int64_t logits_stride;
   const int64_t* position;    // [logit_rows], absolute position that each row predicts
-  const int64_t* sequence;    // [logit_rows], sequence that each row belongs to
+  const int64_t* l_offsets;   // [batch + 1]
   const int64_t* rng;         // [batch, 3]: seed, row key, number of the forward
   const double* temperature;  // [batch]; 0 is greedy
-  const int64_t* suppress;    // ids that are never chosen, ascending
-  const int64_t* exclude;     // ids left out of the soft-max, ascending
+  const int64_t* suppress;    // ids that are never chosen
+  const int64_t* exclude;     // ids left out of the soft-max
   int64_t suppress_count, exclude_count;
   const double* noise;  // [logit_rows, vocab] standard Gumbel noise, or null (counter-based)
   int64_t noise_stride;
@@ -134,7 +140,7 @@ struct ConfidenceParams {
   double* probability;  // [logit_rows], of the chosen token, soft-max of the un-noised logits
   double* margin;       // [logit_rows], best minus second-best probability
   double* entropy;      // [logit_rows], nats
-  int64_t rows, vocab;
+  int64_t batch, rows, vocab;
   bool round_to_dtype;  // round the three scores to the logits' dtype
   DType dtype;
 };
@@ -144,7 +150,7 @@ struct UniformParams {
   const int64_t* l_offsets;  // [batch + 1]
   const int64_t* rng;        // [batch, 3]: seed, row key, number of the forward
   double* out;               // [logit_rows], in (0, 1]
-  int64_t batch;
+  int64_t batch, rows;
 };
 
 struct UnmaskParams {
@@ -167,6 +173,7 @@ struct UnmaskParams {
   const int64_t* end_ids;     // end-of-text ids
   int64_t end_count;
   int64_t batch, mask_id, fill_id;
+  int64_t canvas_rows, rows;  // bounds; rows: logit rows
   Rule rule;
   bool early_stop;  // a finished block that holds an end id finishes the sequence
 };

@@ -12,6 +12,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}
 PLANNING = ("suffix_table", "transfer_schedule", "suffix_sample", "plan_pass")
 VOCABULARY, MASK_ID = 1003, 7
+WIDE_VOCABULARY = 16389  # a row that CUDA splits over three blocks
+HEAD_DIMS = (40, 64, 128)  # the last two by tensor cores on CUDA, where the dtype allows
 
 
 @dataclass
@@ -93,20 +95,8 @@ def _layers(rng, dtype):
     }
     for full_precision in (True, False):
         yield Case("rope_kv_write_", {**rope, "full_precision": full_precision}, dtype)
-    attention = {
-        "q": draw(rows, heads, dim),
-        **caches,
-        "q_offsets": offsets,
-        "cache_row": _ints(2, 0),
-        "n_keys": _ints(61, 17),
-        "scale": dim**-0.5,
-    }
-    masks = {
-        "key_mask": torch.rand(3, capacity, generator=rng) < 0.7,
-        "key_limit": torch.randint(1, 61, (rows,), generator=rng),
-    }
-    for extra in (dict.fromkeys(masks), masks):
-        yield Case("block_attention", {**attention, **extra}, dtype, exact=False)
+    for dim in HEAD_DIMS:
+        yield from _attention(rng, dtype, dim)
     for delta in (None, draw(rows, 130)):
         norm = {"residual": draw(rows, 130), "delta": delta, "weight": draw(130), "eps": 1e-5}
         yield Case("add_rms_norm_", norm, dtype, exact=False)
@@ -114,6 +104,26 @@ def _layers(rng, dtype):
         linear = {"x": draw(45, 300), "weight": draw(250, 300), "bias": bias}
         yield Case("linear", linear, dtype, exact=False)
     yield Case("swiglu", {"gate": draw(rows, 130), "up": draw(rows, 130)}, dtype, exact=False)
+
+
+def _attention(rng, dtype, dim):
+    draw = lambda *shape: torch.randn(*shape, generator=rng).to(dtype)  # noqa: E731
+    rows, capacity = 13, 150
+    attention = {
+        "q": draw(rows, 6, dim),
+        "k_cache": draw(3, 2, capacity, dim),
+        "v_cache": draw(3, 2, capacity, dim),
+        "q_offsets": _ints(0, 5, 13),
+        "cache_row": _ints(2, 0),
+        "n_keys": _ints(141, 17),
+        "scale": dim**-0.5,
+    }
+    masks = {
+        "key_mask": torch.rand(3, capacity, generator=rng) < 0.7,
+        "key_limit": torch.randint(1, 141, (rows,), generator=rng),
+    }
+    for extra in (dict.fromkeys(masks), masks):
+        yield Case("block_attention", {**attention, **extra}, dtype, exact=False)
 
 
 def _draws():
@@ -125,9 +135,9 @@ def _draws():
     }
 
 
-def _confidence(rng, dtype):
+def _confidence(rng, dtype, vocabulary):
     arguments = {
-        "logits": (4 * torch.randn(6, VOCABULARY, generator=rng)).to(dtype),
+        "logits": (4 * torch.randn(6, vocabulary, generator=rng)).to(dtype),
         **_draws(),
         "suppress": _ints(MASK_ID),
         "exclude": _ints(MASK_ID, 11),
@@ -180,5 +190,6 @@ def cases(device_type):
     found += _gather(rng)
     for dtype in DTYPES:
         found += _layers(rng, dtype)
-        found += _confidence(rng, dtype)
+        found += _confidence(rng, dtype, VOCABULARY)
+        found += _confidence(rng, dtype, WIDE_VOCABULARY)
     return [*found, Case("uniform", _draws()), *_unmask(rng)]

@@ -1,5 +1,6 @@
 // Standard Gumbel noise of one (row, vocabulary id): a pure function of the row's stream, so that
-// every device samples the same token (Gumbel-max). Host and device code share this header.
+// every device samples the same token (Gumbel-max). Host and device code share this header, and the
+// bits of a draw are the same everywhere.
 //
 // G = -log(E) with E = -log(1 - v) exponential. v comes from 64 random bits and keeps its full
 // relative precision near 0, where the winners of a large vocabulary lie: 24-bit or 53-bit uniforms
@@ -8,6 +9,7 @@
 
 #include <cmath>
 
+#include "core/exact.h"
 #include "core/philox.h"
 
 namespace dpad {
@@ -17,14 +19,14 @@ constexpr double kGumbelMax = 45.06;
 
 // 64 bits, given as high and low word, as the uniform (n + 1/2) / 2^64.
 DPAD_HOST_DEVICE inline double uniform_of_words(uint32_t high, uint32_t low) {
-  return (4294967296.0 * high + low + 0.5) * 0x1p-64;
+  return mul_rn(add_rn(add_rn(mul_rn(4294967296.0, high), low), 0.5), 0x1p-64);
 }
 
 DPAD_HOST_DEVICE inline double gumbel_of_words(uint32_t high, uint32_t low) {
   // 1 - v is formed from the complement of the bits where v is near 1.
-  const double exponential = high < 0x80000000u ? -log1p(-uniform_of_words(high, low))
-                                                : -log(uniform_of_words(~high, ~low));
-  return -log(exponential);
+  const double exponential = high < 0x80000000u ? minus_log_complement(uniform_of_words(high, low))
+                                                : -log_rn(uniform_of_words(~high, ~low));
+  return -log_rn(exponential);
 }
 
 // An upper bound of gumbel_of_words(high, *) without a logarithm, within 0.71 of it where v is
@@ -53,6 +55,13 @@ DPAD_HOST_DEVICE inline double gumbel_at(PhiloxCounter counter, PhiloxKey key, i
 DPAD_HOST_DEVICE inline double gumbel_noise(PhiloxKey key, int64_t id, int64_t position,
                                             int64_t forward) {
   return gumbel_at(gumbel_counter(id >> 1, position, forward), key, id);
+}
+
+// The uniform draw that orders random remasking; `rng` holds seed, row key, number of the forward.
+DPAD_HOST_DEVICE inline double order_draw(const int64_t* rng, int64_t position) {
+  const PhiloxKey key = stream_key(rng[0], rng[1], Stream::kOrder);
+  const PhiloxCounter drawn = philox({{low32(position), high32(position), low32(rng[2]), 0}}, key);
+  return uniform_of_words(drawn.word[0], drawn.word[1]);
 }
 
 }  // namespace dpad

@@ -1,15 +1,13 @@
-// Soft-max statistics by the one-pass state (peak, s without the peak, second, t): p = 1 / (1 + s)
-// in float64 keeps the order of very confident rows, which a float32 p (exactly 1 where
-// 1 - p < 6e-8) would lose.
 #include "cpu/confidence.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numbers>
 #include <vector>
 
 #include "core/gumbel.h"
+#include "core/rows.h"
+#include "core/softmax_state.h"
 #include "cpu/confidence_scan.h"
 #include "cpu/half.h"
 
@@ -21,17 +19,31 @@ struct Special {
   bool suppressed, excluded;
 };
 
-std::vector<Special> special_ids(const ConfidenceParams& p) {
-  std::vector<int64_t> ids;
-  std::set_union(p.suppress, p.suppress + p.suppress_count, p.exclude, p.exclude + p.exclude_count,
-                 std::back_inserter(ids));
-  std::vector<Special> out;
-  for (const int64_t id : ids) {
-    out.push_back({id, std::binary_search(p.suppress, p.suppress + p.suppress_count, id),
-                   std::binary_search(p.exclude, p.exclude + p.exclude_count, id)});
+// Ids that are treated apart, ascending and without repetition.
+struct Apart {
+  std::vector<int64_t> suppress, exclude;
+  std::vector<Special> special;  // of either list
+  std::vector<int64_t> skip;     // their ids
+
+  explicit Apart(const ConfidenceParams& p)
+      : suppress(sorted(p.suppress, p.suppress_count)),
+        exclude(sorted(p.exclude, p.exclude_count)) {
+    std::set_union(suppress.begin(), suppress.end(), exclude.begin(), exclude.end(),
+                   std::back_inserter(skip));
+    for (const int64_t id : skip) special.push_back({id, in(suppress, id), in(exclude, id)});
   }
-  return out;
-}
+
+  static bool in(const std::vector<int64_t>& ids, int64_t id) {
+    return std::binary_search(ids.begin(), ids.end(), id);
+  }
+
+  static std::vector<int64_t> sorted(const int64_t* ids, int64_t count) {
+    std::vector<int64_t> out(ids, ids + count);
+    std::sort(out.begin(), out.end());
+    out.erase(std::unique(out.begin(), out.end()), out.end());
+    return out;
+  }
+};
 
 float value(const LogitRow& row, int64_t id) {
   switch (row.dtype) {
@@ -61,51 +73,39 @@ double rounded(double x, DType dtype) {
   return static_cast<float>(x);
 }
 
-// Adds one id to the state.
-void include(RowState& state, int64_t id, float x) {
-  if (x > state.peak) return move_peak(state, id, x);
-  state.second = std::max(state.second, x);
-  if (x == state.peak && state.id >= 0) state.id = std::min(state.id, id);
-  if (std::isinf(x)) return;
-  const double d = (double{x} - state.peak) * std::numbers::log2e;
-  state.s += std::exp2(d);
-  state.t += d * std::exp2(d);
-}
-
 struct Peak {
   float value;
   int64_t id;  // -1: every value is minus infinity or a NaN
 };
 
 // The lowest id that may be chosen: the answer where no logit decides.
-int64_t first_choosable(const ConfidenceParams& p) {
+int64_t first_choosable(const Apart& apart) {
   int64_t id = 0;
-  while (id < p.suppress_count && p.suppress[id] == id) ++id;
+  while (id < static_cast<int64_t>(apart.suppress.size()) && apart.suppress[id] == id) ++id;
   return id;
 }
 
 class Row {
  public:
-  Row(const ConfidenceParams& p, const std::vector<Special>& special,
-      const std::vector<int64_t>& skip, int64_t index)
-      : p_(p), special_(special), index_(index) {
+  Row(const ConfidenceParams& p, const Apart& apart, int64_t index)
+      : p_(p), apart_(apart), index_(index) {
     const int64_t width = p.dtype == DType::kFloat32 ? 4 : 2;
     row_ = {static_cast<const char*>(p.logits) + index * p.logits_stride * width, p.dtype, p.vocab,
-            skip.data(), static_cast<int64_t>(skip.size())};
+            apart.skip.data(), static_cast<int64_t>(apart.skip.size())};
   }
 
   void run() {
     state_ = DPAD_PICK(scan_row)(row_);
     choosable_ = {state_.peak, state_.id};
-    for (const Special& s : special_) {
+    for (const Special& s : apart_.special) {
       const float x = value(row_, s.id);
-      if (!s.excluded) include(state_, s.id, x);
+      if (!s.excluded) softmax::include(state_, s.id, x);
       if (s.suppressed) continue;
       if (x > choosable_.value || (x == choosable_.value && s.id < choosable_.id)) {
         choosable_ = {x, s.id};
       }
     }
-    const int64_t token = choosable_.id < 0 ? first_choosable(p_) : sampled();
+    const int64_t token = choosable_.id < 0 ? first_choosable(apart_) : sampled();
     p_.token[index_] = token;
     score(token);
   }
@@ -113,7 +113,7 @@ class Row {
  private:
   // argmax of x + temperature * noise; the greedy choice at temperature 0.
   int64_t sampled() const {
-    const int64_t sequence = p_.sequence[index_];
+    const int64_t sequence = sequence_of(p_.l_offsets, p_.batch, index_);
     const double temperature = p_.temperature[sequence];
     if (!(temperature > 0)) return choosable_.id;
     if (p_.noise != nullptr) return sampled_by(p_.noise + index_ * p_.noise_stride, temperature);
@@ -123,19 +123,18 @@ class Row {
                    -std::numeric_limits<double>::infinity(), p_.vocab};
     consider(scan, choosable_.id, choosable_.value);
     DPAD_PICK(scan_noise)(row_, scan);
-    for (const Special& s : special_) {
+    for (const Special& s : apart_.special) {
       if (!s.suppressed) consider(scan, s.id, value(row_, s.id));
     }
     return scan.best_id;
   }
 
   int64_t sampled_by(const double* noise, double temperature) const {
-    const int64_t* suppressed = p_.suppress;
-    const int64_t* const suppress_end = suppressed + p_.suppress_count;
+    auto suppressed = apart_.suppress.begin();
     double best = -std::numeric_limits<double>::infinity();
     int64_t best_id = choosable_.id;
     for (int64_t id = 0; id < p_.vocab; ++id) {
-      if (suppressed != suppress_end && *suppressed == id) {
+      if (suppressed != apart_.suppress.end() && *suppressed == id) {
         ++suppressed;
         continue;
       }
@@ -146,29 +145,18 @@ class Row {
   }
 
   void score(int64_t token) const {
-    double probability = std::numeric_limits<double>::quiet_NaN();
-    double margin = probability, entropy = probability;
-    const bool usable = state_.id >= 0 && std::isfinite(state_.peak);
-    if (usable && !std::isnan(state_.s) && !std::isnan(state_.t)) {
-      const double all = 1 + state_.s, peak = state_.peak;
-      probability = excluded(token) ? 0.0 : std::exp(value(row_, token) - peak) / all;
-      margin = -std::expm1(state_.second - peak) / all;
-      entropy = std::log1p(state_.s) - std::numbers::ln2 * state_.t / all;
-    }
+    const softmax::Scores scores =
+        softmax::scores(state_, value(row_, token), Apart::in(apart_.exclude, token));
     const auto emit = [&](double* out, double x) {
       out[index_] = p_.round_to_dtype ? rounded(x, p_.dtype) : x;
     };
-    emit(p_.probability, probability);
-    emit(p_.margin, margin);
-    emit(p_.entropy, entropy);
-  }
-
-  bool excluded(int64_t id) const {
-    return std::binary_search(p_.exclude, p_.exclude + p_.exclude_count, id);
+    emit(p_.probability, scores.probability);
+    emit(p_.margin, scores.margin);
+    emit(p_.entropy, scores.entropy);
   }
 
   const ConfidenceParams& p_;
-  const std::vector<Special>& special_;
+  const Apart& apart_;
   const int64_t index_;
   LogitRow row_;
   RowState state_;  // of the ids that are not excluded
@@ -177,22 +165,12 @@ class Row {
 
 }  // namespace
 
-void move_peak(RowState& state, int64_t id, float x) {
-  if (state.id >= 0) {
-    const double shift = (double{state.peak} - x) * std::numbers::log2e;
-    const double scale = std::exp2(shift), all = state.s + 1;
-    if (scale > 0) state.t = scale * (state.t + shift * all);
-    state.s = scale * all;
-    state.second = state.peak;
-  }
-  state.peak = x;
-  state.id = id;
-}
+void move_peak(RowState& state, int64_t id, float x) { softmax::move_peak(state, id, x); }
 
 void consider(NoiseScan& scan, int64_t id, float x) {
   PhiloxCounter counter = scan.counter;
   counter.word[0] = low32(id >> 1);
-  const double score = x + scan.temperature * gumbel_at(counter, scan.key, id);
+  const double score = add_rn(x, mul_rn(scan.temperature, gumbel_at(counter, scan.key, id)));
   if (score > scan.best || (score == scan.best && id < scan.best_id)) {
     scan.best = score;
     scan.best_id = id;
@@ -206,10 +184,8 @@ int64_t confidence_grain(const ConfidenceParams& p) {
 }
 
 void confidence(const ConfidenceParams& p, int64_t begin, int64_t end) {
-  const std::vector<Special> special = special_ids(p);
-  std::vector<int64_t> skip;
-  for (const Special& s : special) skip.push_back(s.id);
-  for (int64_t row = begin; row < end; ++row) Row(p, special, skip, row).run();
+  const Apart apart(p);
+  for (int64_t row = begin; row < end; ++row) Row(p, apart, row).run();
 }
 
 }  // namespace dpad::cpu

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/philox.h"
+#include "core/softmax_state.h"
 #include "cpu/isa.h"
 #include "params.h"
 
@@ -16,14 +17,7 @@ struct LogitRow {
   int64_t skip_count;
 };
 
-// Soft-max state of some ids of a row. With d = (x - peak) / ln 2, over all of them but the peak:
-struct RowState {
-  float peak;    // largest value, minus infinity if there is none
-  int64_t id;    // the lowest id with this value; -1 if every value is -inf or NaN
-  float second;  // largest value but for the peak
-  double s;      // sum of 2^d; a NaN among the values makes s or t a NaN
-  double t;      // sum of d 2^d
-};
+using RowState = SoftmaxState<double>;
 
 // Gumbel-max over one row; noise as in core/gumbel.h.
 struct NoiseScan {
@@ -37,8 +31,7 @@ struct NoiseScan {
 DPAD_DECLARE_ISA(RowState, scan_row, const LogitRow& row);
 DPAD_DECLARE_ISA(void, scan_noise, const LogitRow& row, NoiseScan& scan);
 
-// Makes (id, x) the state's peak, x being larger: s, t and second move over to it, and the old peak
-// is one of the others from now on.
+// softmax::move_peak, out of line: these files must not hand inline functions to the program.
 void move_peak(RowState& state, int64_t id, float x);
 
 // Replaces the scan's best by `id` if x + temperature * noise beats it (ties: lower id).

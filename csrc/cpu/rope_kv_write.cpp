@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/rows.h"
 #include "cpu/rope_kv_write_head.h"
 
 namespace dpad::cpu {
@@ -35,8 +36,9 @@ void rope_kv_write(const RopeKvWriteParams& p, int64_t begin, int64_t end) {
     }
     const int64_t row = item - p.q_rows, slot = p.slot[row];
     if (slot < 0) continue;
-    const int64_t k_slot = p.row_cache[row] * p.k_cache_stride + slot * p.k_cache_slot_stride;
-    const int64_t v_slot = p.row_cache[row] * p.v_cache_stride + slot * p.v_cache_slot_stride;
+    const int64_t cache = p.cache_row[sequence_of(p.q_offsets, p.batch, row)];
+    const int64_t k_slot = cache * p.k_cache_stride + slot * p.k_cache_slot_stride;
+    const int64_t v_slot = cache * p.v_cache_stride + slot * p.v_cache_slot_stride;
     rotate(p, p.position[row], p.num_kv_heads, at(p.k, row * p.k_row_stride, width),
            p.k_head_stride, at(p.k_cache, k_slot, width), p.k_cache_head_stride);
     for (int64_t head = 0; head < p.num_kv_heads; ++head) {

@@ -6,33 +6,6 @@
 namespace dpad::cuda {
 namespace {
 
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
-
-__device__ float warp_sum(float x) {
-  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(kAllLanes, x, offset);
-  return x;
-}
-
-// Sum over the block in a fixed order; every thread gets it.
-__device__ float block_sum(float x) {
-  __shared__ float of_warp[kThreads / 32];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  x = warp_sum(x);
-  __syncthreads();  // the sums of the block's previous row have been read
-  if (lane == 0) of_warp[warp] = x;
-  __syncthreads();
-  return warp_sum(lane < kThreads / 32 ? of_warp[lane] : 0.0f);
-}
-
-// One block takes a row at a time. Every thread reads back only what it wrote itself.
-template <class T, int N>
-__global__ void __launch_bounds__(kThreads) add_rms_norm_kernel(const AddRmsNormParams p) {
-  for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-    const float sum = block_sum(add_and_square<T, N>(p, row, threadIdx.x, kThreads));
-    normalise<T, N>(p, row, threadIdx.x, kThreads, sum);
-  }
-}
-
 template <class T, int N>
 cudaError_t launch(const AddRmsNormParams& p, cudaStream_t stream) {
   add_rms_norm_kernel<T, N><<<blocks_for(p.rows, 1, 1 << 30), kThreads, 0, stream>>>(p);

@@ -2,6 +2,7 @@
 // multiplied by the weight in the dtype (the models' own rounding points).
 #pragma once
 
+#include "cuda/block.cuh"
 #include "cuda/rows.cuh"
 #include "cuda/scalar.cuh"
 #include "params.h"
@@ -48,6 +49,16 @@ DPAD_HOST_DEVICE inline void normalise(const AddRmsNormParams& p, int64_t row, i
       result.at[j] = from_float<T>(mul_rn(to_float(w.at[j]), normed));
     }
     *reinterpret_cast<Pack<T, N>*>(out + i) = result;
+  }
+}
+
+// One block takes a row at a time. Every thread reads back only what it wrote itself.
+template <class T, int N>
+DPAD_KERNEL(kThreads, 4)
+add_rms_norm_kernel(const AddRmsNormParams p) {
+  for (int64_t row = block_x(); row < p.rows; row += grid_x()) {
+    const float part = add_and_square<T, N>(p, row, thread_index(), kThreads);
+    normalise<T, N>(p, row, thread_index(), kThreads, block_reduce(part, Sum(), 0.0f));
   }
 }
 

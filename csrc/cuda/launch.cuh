@@ -5,12 +5,11 @@
 
 #include <algorithm>
 
+#include "cuda/block.cuh"
 #include "cuda/scalar.cuh"
 #include "params.h"
 
 namespace dpad::cuda {
-
-inline constexpr int kThreads = 256;
 
 // Calls run(T{}) with the element type of `dtype`.
 template <class Run>

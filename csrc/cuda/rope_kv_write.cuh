@@ -1,6 +1,7 @@
 // Half-split RoPE with separately rounded products, and the write into the K/V cache.
 #pragma once
 
+#include "cuda/block.cuh"
 #include "cuda/rows.cuh"
 #include "cuda/scalar.cuh"
 #include "params.h"
@@ -87,6 +88,19 @@ DPAD_HOST_DEVICE inline void rope_kv_row(const RopeKvWriteParams& p, int64_t row
       const int64_t at = int64_t{item - rotated} * N;
       *reinterpret_cast<Pack<T, N>*>(v_out + head * p.v_cache_head_stride + at) =
           *reinterpret_cast<const Pack<T, N>*>(v + head * p.v_head_stride + at);
+    }
+  }
+}
+
+// One block takes a row of q or a row of k and v at a time.
+template <class T, int N>
+DPAD_KERNEL(kThreads, 4)
+rope_kv_write_kernel(const RopeKvWriteParams p) {
+  for (int64_t i = block_x(); i < p.q_rows + p.rows; i += grid_x()) {
+    if (i < p.q_rows) {
+      rope_q_row<T, N>(p, i, thread_index(), kThreads);
+    } else {
+      rope_kv_row<T, N>(p, i - p.q_rows, thread_index(), kThreads);
     }
   }
 }

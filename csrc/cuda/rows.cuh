@@ -3,28 +3,9 @@
 
 #include <cstdint>
 
-#include "core/philox.h"
+#include "core/rows.h"
 
 namespace dpad::cuda {
-
-// The sequence b whose rows [offsets[b], offsets[b + 1]) hold `row`, or -1. Reads stay within
-// offsets[0..batch] whatever the values are.
-DPAD_HOST_DEVICE inline int64_t sequence_of(const int64_t* offsets, int64_t batch, int64_t row) {
-  int64_t low = 0, high = batch;  // the last b with offsets[b] <= row lies in [low, high)
-  while (high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
-    if (offsets[middle] <= row) {
-      low = middle;
-    } else {
-      high = middle;
-    }
-  }
-  return batch > 0 && offsets[low] <= row && row < offsets[low + 1] ? low : -1;
-}
-
-DPAD_HOST_DEVICE inline bool inside(int64_t value, int64_t size) {
-  return value >= 0 && value < size;
-}
 
 // True when `pointer` and all `strides` (in elements of `size` bytes) allow 16-byte accesses.
 template <class... Strides>

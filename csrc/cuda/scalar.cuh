@@ -7,7 +7,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/philox.h"
+#include "core/exact.h"
 #include "cpu/half.h"
 
 #if defined(__CUDACC__)
@@ -89,7 +89,16 @@ DPAD_HOST_DEVICE inline float rounded(float x) {
   return to_float(from_float<T>(x));
 }
 
-// A product and a sum that are never contracted into one FMA.
+// a and b rounded to T, a in the low half of the word.
+template <class T>
+DPAD_HOST_DEVICE inline uint32_t pair_of(float a, float b) {
+  return from_float<T>(a).bits | static_cast<uint32_t>(from_float<T>(b).bits) << 16;
+}
+
+// A product and a sum that are never contracted into one FMA; those of core/exact.h in float32.
+using dpad::add_rn;
+using dpad::mul_rn;
+
 DPAD_HOST_DEVICE inline float mul_rn(float a, float b) {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(a, b);

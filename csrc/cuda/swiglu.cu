@@ -7,14 +7,6 @@ namespace dpad::cuda {
 namespace {
 
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads) swiglu_kernel(const SwigluParams p) {
-  const int64_t thread = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  for (int64_t row = blockIdx.y; row < p.rows; row += gridDim.y) {
-    swiglu_row<T, N>(p, row, thread, int64_t{gridDim.x} * blockDim.x);
-  }
-}
-
-template <class T, int N>
 cudaError_t launch(const SwigluParams& p, cudaStream_t stream) {
   const dim3 grid(blocks_for(p.width, kThreads * N, 1 << 16), blocks_for(p.rows, 1, 65535));
   swiglu_kernel<T, N><<<grid, kThreads, 0, stream>>>(p);

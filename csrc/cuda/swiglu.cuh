@@ -1,6 +1,7 @@
 // silu in float32, rounded to the dtype, times up in the dtype.
 #pragma once
 
+#include "cuda/block.cuh"
 #include "cuda/rows.cuh"
 #include "cuda/scalar.cuh"
 #include "params.h"
@@ -27,6 +28,15 @@ DPAD_HOST_DEVICE inline void swiglu_row(const SwigluParams& p, int64_t row, int6
     Pack<T, N> result;
     for (int j = 0; j < N; ++j) result.at[j] = swiglu_element(g.at[j], u.at[j]);
     *reinterpret_cast<Pack<T, N>*>(out + i) = result;
+  }
+}
+
+template <class T, int N>
+DPAD_KERNEL(kThreads, 4)
+swiglu_kernel(const SwigluParams p) {
+  const int64_t thread = block_x() * kThreads + thread_index();
+  for (int64_t row = block_y(); row < p.rows; row += grid_y()) {
+    swiglu_row<T, N>(p, row, thread, grid_x() * kThreads);
   }
 }
 

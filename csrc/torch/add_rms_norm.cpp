@@ -1,13 +1,11 @@
-#include "cpu/add_rms_norm.h"
-
-#include "torch/checks.h"
+#include "torch/kernels.h"
 #include "torch/ops.h"
 
 namespace dpad {
 
 Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, const Tensor& weight,
                        double eps) {
-  const Checks check("add_rms_norm_");
+  const Checks check("add_rms_norm_", residual);
   const DType dtype = check.dtype("residual", residual);
   check.shape("residual", residual, {-1, -1});
   const int64_t rows = residual.size(0), width = residual.size(1);
@@ -35,7 +33,7 @@ Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, cons
   p.rows = rows, p.width = width;
   p.eps = static_cast<float>(eps);
   p.dtype = dtype;
-  run_tasks(p, cpu::add_rms_norm_tasks(p), cpu::add_rms_norm_grain(p), cpu::add_rms_norm);
+  run({check, residual}, p);
   return out;
 }
 

@@ -1,6 +1,4 @@
-#include "cpu/block_attention.h"
-
-#include "torch/checks.h"
+#include "torch/kernels.h"
 #include "torch/ops.h"
 
 namespace dpad {
@@ -9,7 +7,7 @@ Tensor block_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& 
                           const Tensor& q_offsets, const Tensor& cache_row, const Tensor& n_keys,
                           double scale, const OptionalTensor& key_mask,
                           const OptionalTensor& key_limit) {
-  const Checks check("block_attention");
+  const Checks check("block_attention", q);
   const DType dtype = check.dtype("q", q);
   check.shape("q", q, {-1, -1, -1});
   const int64_t rows = q.size(0), heads = q.size(1), head_dim = q.size(2);
@@ -57,9 +55,10 @@ Tensor block_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& 
   p.key_mask_stride = mask ? mask->stride(0) : 0;
   p.key_limit = limit ? int64_data(*limit) : nullptr;
   p.batch = batch, p.num_heads = heads, p.num_kv_heads = kv_heads, p.head_dim = head_dim;
+  p.q_rows = rows, p.cache_rows = cache_rows, p.capacity = capacity;
   p.scale = static_cast<float>(scale);
   p.dtype = dtype;
-  run_tasks(p, cpu::block_attention_tasks(p), cpu::block_attention_grain(p), cpu::block_attention);
+  run({check, q}, p);
   return out;
 }
 

@@ -9,7 +9,14 @@ namespace dpad {
 
 class Checks {
  public:
+  // For operators without a tensor to follow: everything is on the CPU.
   explicit Checks(const char* op) : op_(op) {}
+  // Every tensor has to be on the device of `like`.
+  Checks(const char* op, const Tensor& like);
+
+  // False on devices whose values would have to be read back: there the checks of values below
+  // pass, and the kernels skip what is out of range.
+  bool sees_values() const { return on_cpu_; }
 
   // Sizes of -1 accept any size.
   void tensor(const char* name, const Tensor& t, ScalarType dtype,
@@ -35,8 +42,10 @@ class Checks {
   [[noreturn]] void fail(const std::string& what) const;
 
  private:
-  void same_device_cpu(const char* name, const Tensor& t) const;
+  void same_device(const char* name, const Tensor& t) const;
   const char* op_;
+  bool on_cpu_ = true;
+  int32_t device_ = -1;  // index of the CUDA device
 };
 
 // `t` itself, or a copy whose last dimension is contiguous.

@@ -1,22 +1,21 @@
-#include "cpu/confidence.h"
-
-#include <algorithm>
 #include <cmath>
+#include <set>
 
-#include "torch/checks.h"
+#include "torch/kernels.h"
 #include "torch/ops.h"
 
 namespace dpad {
 namespace {
 
-std::vector<int64_t> sorted_ids(const Checks& check, const char* name, const Tensor& t,
-                                int64_t vocab) {
+Tensor special_ids(const Checks& check, const char* name, const Tensor& t, int64_t vocab) {
   const Tensor ids = check.indices(name, t, -1);
   check.range(name, ids, 0, vocab);
-  std::vector<int64_t> out(int64_data(ids), int64_data(ids) + ids.numel());
-  std::sort(out.begin(), out.end());
-  out.erase(std::unique(out.begin(), out.end()), out.end());
-  return out;
+  return ids;
+}
+
+int64_t distinct(const Tensor& ids) {
+  return static_cast<int64_t>(
+      std::set<int64_t>(int64_data(ids), int64_data(ids) + ids.numel()).size());
 }
 
 }  // namespace
@@ -25,7 +24,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
     const Tensor& logits, const Tensor& l_offsets, const Tensor& position, const Tensor& rng,
     const Tensor& temperature, const Tensor& suppress, const Tensor& exclude,
     const OptionalTensor& noise, bool round_to_dtype) {
-  const Checks check("confidence");
+  const Checks check("confidence", logits);
   const DType dtype = check.dtype("logits", logits);
   check.shape("logits", logits, {-1, -1});
   const int64_t rows = logits.size(0), vocab = logits.size(1);
@@ -37,16 +36,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
   check.offsets("l_offsets", offsets, rows);
   check.tensor("rng", rng, ScalarType::Long, {batch, 3});
   const Tensor rngs = torch::stable::contiguous(rng);
-  for (int64_t b = 0; b < batch; ++b) {
+  for (int64_t b = 0; check.sees_values() && b < batch; ++b) {
     const double value = temperatures.const_data_ptr<double>()[b];
     if (!(value >= 0) || !std::isfinite(value)) {
       check.raise({"temperature", "a finite value >= 0", b, value});
     }
   }
-  const std::vector<int64_t> never = sorted_ids(check, "suppress", suppress, vocab);
-  const std::vector<int64_t> outside = sorted_ids(check, "exclude", exclude, vocab);
-  if (static_cast<int64_t>(never.size()) >= vocab) {
-    check.raise({"suppress", "fewer ids than the vocabulary", -1, double(never.size())});
+  const Tensor never = special_ids(check, "suppress", suppress, vocab);
+  const Tensor outside = special_ids(check, "exclude", exclude, vocab);
+  if (check.sees_values() && distinct(never) >= vocab) {
+    check.raise({"suppress", "fewer ids than the vocabulary", -1, double(distinct(never))});
   }
   OptionalTensor gumbel;
   if (noise) {
@@ -54,11 +53,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
     gumbel = rows_contiguous(*noise);
   }
 
-  std::vector<int64_t> sequence(rows);
-  for (int64_t b = 0; b < batch; ++b) {
-    std::fill(sequence.begin() + int64_data(offsets)[b],
-              sequence.begin() + int64_data(offsets)[b + 1], b);
-  }
   const Tensor lc = rows_contiguous(logits);
   Tensor token = empty_like_dtype(logits, {rows}, ScalarType::Long);
   Tensor probability = empty_like_dtype(logits, {rows}, ScalarType::Double);
@@ -68,21 +62,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
   p.logits = lc.const_data_ptr();
   p.logits_stride = lc.stride(0);
   p.position = int64_data(positions);
-  p.sequence = sequence.data();
+  p.l_offsets = int64_data(offsets);
   p.rng = int64_data(rngs);
   p.temperature = temperatures.const_data_ptr<double>();
-  p.suppress = never.data(), p.suppress_count = static_cast<int64_t>(never.size());
-  p.exclude = outside.data(), p.exclude_count = static_cast<int64_t>(outside.size());
+  p.suppress = int64_data(never), p.suppress_count = never.numel();
+  p.exclude = int64_data(outside), p.exclude_count = outside.numel();
   p.noise = gumbel ? gumbel->const_data_ptr<double>() : nullptr;
   p.noise_stride = gumbel ? gumbel->stride(0) : 0;
   p.token = token.mutable_data_ptr<int64_t>();
   p.probability = probability.mutable_data_ptr<double>();
   p.margin = margin.mutable_data_ptr<double>();
   p.entropy = entropy.mutable_data_ptr<double>();
-  p.rows = rows, p.vocab = vocab;
+  p.batch = batch, p.rows = rows, p.vocab = vocab;
   p.round_to_dtype = round_to_dtype;
   p.dtype = dtype;
-  run_tasks(p, cpu::confidence_tasks(p), cpu::confidence_grain(p), cpu::confidence);
+  run({check, logits}, p);
   return {token, probability, margin, entropy};
 }
 

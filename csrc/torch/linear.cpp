@@ -1,12 +1,10 @@
-#include "cpu/linear.h"
-
-#include "torch/checks.h"
+#include "torch/kernels.h"
 #include "torch/ops.h"
 
 namespace dpad {
 
 Tensor linear_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  const Checks check("linear");
+  const Checks check("linear", x);
   const DType dtype = check.dtype("x", x);
   check.shape("x", x, {-1, -1});
   const int64_t rows = x.size(0), in_features = x.size(1);
@@ -29,7 +27,7 @@ Tensor linear_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
   p.x_stride = xc.stride(0), p.weight_stride = wc.stride(0);
   p.rows = rows, p.in_features = in_features, p.out_features = out_features;
   p.dtype = dtype;
-  run_tasks(p, cpu::linear_tasks(p), cpu::linear_grain(p), cpu::linear);
+  run({check, x}, p);
   return out;
 }
 

@@ -1,4 +1,5 @@
-// The bindings behind the schemas of library.cpp: checks, outputs, Params, kernel.
+// The bindings behind the schemas of library.cpp: checks, outputs, Params, kernel. All but the
+// planning operators serve every device.
 #pragma once
 
 #include "torch/stable.h"

@@ -1,30 +1,15 @@
-#include "cpu/rope_kv_write.h"
+#include <utility>
 
-#include <algorithm>
-
-#include "torch/checks.h"
+#include "torch/kernels.h"
 #include "torch/ops.h"
 
 namespace dpad {
-namespace {
-
-// Cache row of every row of the pass, from the rows of each sequence.
-std::vector<int64_t> spread(const Tensor& q_offsets, const Tensor& cache_row) {
-  const int64_t* offsets = int64_data(q_offsets);
-  std::vector<int64_t> out(offsets[cache_row.numel()]);
-  for (int64_t b = 0; b < cache_row.numel(); ++b) {
-    std::fill(out.begin() + offsets[b], out.begin() + offsets[b + 1], int64_data(cache_row)[b]);
-  }
-  return out;
-}
-
-}  // namespace
 
 Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_position,
                         const Tensor& position, const Tensor& slot, const Tensor& q_offsets,
                         const Tensor& cache_row, const Tensor& cos, const Tensor& sin,
                         const Tensor& k_cache, const Tensor& v_cache, bool full_precision) {
-  const Checks check("rope_kv_write_");
+  const Checks check("rope_kv_write_", q);
   const DType dtype = check.dtype("q", q);
   check.shape("q", q, {-1, -1, -1});
   const int64_t q_rows = q.size(0), heads = q.size(1), head_dim = q.size(2);
@@ -65,7 +50,6 @@ Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v, const
 
   const Tensor qc = rows_contiguous(q), kc = rows_contiguous(k), vc = rows_contiguous(v);
   const Tensor cosc = torch::stable::contiguous(cos), sinc = torch::stable::contiguous(sin);
-  const std::vector<int64_t> row_cache = spread(offsets, caches);
   Tensor out = empty_like_dtype(q, {q_rows, heads, head_dim}, q.scalar_type());
   RopeKvWriteParams p{};
   p.q = qc.const_data_ptr();
@@ -77,7 +61,8 @@ Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v, const
   p.q_position = int64_data(q_positions);
   p.position = int64_data(positions);
   p.slot = int64_data(slots);
-  p.row_cache = row_cache.data();
+  p.q_offsets = int64_data(offsets);
+  p.cache_row = int64_data(caches);
   p.cos = cosc.const_data_ptr<float>();
   p.sin = sinc.const_data_ptr<float>();
   p.q_out = out.mutable_data_ptr();
@@ -89,9 +74,11 @@ Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v, const
   p.v_cache_slot_stride = v_cache.stride(2);
   p.q_rows = q_rows, p.rows = rows, p.num_heads = heads, p.num_kv_heads = kv_heads;
   p.head_dim = head_dim, p.rotary_dim = 2 * cos.size(1);
+  p.batch = caches.numel(), p.positions = cos.size(0);
+  p.cache_rows = cache_rows, p.capacity = capacity;
   p.full_precision = full_precision;
   p.dtype = dtype;
-  run_tasks(p, cpu::rope_kv_write_tasks(p), cpu::rope_kv_write_grain(p), cpu::rope_kv_write);
+  run({check, q}, p);
   return out;
 }
 

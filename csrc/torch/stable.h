@@ -28,13 +28,4 @@ inline Tensor empty_like_dtype(const Tensor& like, std::initializer_list<int64_t
   return torch::stable::new_empty(like, std::vector<int64_t>(sizes), dtype);
 }
 
-// Runs the work items [0, tasks) of a kernel on torch's own thread pool.
-template <class Params>
-void run_tasks(const Params& params, int64_t tasks, int64_t grain,
-               void (*kernel)(const Params&, int64_t, int64_t)) {
-  if (tasks <= 0) return;
-  torch::stable::parallel_for(0, tasks, grain,
-                              [&](int64_t begin, int64_t end) { kernel(params, begin, end); });
-}
-
 }  // namespace dpad

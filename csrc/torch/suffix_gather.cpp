@@ -1,6 +1,4 @@
-#include "cpu/suffix_gather.h"
-
-#include "torch/checks.h"
+#include "torch/kernels.h"
 #include "torch/ops.h"
 
 namespace dpad {
@@ -8,7 +6,7 @@ namespace dpad {
 Tensor suffix_gather_op(const Tensor& canvas, const Tensor& canvas_row, const Tensor& q_offsets,
                         const Tensor& position, const OptionalTensor& hidden_until,
                         int64_t mask_id) {
-  const Checks check("suffix_gather");
+  const Checks check("suffix_gather", canvas);
   check.tensor("canvas", canvas, ScalarType::Long, {-1, -1});
   const Tensor tokens = rows_contiguous(canvas);
   const Tensor rows = check.indices("canvas_row", canvas_row, -1);
@@ -22,16 +20,18 @@ Tensor suffix_gather_op(const Tensor& canvas, const Tensor& canvas_row, const Te
   if (hidden_until) hidden = check.indices("hidden_until", *hidden_until, batch);
 
   Tensor out = empty_like_dtype(canvas, {positions.numel()}, ScalarType::Long);
-  const SuffixGatherParams params{int64_data(tokens),
-                                  tokens.stride(0),
-                                  int64_data(rows),
-                                  int64_data(offsets),
-                                  int64_data(positions),
-                                  hidden ? int64_data(*hidden) : nullptr,
-                                  out.mutable_data_ptr<int64_t>(),
-                                  batch,
-                                  mask_id};
-  cpu::suffix_gather(params);
+  SuffixGatherParams p{};
+  p.canvas = int64_data(tokens);
+  p.canvas_stride = tokens.stride(0);
+  p.canvas_row = int64_data(rows);
+  p.q_offsets = int64_data(offsets);
+  p.position = int64_data(positions);
+  p.hidden_until = hidden ? int64_data(*hidden) : nullptr;
+  p.out = out.mutable_data_ptr<int64_t>();
+  p.batch = batch;
+  p.mask_id = mask_id;
+  p.rows = positions.numel(), p.canvas_rows = tokens.size(0), p.length = tokens.size(1);
+  run({check, canvas}, p);
   return out;
 }
 

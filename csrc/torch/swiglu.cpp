@@ -1,12 +1,10 @@
-#include "cpu/swiglu.h"
-
-#include "torch/checks.h"
+#include "torch/kernels.h"
 #include "torch/ops.h"
 
 namespace dpad {
 
 Tensor swiglu_op(const Tensor& gate, const Tensor& up) {
-  const Checks check("swiglu");
+  const Checks check("swiglu", gate);
   const DType dtype = check.dtype("gate", gate);
   check.shape("gate", gate, {-1, -1});
   check.shape("up", up, {gate.size(0), gate.size(1)});
@@ -20,7 +18,7 @@ Tensor swiglu_op(const Tensor& gate, const Tensor& up) {
   p.gate_stride = gc.stride(0), p.up_stride = uc.stride(0);
   p.rows = gate.size(0), p.width = gate.size(1);
   p.dtype = dtype;
-  run_tasks(p, cpu::swiglu_tasks(p), cpu::swiglu_grain(p), cpu::swiglu);
+  run({check, gate}, p);
   return out;
 }
 

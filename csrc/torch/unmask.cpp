@@ -1,6 +1,4 @@
-#include "cpu/unmask.h"
-
-#include "torch/checks.h"
+#include "torch/kernels.h"
 #include "torch/ops.h"
 
 namespace dpad {
@@ -12,7 +10,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
                const Tensor& amount, const Tensor& quota, const Tensor& length,
                const Tensor& end_ids, int64_t rule, bool early_stop, int64_t mask_id,
                int64_t fill_id) {
-  const Checks check("unmask_");
+  const Checks check("unmask_", canvas);
   check.tensor("canvas", canvas, ScalarType::Long, {-1, -1});
   const int64_t canvases = canvas.size(0), width = canvas.size(1);
   check.tensor("committed_at", committed_at, ScalarType::Long, {canvases, width});
@@ -54,7 +52,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
   check.range("length", lengths, 0, width + 1);
   check.range("position", positions, 0, width);
   if (rule < 0 || rule > 5) check.raise({"rule", "a commit rule in [0, 5]", -1, double(rule)});
-  for (int64_t i = 0; i < logit_rows; ++i) {
+  for (int64_t i = 0; check.sees_values() && i < logit_rows; ++i) {
     if (int64_data(tokens)[i] == mask_id) {
       check.raise({"token", "a token that is not the mask", i, double(mask_id)});
     }
@@ -81,9 +79,10 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
   p.length = int64_data(lengths);
   p.end_ids = int64_data(ends), p.end_count = ends.numel();
   p.batch = batch, p.mask_id = mask_id, p.fill_id = fill_id;
+  p.canvas_rows = canvases, p.rows = logit_rows;
   p.rule = static_cast<Rule>(rule);
   p.early_stop = early_stop;
-  cpu::unmask(p);
+  run({check, canvas}, p);
 }
 
 }  // namespace dpad

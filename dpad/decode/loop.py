@@ -14,7 +14,9 @@ from dpad.decode.forward import guided, logits_of_pass
 from dpad.decode.plan import Planner, Sequence, Targets, blocks_of
 from dpad.decode.suffix import Suffix
 
-BLOCK_DONE, FINISHED, NAN = (ops.STATUS[n] for n in ("block_done", "finished", "nan"))
+BLOCK_DONE, FINISHED, NAN, INVALID = (
+    ops.STATUS[n] for n in ("block_done", "finished", "nan", "invalid")
+)
 
 
 class NaNLogitsError(RuntimeError):
@@ -266,6 +268,11 @@ class Decoder:
         """Reads the status once and moves every sequence on; returns those that still run."""
         status = self.canvas.read_status()
         for q in live:
+            if status[q.row] == INVALID:
+                raise RuntimeError(
+                    f"row {q.row}, block {q.block}, forward {len(q.forwards)}: a position, token "
+                    "or length was out of range on the device: nothing was returned"
+                )
             if status[q.row] == NAN:
                 raise NaNLogitsError(
                     f"the model gave NaN logits for row {q.row}, block {q.block}, forward "

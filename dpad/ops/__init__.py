@@ -11,7 +11,8 @@ A *pass* is a flat list of rows, grouped by sequence: the rows of sequence b are
 are ``[l_offsets[b], l_offsets[b + 1])``. Index tensors are int64. Caches are
 ``[cache_rows, num_kv_heads, capacity, head_dim]``, K stored after RoPE. Floating-point arguments
 are float32, bfloat16 or float16, all of one dtype. Bad arguments raise RuntimeError naming the
-operator, the argument and the value, before any work.
+operator, the argument and the value, before any work; on CUDA values are not read back, so a row
+whose index is out of range is skipped, and `unmask_` reports the status "invalid" or "nan".
 """
 
 import torch
@@ -57,7 +58,7 @@ RULES = {
     "factor_published": 4,
     "below": 5,
 }
-STATUS = {"running": 0, "block_done": 1, "finished": 2, "nan": 3}
+STATUS = {"running": 0, "block_done": 1, "finished": 2, "nan": 3, "invalid": 4}
 SCOPES = {"all": 0, "suffix": 1, "block": 2}
 
 

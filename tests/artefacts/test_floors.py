@@ -18,8 +18,8 @@ FORBIDDEN = {
     "host": re.compile(TORCH.pattern + r"|cpu/|cuda"),
     "torch": re.compile(r"fmt/|pybind11/|host/|ATen/|c10/"),
 }
-# The headers that spell torch's stable names.
-STABLE = ("csrc/torch/stable.h", "csrc/torch/cuda/checks.h")
+# The files that spell torch's stable names.
+STABLE = ("csrc/torch/stable.h", "csrc/torch/cuda/kernels.cpp")
 
 
 def includes(root, folder):

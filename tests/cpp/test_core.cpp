@@ -1,10 +1,13 @@
 // Random numbers, suffix tables and draws, transfer schedules, error texts.
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
 
 #include "catch.h"
 #include "core/error.h"
+#include "core/exact.h"
+#include "core/gumbel.h"
 #include "core/philox.h"
 #include "core/schedule.h"
 #include "core/suffix.h"
@@ -38,6 +41,30 @@ std::vector<int64_t> draw(const SuffixSpec& spec, int64_t remaining, int64_t see
 bool near_to(double a, double b, double tolerance) { return std::abs(a - b) <= tolerance; }
 
 }  // namespace
+
+TEST_CASE("the logarithm of exact operations is right to a few units in the last place") {
+  double worst = 0, worst_small = 0;
+  for (int exponent = -1022; exponent < 1024; ++exponent) {
+    for (const double m : {1.0, 1.0000001, 1.2, 1.4142135, 1.4142136, 1.5, 1.9999999}) {
+      const double x = std::ldexp(m, exponent), want = std::log(x);
+      worst = std::max(worst, std::abs(log_rn(x) - want) / std::max(std::abs(want), 1e-9));
+    }
+  }
+  for (double v = 0.5; v > 0x1p-66; v *= 0.97) {
+    worst_small = std::max(worst_small, std::abs(minus_log_complement(v) / -std::log1p(-v) - 1));
+  }
+  CHECK(worst < 8e-16);
+  CHECK(worst_small < 8e-16);
+  CHECK(log_rn(1.0) == 0);
+}
+
+TEST_CASE("bits of the noise, the same on every device and compiler") {
+  const PhiloxKey key = stream_key(1, 2, Stream::kNoise);
+  CHECK(gumbel_noise(key, 0, 3, 4) == 0x1.391cbb65b54fbp-1);
+  CHECK(gumbel_noise(key, 12345, int64_t{1} << 40, 9) == 0x1.cca7924816da2p-3);
+  CHECK(gumbel_of_words(0, 0) == 0x1.686fc0af622d7p+5);
+  CHECK(gumbel_of_words(~0u, ~0u) == -0x1.e7686d3aca577p+1);
+}
 
 TEST_CASE("Philox4x32-10 gives the published known answers") {
   struct Known {

@@ -19,13 +19,13 @@ struct Case {
   double temperature = 0;
   bool round_to_dtype = false;
   std::vector<double> noise;
-  Ints position, sequence, token;
+  Ints position, l_offsets, token;
   Ints rng{0, 0, 0, 77, (int64_t{5} << 40) + 3, 12};  // two sequences
   std::vector<double> probability, margin, entropy;
 
   Case(Values values, int64_t n) : logits(std::move(values)), rows(n), vocab(logits.size() / n) {
     for (int64_t r = 0; r < rows; ++r) position.push_back((int64_t{1} << 33) + 10 * r);
-    sequence.assign(rows, 1);
+    l_offsets = {0, 0, rows};
     token.assign(rows, -1);
     probability = margin = entropy = std::vector<double>(rows, -1.0);
   }
@@ -34,7 +34,8 @@ struct Case {
     const std::vector<double> temperatures{0, temperature};
     ConfidenceParams p{};
     p.logits = logits.data(), p.logits_stride = vocab;
-    p.position = position.data(), p.sequence = sequence.data(), p.rng = rng.data();
+    p.position = position.data(), p.rng = rng.data();
+    p.l_offsets = l_offsets.data(), p.batch = 2;
     p.temperature = temperatures.data();
     p.suppress = suppress.data(), p.suppress_count = static_cast<int64_t>(suppress.size());
     p.exclude = exclude.data(), p.exclude_count = static_cast<int64_t>(exclude.size());

@@ -187,7 +187,7 @@ float rotated(const Values& x, int64_t base, int64_t d, int64_t half, const floa
 TEST_CASE("rope_kv_write has the bits of separate operations and leaves other slots alone") {
   const int64_t q_rows = 3, rows = 4, heads = 4, kv_heads = 2, positions = 9, capacity = 6;
   const std::vector<int64_t> q_position{8, 0, 5}, position{1, 7, 3, 2}, slot{5, -1, 0, 3};
-  const std::vector<int64_t> row_cache{1, 1, 0, 1};
+  const std::vector<int64_t> row_cache{1, 1, 0, 1}, offsets{0, 2, 3, 4}, cache_row{1, 0, 1};
   for (const DType dtype : kTypes) {
     for (const auto& [dim, half] : {std::pair<int64_t, int64_t>{128, 64}, {22, 11}, {40, 9}}) {
       for (const bool full : {false, true}) {
@@ -207,7 +207,8 @@ TEST_CASE("rope_kv_write has the bits of separate operations and leaves other sl
           p.q_row_stride = heads * dim, p.k_row_stride = p.v_row_stride = kv_heads * dim;
           p.q_head_stride = p.k_head_stride = p.v_head_stride = dim;
           p.q_position = q_position.data(), p.position = position.data();
-          p.slot = slot.data(), p.row_cache = row_cache.data();
+          p.slot = slot.data(), p.q_offsets = offsets.data();
+          p.cache_row = cache_row.data(), p.batch = 3;
           p.cos = cos.data(), p.sin = sin.data();
           p.q_out = out.data(), p.k_cache = k_cache.data(), p.v_cache = v_cache.data();
           p.k_cache_stride = p.v_cache_stride = row_stride;

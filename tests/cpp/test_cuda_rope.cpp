@@ -1,5 +1,5 @@
-// rope_kv_write_ of the CUDA module without a GPU: all threads of all blocks, run on the host, give
-// the bits of a plain loop over the twin's formula.
+// rope_kv_write_ of the CUDA module in the emulator: the bits of a plain loop over the twin's
+// formula.
 #include <vector>
 
 #include "catch.h"
@@ -57,14 +57,6 @@ struct Case {
   }
 };
 
-template <class T, int N>
-void run_threads(const RopeKvWriteParams& p, int threads) {
-  for (int thread = 0; thread < threads; ++thread) {
-    for (int64_t row = 0; row < p.q_rows; ++row) rope_q_row<T, N>(p, row, thread, threads);
-    for (int64_t row = 0; row < p.rows; ++row) rope_kv_row<T, N>(p, row, thread, threads);
-  }
-}
-
 template <class T>
 void rotate_plainly(Case<T>& c, const T* in, T* out, int64_t position) {
   for (int64_t i = 0; i < c.half; ++i) {
@@ -108,7 +100,7 @@ void run_plainly(Case<T>& c) {
 
 }  // namespace
 
-TEST_CASE("rope_kv_write threads give the twin's bits and write nothing else") {
+TEST_CASE("rope_kv_write kernel gives the twin's bits and writes nothing else") {
   for_each_dtype([](auto zero) {
     using T = decltype(zero);
     struct Shape {
@@ -123,14 +115,13 @@ TEST_CASE("rope_kv_write threads give the twin's bits and write nothing else") {
         CAPTURE(sizeof(T), shape.dim, shape.rotary, shape.pad, full_precision);
         Case<T> expected(shape.dim, shape.rotary, shape.pad, full_precision);
         run_plainly(expected);
-        for (const int threads : {1, 7, 256}) {
+        for (const int64_t blocks : {1, 4}) {
           for (const bool wide : {false, true}) {
             Case<T> c(shape.dim, shape.rotary, shape.pad, full_precision);
             if (wide && !rope_kv_write_wide<T>(c.p)) continue;
-            if (wide)
-              run_threads<T, kWide<T>>(c.p, threads);
-            else
-              run_threads<T, 1>(c.p, threads);
+            emulator::run({blocks, 1, 1, kThreads}, [&] {
+              wide ? rope_kv_write_kernel<T, kWide<T>>(c.p) : rope_kv_write_kernel<T, 1>(c.p);
+            });
             REQUIRE(c.q_out.same_bits(expected.q_out));
             REQUIRE(c.k_cache.same_bits(expected.k_cache));
             REQUIRE(c.v_cache.same_bits(expected.v_cache));
@@ -150,7 +141,7 @@ TEST_CASE("a cache row out of range is not written") {
   Case<float> c(8, 8, 0, true), untouched(8, 8, 0, true);
   c.cache_row = {0, kCacheRows, 0, -1};
   c.p.cache_row = c.cache_row.data() + 1;
-  run_threads<float, 4>(c.p, 32);
+  emulator::run({2, 1, 1, kThreads}, [&] { rope_kv_write_kernel<float, 4>(c.p); });
   CHECK(c.k_cache.same_bits(untouched.k_cache));
   CHECK(c.v_cache.same_bits(untouched.v_cache));
 }

@@ -11,7 +11,7 @@ using Doubles = std::vector<double>;
 
 namespace {
 
-constexpr int64_t kMask = 99, kFill = 2, kEnd = 2;
+constexpr int64_t kMask = 99, kFill = 2, kEnd = 2, kAll = 100;
 
 // One canvas row whose block holds the positions [first, first + score.size()).
 struct Step {
@@ -20,7 +20,7 @@ struct Step {
   int64_t first = 1;
   Rule rule = Rule::kThreshold;
   double amount = 0.9;
-  int64_t quota = 1;
+  int64_t quota = kAll;
   bool early_stop = true;
 
   Ints position, token, committed_at, offsets;
@@ -57,7 +57,7 @@ struct Step {
   }
 };
 
-Step block(const Doubles& score, Rule rule, double amount, int64_t quota = 1) {
+Step block(const Doubles& score, Rule rule, double amount, int64_t quota = kAll) {
   Step step;
   step.canvas.assign(score.size() + 3, kMask);
   step.canvas[0] = 7;
@@ -93,6 +93,15 @@ TEST_CASE("quota is clamped to 0 .. the masks left") {
   CHECK(block(score, Rule::kQuota, 0, -4).commits() == 0);
   CHECK(block(score, Rule::kQuota, 0, 2).canvas == Ints{7, kMask, 11, 12, kMask, kMask});
   CHECK(block(score, Rule::kQuota, 0, 50).commits() == 3);
+}
+
+TEST_CASE("below: every score under the amount, possibly none; a quota caps every rule") {
+  const Doubles score{0.1, 0.4, 0.3};
+  CHECK(block(score, Rule::kBelow, 0.35).canvas == Ints{7, 10, kMask, 12, kMask, kMask});
+  CHECK(block(score, Rule::kBelow, 0.05).commits() == 0);
+  CHECK(block(score, Rule::kBelow, 0.35, 1).canvas == Ints{7, 10, kMask, kMask, kMask, kMask});
+  CHECK(block(score, Rule::kThreshold, 0.0, 2).commits() == 2);
+  CHECK(block(score, Rule::kFactor, 9, 0).commits() == 0);
 }
 
 TEST_CASE("entropy bound: ascending, the largest does not count") {

@@ -19,7 +19,7 @@ def kept(row, temperature, top_p, top_k):
     order = sorted(range(len(row)), key=lambda i: -row[i])
     ids, mass = [], 0.0
     for i in order:
-        if top_p is not None and mass > top_p:
+        if top_p is not None and top_p < 1 and mass > top_p:
             break
         ids.append(i)
         mass += float(p[i])

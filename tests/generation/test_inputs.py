@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import dpad
+from dpad import ops
+from dpad.decode.canvas import Canvas
 from dpad.decode.loop import NaNLogitsError
 from tests.generation.common import EOS_ID, MASK_ID, pad
 
@@ -106,6 +108,15 @@ def test_no_known_mask_id(llada, prompts):
     with pytest.raises(ValueError, match="pass mask_token_id="):
         dpad.generate(llada, [prompts[0]], **SHORT)
     assert dpad.generate(llada, [prompts[0]], mask_id=MASK_ID, **SHORT).shape[1] == 25
+
+
+def test_a_status_of_invalid_indices_raises(llada, prompts, monkeypatch):
+    """Only a device that cannot refuse them beforehand writes this status."""
+    read = Canvas.read_status
+    written = lambda self: [ops.STATUS["invalid"] for _ in read(self)]  # noqa: E731
+    monkeypatch.setattr(Canvas, "read_status", written)
+    with pytest.raises(RuntimeError, match="row 0, block 0, forward 0: .* out of range"):
+        dpad.generate(llada, [prompts[0]], **SHORT)
 
 
 def test_nan_logits_raise_and_leave_the_model_alone(llada, prompts):

@@ -7,6 +7,7 @@
 import contextlib
 import os
 
+import op_helpers
 import pytest
 import torch
 from op_samples import NAMES
@@ -77,9 +78,23 @@ def asked_compiler(request):
         request.getfixturevalue("compiled_operators")
 
 
-@pytest.fixture(scope="module", params=("portable", "avx2", "avx512"))
+ISAS = ("portable", "avx2", "avx512")
+
+
+@pytest.fixture(scope="module", params=op_helpers.devices())
+def device(request):
+    """Runs the test once on each device: the CPU, and a CUDA device where there is one."""
+    with op_helpers.calls_on(request.param):
+        yield request.param
+
+
+@pytest.fixture(scope="module", params=op_helpers.devices(ISAS))
 def isa(request):
-    """Runs the test once on each instruction set of the CPU kernels."""
+    """Runs the test once on each instruction set of the CPU kernels, and on a CUDA device."""
+    if request.param == "cuda":
+        with op_helpers.calls_on("cuda"):
+            yield request.param
+        return
     before = ops.cpu_isa()
     try:
         ops.set_cpu_isa(request.param)

@@ -2,7 +2,9 @@
 
 import contextlib
 import math
+import os
 
+import pytest
 import torch
 
 from dpad import ops
@@ -10,9 +12,71 @@ from dpad import ops
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+def devices(cpu=("cpu",)):
+    """`cpu`, and "cuda" where there is a device with kernels; DPAD_DEVICES=cuda leaves out the CPU.
+
+    A machine with a GPU whose kernels are missing is an error, not a reason to skip.
+    """
+    if not torch.cuda.is_available():
+        return cpu
+    if not ops.loaded("_C_cuda"):
+        raise RuntimeError(f"there is a CUDA device, but: {ops.build_info()['_C_cuda']}")
+    only = os.environ.get("DPAD_DEVICES", "")
+    if only not in ("", "cpu", "cuda"):
+        raise ValueError(f"DPAD_DEVICES={only}: expected cpu or cuda")
+    return {"": (*cpu, "cuda"), "cpu": cpu, "cuda": ("cuda",)}[only]
+
+
+CPU_ONLY = ("suffix_table", "transfer_schedule", "suffix_sample", "plan_pass", "linear")
+_device = "cpu"  # where `call` runs the operators
+
+
+@contextlib.contextmanager
+def calls_on(device):
+    """Within it `call` runs on `device`, with copies of the arguments."""
+    global _device
+    before, _device = _device, device
+    try:
+        yield
+    finally:
+        _device = before
+
+
+class Moved:
+    """Copies of tensors on another device: whole storages, so layout, guards and aliases stay."""
+
+    def __init__(self, device):
+        self.device, self.storages = device, {}
+
+    def put(self, value):
+        if not isinstance(value, torch.Tensor):
+            return value
+        here = value.untyped_storage()
+        if here.data_ptr() not in self.storages:
+            copy = torch.UntypedStorage(here.nbytes(), device=self.device).copy_(here)
+            self.storages[here.data_ptr()] = (here, copy)
+        there = self.storages[here.data_ptr()][1]
+        moved = torch.empty(0, dtype=value.dtype, device=self.device)
+        return moved.set_(there, value.storage_offset(), value.size(), value.stride())
+
+    def bring_back(self):
+        for here, there in self.storages.values():
+            here.copy_(there)
+
+
 def call(name, args):
-    """The public operator."""
-    return getattr(ops, name)(**args)
+    """The public operator, on the device of `calls_on`; results are on the CPU."""
+    if _device == "cpu":
+        return getattr(ops, name)(**args)
+    if name in CPU_ONLY:
+        pytest.skip(f"{name} is for the CPU")
+    assert ops.has_kernel(name, _device), f"{name} has no kernel on {_device}"
+    moved = Moved(_device)
+    result = getattr(ops, name)(**{k: moved.put(v) for k, v in args.items()})
+    moved.bring_back()
+    if result is None:
+        return None
+    return tuple(r.cpu() for r in result) if isinstance(result, tuple) else result.cpu()
 
 
 def twin(name, args):

@@ -1,9 +1,12 @@
 """suffix_gather: tokens by position, bitwise."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from op_helpers import Guarded, assert_same_bits, call, generator, offsets_of, twin
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def gather_case(seed, counts, length=23, hidden=True):

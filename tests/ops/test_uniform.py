@@ -1,5 +1,6 @@
 """uniform: the draws of random remasking, bitwise the twin's, keyed and flat."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from op_helpers import (
     offsets_of,
     twin,
 )
+
+pytestmark = pytest.mark.usefixtures("device")
 
 
 def uniform_case(seed, counts):

@@ -9,6 +9,8 @@ from op_samples import WRITTEN
 
 from dpad import ops
 
+pytestmark = pytest.mark.usefixtures("device")
+
 MASK, FILL, END = 99, 2, (2, 3)
 ALL = 2**62  # a quota that never binds
 NAN, INF = float("nan"), float("inf")

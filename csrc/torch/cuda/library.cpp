@@ -1,13 +1,17 @@
 // CUDA registrations and the Python module `_C_cuda`.
 #include <Python.h>
 
-#include "torch/cuda/ops.h"
+#include "torch/ops.h"
 
 STABLE_TORCH_LIBRARY_IMPL(dpad, CUDA, m) {
-  m.impl("suffix_gather", TORCH_BOX(&dpad::cuda::suffix_gather_op));
-  m.impl("rope_kv_write_", TORCH_BOX(&dpad::cuda::rope_kv_write_op));
-  m.impl("add_rms_norm_", TORCH_BOX(&dpad::cuda::add_rms_norm_op));
-  m.impl("swiglu", TORCH_BOX(&dpad::cuda::swiglu_op));
+  m.impl("suffix_gather", TORCH_BOX(&dpad::suffix_gather_op));
+  m.impl("rope_kv_write_", TORCH_BOX(&dpad::rope_kv_write_op));
+  m.impl("block_attention", TORCH_BOX(&dpad::block_attention_op));
+  m.impl("add_rms_norm_", TORCH_BOX(&dpad::add_rms_norm_op));
+  m.impl("swiglu", TORCH_BOX(&dpad::swiglu_op));
+  m.impl("confidence", TORCH_BOX(&dpad::confidence_op));
+  m.impl("uniform", TORCH_BOX(&dpad::uniform_op));
+  m.impl("unmask_", TORCH_BOX(&dpad::unmask_op));
 }
 
 namespace {

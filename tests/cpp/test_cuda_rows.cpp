@@ -1,5 +1,5 @@
-// The CUDA kernels without a GPU: their thread bodies are host and device functions, run here by
-// looping over blocks and threads, against plain loops that follow the twins' rounding.
+// swiglu, add_rms_norm and suffix_gather in the emulator against plain loops that follow the twins'
+// rounding.
 #include <sys/mman.h>
 
 #include <cstring>
@@ -13,32 +13,16 @@
 
 using namespace dpad;
 using namespace dpad::cuda;
+using cuda::emulator::Order;
 using Ints = std::vector<int64_t>;
 
 namespace {
-
-constexpr int kThreads = 64;
 
 template <class T>
 uint64_t bits(T x) {
   uint64_t out = 0;
   std::memcpy(&out, &x, sizeof x);
   return out;
-}
-
-// Sum over a block in the order of the kernel: butterflies within warps, then over the warps.
-float block_sum(std::vector<float> x) {
-  const auto warp_sum = [](float* lanes) {
-    for (int offset = 16; offset > 0; offset /= 2) {
-      float next[32];
-      for (int lane = 0; lane < 32; ++lane) next[lane] = lanes[lane] + lanes[lane ^ offset];
-      std::memcpy(lanes, next, sizeof next);
-    }
-    return lanes[0];
-  };
-  std::vector<float> of_warp(32, 0.0f);
-  for (size_t warp = 0; warp < x.size() / 32; ++warp) of_warp[warp] = warp_sum(&x[warp * 32]);
-  return warp_sum(of_warp.data());
 }
 
 const int64_t kWidths[] = {1, 3, 8, 31, 64, 129, 4096 / 4 + 8};
@@ -59,7 +43,7 @@ TEST_CASE("every half converts to float and back; ties round to even") {
   CHECK(std::isinf(rounded<Float16>(65520.0f)));
 }
 
-TEST_CASE("swiglu threads cover every element once, wide and narrow alike") {
+TEST_CASE("swiglu kernel covers every element once, wide and narrow alike") {
   for_each_dtype([](auto zero) {
     using T = decltype(zero);
     for (const int64_t width : kWidths) {
@@ -74,14 +58,8 @@ TEST_CASE("swiglu threads cover every element once, wide and narrow alike") {
       for (const bool wide : {false, true}) {
         if (wide && !swiglu_wide<T>(p)) continue;
         std::memset(out.data(), 0xFF, rows * width * sizeof(T));
-        for (int64_t row = 0; row < rows; ++row) {
-          for (int64_t thread = 0; thread < kThreads; ++thread) {
-            if (wide)
-              swiglu_row<T, kWide<T>>(p, row, thread, kThreads);
-            else
-              swiglu_row<T, 1>(p, row, thread, kThreads);
-          }
-        }
+        emulator::run({2, 2, 1, kThreads},
+                      [&] { wide ? swiglu_kernel<T, kWide<T>>(p) : swiglu_kernel<T, 1>(p); });
         for (int64_t i = 0; i < rows * width; ++i) {
           const int64_t at = i / width * stride + i % width;
           const float x = to_float(gate[at]);
@@ -119,45 +97,56 @@ TEST_CASE("offsets beyond 2^31 elements") {
   munmap(memory, bytes);
 }
 
-TEST_CASE("add_rms_norm threads: the sum in place, the norm within rounding") {
+namespace {
+
+// Two blocks take three rows of `p` in turns; `start` is what the residual held before.
+template <class T>
+void check_norms(const AddRmsNormParams& p, Buffer<T>& start, Buffer<T>& delta, Buffer<T>& weight) {
+  const T* residual = static_cast<const T*>(p.residual);
+  const T* out = static_cast<const T*>(p.out);
+  for (int64_t row = 0; row < p.rows; ++row) {
+    double squares = 0;
+    for (int64_t i = 0; i < p.width; ++i) {
+      const int64_t at = row * p.residual_stride + i;
+      float x = to_float(start[at]);
+      if (p.delta != nullptr) x = rounded<T>(x + to_float(delta[at]));
+      REQUIRE(to_float(residual[at]) == x);
+      squares += double{x} * x;
+    }
+    const double scale = 1 / std::sqrt(squares / p.width + 1e-5);
+    for (int64_t i = 0; i < p.width; ++i) {
+      const float x = to_float(residual[row * p.residual_stride + i]);
+      const double expected = x * scale * to_float(weight[i]);
+      const double unit = sizeof(T) == 4 ? 0x1p-21 : 0x1p-7;
+      const double got = to_float(out[row * p.width + i]);
+      REQUIRE(std::abs(got - expected) <= unit * std::abs(expected) + 1e-7);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("add_rms_norm kernel: the sum in place, the norm within rounding") {
   for_each_dtype([](auto zero) {
     using T = decltype(zero);
     for (const int64_t width : kWidths) {
       for (const bool with_delta : {false, true}) {
-        const int64_t stride = (width + kWide<T> - 1) / kWide<T> * kWide<T> + kWide<T>;
-        Buffer<T> residual(stride, 1), start(stride, 1), delta(stride, 2), weight(width, 3);
-        Buffer<T> out(width, 4);
-        AddRmsNormParams p{};
-        p.residual = residual.data(), p.delta = with_delta ? delta.data() : nullptr;
-        p.weight = weight.data(), p.out = out.data();
-        p.residual_stride = p.delta_stride = stride, p.rows = 1, p.width = width, p.eps = 1e-5f;
-        const bool wide = add_rms_norm_wide<T>(p);
-        CAPTURE(sizeof(T), width, with_delta);
-        REQUIRE(wide == (width % kWide<T> == 0));
-        std::vector<float> partial;
-        for (int t = 0; t < kThreads; ++t) {
-          partial.push_back(wide ? add_and_square<T, kWide<T>>(p, 0, t, kThreads)
-                                 : add_and_square<T, 1>(p, 0, t, kThreads));
-        }
-        const float sum = block_sum(partial);
-        for (int t = 0; t < kThreads; ++t) {
-          if (wide)
-            normalise<T, kWide<T>>(p, 0, t, kThreads, sum);
-          else
-            normalise<T, 1>(p, 0, t, kThreads, sum);
-        }
-        double squares = 0;
-        for (int64_t i = 0; i < width; ++i) {
-          float x = to_float(start[i]);
-          if (with_delta) x = rounded<T>(x + to_float(delta[i]));
-          REQUIRE(to_float(residual[i]) == x);
-          squares += double{x} * x;
-        }
-        const double scale = 1 / std::sqrt(squares / width + 1e-5);
-        for (int64_t i = 0; i < width; ++i) {
-          const double expected = to_float(residual[i]) * scale * to_float(weight[i]);
-          const double unit = sizeof(T) == 4 ? 0x1p-21 : 0x1p-7;
-          REQUIRE(std::abs(to_float(out[i]) - expected) <= unit * std::abs(expected) + 1e-7);
+        const int64_t rows = 3, stride = (width + kWide<T> - 1) / kWide<T> * kWide<T> + kWide<T>;
+        Buffer<T> start(rows * stride, 1), delta(rows * stride, 2), weight(width, 3);
+        for (const Order order : {Order::kForward, Order::kBackward, Order::kShuffled}) {
+          Buffer<T> residual(rows * stride, 1), out(rows * width, 4);
+          AddRmsNormParams p{};
+          p.residual = residual.data(), p.delta = with_delta ? delta.data() : nullptr;
+          p.weight = weight.data(), p.out = out.data();
+          p.residual_stride = p.delta_stride = stride, p.rows = rows, p.width = width;
+          p.eps = 1e-5f;
+          const bool wide = add_rms_norm_wide<T>(p);
+          CAPTURE(sizeof(T), width, with_delta);
+          REQUIRE(wide == (width % kWide<T> == 0));
+          emulator::run({2, 1, 1, kThreads, 0, order}, [&] {
+            wide ? add_rms_norm_kernel<T, kWide<T>>(p) : add_rms_norm_kernel<T, 1>(p);
+          });
+          check_norms(p, start, delta, weight);
         }
       }
     }
@@ -176,7 +165,7 @@ TEST_CASE("rows find their sequences, whatever the offsets hold") {
   }
 }
 
-TEST_CASE("suffix_gather rows: hidden prompt, and a token for everything out of range") {
+TEST_CASE("suffix_gather kernel: hidden prompt, and a token for everything out of range") {
   const Ints canvas{10, 11, 12, 13, -1, 20, 21, 22, 23, -1};
   const Ints canvas_row{1, 0, 7}, offsets{0, 3, 6, 7}, hidden{0, 2, 0};
   const Ints position{3, 0, 4, 1, 2, -1, 0, 0};
@@ -185,7 +174,10 @@ TEST_CASE("suffix_gather rows: hidden prompt, and a token for everything out of 
   p.q_offsets = offsets.data(), p.position = position.data(), p.hidden_until = hidden.data();
   p.batch = 3, p.mask_id = 99, p.rows = 8, p.canvas_rows = 2, p.length = 4;
   const int64_t expected[] = {23, 20, 99, 99, 12, 99, 99, 99};
-  for (int64_t row = 0; row < 8; ++row) CHECK(suffix_gather_row(p, row) == expected[row]);
+  Ints out(8, -9);
+  p.out = out.data();
+  emulator::run({1, 1, 1, kThreads}, [&] { suffix_gather_kernel(p); });
+  CHECK(out == Ints(std::begin(expected), std::end(expected)));
   p.hidden_until = nullptr;
   CHECK(suffix_gather_row(p, 3) == 11);
 }

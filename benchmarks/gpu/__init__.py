@@ -1,0 +1,1 @@
+"""Everything that needs a GPU, as one program: `python -m benchmarks.gpu`."""

@@ -1,0 +1,237 @@
+#include "cuda_emulator.h"
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace dpad::cuda::emulator {
+namespace {
+
+constexpr size_t kStack = 96 << 10, kGuard = 256;
+constexpr unsigned char kPoison = 0xFF;  // NaN as a float, -1 as an integer
+
+struct Copy {
+  void* to;
+  const void* from;
+  bool valid;
+};
+
+enum class State { kReady, kAtBarrier, kAtExchange, kDone };
+
+// A context only starts a fiber; jumps switch between fibers without a system call.
+struct Fiber {
+  ucontext_t context;
+  jmp_buf at;
+  bool started = false;
+  std::vector<char> stack = std::vector<char>(kStack);
+  State state = State::kReady;
+  void* mine = nullptr;
+  void (*act)(void* const*) = nullptr;
+  bool vote = false, verdict = false;
+  std::vector<Copy> open;
+  std::deque<std::vector<Copy>> groups;
+};
+
+class Block {
+ public:
+  Block(const Launch& launch, const std::function<void()>& kernel)
+      : launch_(launch),
+        kernel_(kernel),
+        fibers_(launch.threads),
+        memory_((launch.shared_bytes + 2 * kGuard) / 16 + 2) {}
+
+  void run(int64_t x, int64_t y, int64_t z, std::mt19937& random) {
+    std::fill(bytes(), bytes() + memory_.size() * 16, kPoison);
+    std::vector<int> order(launch_.threads);
+    std::iota(order.begin(), order.end(), 0);
+    if (launch_.order == Order::kBackward) std::reverse(order.begin(), order.end());
+    place = {0, x, y, z, &launch_};
+    for (Fiber& fiber : fibers_) start(fiber);
+    int left = launch_.threads;
+    while (left > 0) {
+      if (launch_.order == Order::kShuffled) std::shuffle(order.begin(), order.end(), random);
+      bool moved = false;
+      for (const int thread : order) {
+        if (fibers_[thread].state != State::kReady) continue;
+        moved = true;
+        enter(thread);
+        if (!error.empty()) throw std::runtime_error(error);
+        if (fibers_[thread].state == State::kDone) --left;
+        if (fibers_[thread].state != State::kAtExchange) continue;
+        // Unless shuffled, the first warp that can go on does: it runs as far ahead as it may.
+        if (try_exchange(thread / 32 * 32) && launch_.order != Order::kShuffled) break;
+      }
+      if (!moved && left > 0) release_barrier();
+    }
+    for (size_t i = 0; i < memory_.size() * 16; ++i) {
+      const bool inside = i >= kGuard && i < kGuard + launch_.shared_bytes;
+      if (!inside && bytes()[i] != kPoison) throw std::runtime_error("write outside shared memory");
+    }
+  }
+
+  unsigned char* shared() { return bytes() + kGuard; }
+  Fiber& current() { return fibers_[place.thread]; }
+  [[gnu::noinline]] void leave() {
+    if (_setjmp(current().at) == 0) _longjmp(scheduler_, 1);
+  }
+
+  Place place{};
+  std::string error;
+
+ private:
+  struct alignas(16) Word {
+    unsigned char bytes[16];
+  };
+
+  static void body();
+
+  unsigned char* bytes() { return memory_.data()->bytes; }
+
+  void start(Fiber& fiber) {
+    fiber.state = State::kReady;
+    fiber.started = false;
+    fiber.open.clear();
+    fiber.groups.clear();
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.data();
+    fiber.context.uc_stack.ss_size = fiber.stack.size();
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, body, 0);
+  }
+
+  [[gnu::noinline]] void enter(int thread) {
+    place.thread = thread;
+    Fiber& fiber = current();
+    if (_setjmp(scheduler_) != 0) return;
+    if (fiber.started) _longjmp(fiber.at, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
+  }
+
+  bool try_exchange(int first) {
+    void* lanes[32];
+    for (int lane = 0; lane < 32; ++lane) {
+      const Fiber& fiber = fibers_.at(first + lane);
+      if (fiber.state != State::kAtExchange) return false;
+      if (fiber.act != fibers_[first].act) throw std::runtime_error("the lanes of a warp diverge");
+      lanes[lane] = fiber.mine;
+    }
+    fibers_[first].act(lanes);
+    for (int lane = 0; lane < 32; ++lane) fibers_[first + lane].state = State::kReady;
+    return true;
+  }
+
+  void release_barrier() {
+    bool verdict = false;
+    for (const Fiber& fiber : fibers_) {
+      if (fiber.state == State::kAtExchange) throw std::runtime_error("a warp waits for its lanes");
+      if (fiber.state == State::kDone) throw std::runtime_error("a thread left before a barrier");
+      verdict = verdict || fiber.vote;
+    }
+    for (Fiber& fiber : fibers_) fiber.state = State::kReady, fiber.verdict = verdict;
+  }
+
+  const Launch& launch_;
+  const std::function<void()>& kernel_;
+  std::vector<Fiber> fibers_;
+  std::vector<Word> memory_;
+  jmp_buf scheduler_;
+};
+
+Block* block = nullptr;
+
+void Block::body() {
+  block->kernel_();
+  block->current().state = State::kDone;
+  block->leave();
+}
+
+void fail(const std::string& what) {
+  block->error = what;
+  block->leave();
+}
+
+bool aligned_16(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
+
+}  // namespace
+
+void run(const Launch& launch, const std::function<void()>& kernel) {
+  Block state(launch, kernel);
+  std::mt19937 random(12345);
+  std::vector<int64_t> order(launch.grid_x * launch.grid_y * launch.grid_z);
+  std::iota(order.begin(), order.end(), int64_t{0});
+  if (launch.order == Order::kBackward) std::reverse(order.begin(), order.end());
+  if (launch.order == Order::kShuffled) std::shuffle(order.begin(), order.end(), random);
+  block = &state;
+  for (const int64_t i : order) {
+    state.run(i % launch.grid_x, i / launch.grid_x % launch.grid_y,
+              i / (launch.grid_x * launch.grid_y), random);
+  }
+  block = nullptr;
+}
+
+const Place& place() { return block->place; }
+
+unsigned char* shared() { return block->shared(); }
+
+bool any_in_block(bool value) {
+  Fiber& fiber = block->current();
+  fiber.vote = value;
+  fiber.state = State::kAtBarrier;
+  block->leave();
+  return fiber.verdict;
+}
+
+void wait_for_block() { any_in_block(false); }
+
+void exchange(void* mine, void (*act)(void* const*)) {
+  Fiber& fiber = block->current();
+  fiber.mine = mine;
+  fiber.act = act;
+  fiber.state = State::kAtExchange;
+  block->leave();
+}
+
+void expect_in_shared(const void* at, size_t bytes) {
+  const auto* byte = static_cast<const unsigned char*>(at);
+  const unsigned char* begin = block->shared();
+  if (byte < begin || byte + bytes > begin + block->place.launch->shared_bytes) {
+    fail("an address outside shared memory");
+  }
+  if (!aligned_16(at)) fail("an address in shared memory that is not aligned to 16 bytes");
+}
+
+void queue_copy(void* to, const void* from, bool valid) {
+  expect_in_shared(to, 16);
+  if (!aligned_16(from)) fail("a copy from an address that is not aligned to 16 bytes");
+  block->current().open.push_back({to, from, valid});
+}
+
+void commit_copies() {
+  Fiber& fiber = block->current();
+  fiber.groups.push_back(std::move(fiber.open));
+  fiber.open.clear();
+}
+
+void wait_copies(size_t newest) {
+  Fiber& fiber = block->current();
+  for (; fiber.groups.size() > newest; fiber.groups.pop_front()) {
+    for (const Copy& copy : fiber.groups.front()) {
+      if (copy.valid) {
+        std::memcpy(copy.to, copy.from, 16);
+      } else {
+        std::memset(copy.to, 0, 16);
+      }
+    }
+  }
+}
+
+}  // namespace dpad::cuda::emulator
