@@ -14,6 +14,7 @@ from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.diffusion import diffusion_generate
 from dpad.models import linear_layers
 from dpad.models.adapter import UnsupportedModelError, find_adapter, unwrap
+from dpad.models.fused_projections import FusedProjections
 
 OPERATORS = (
     "suffix_gather",
@@ -72,12 +73,14 @@ class Handle:
     """What `patch` did to one model. Prints as a table; a context manager that undoes it.
 
     `model` is the patched model, `adapter` the decoder's view of it, `config` the defaults that
-    `generate` uses, `notes` everything that runs differently from what one might expect. A deep
-    copy of the model, or one that was pickled, is patched too and has a handle of its own.
+    `generate` uses, `fuse_projections` whether it keeps stacked weights, `notes` everything that
+    runs differently from what one might expect. A deep copy of the model, or one that was pickled,
+    is patched too and has a handle of its own.
     """
 
-    def __init__(self, model, config, notes):
+    def __init__(self, model, config, notes, fuse_projections=False):
         self.model, self.config, self.notes = model, config, notes
+        self.fuse_projections = fuse_projections
         self._saved = {}
         self._forget()
 
@@ -87,7 +90,8 @@ class Handle:
         self._lock = threading.Lock()
 
     def __getstate__(self):
-        return {n: getattr(self, n) for n in ("model", "config", "notes", "_saved")}
+        kept = ("model", "config", "notes", "fuse_projections", "_saved")
+        return {n: getattr(self, n) for n in kept}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -96,7 +100,10 @@ class Handle:
     @property
     def adapter(self):
         if self._adapter is None:
-            self._adapter = find_adapter(self.model)
+            adapter = find_adapter(self.model)
+            if self.fuse_projections:
+                adapter.fused = FusedProjections(adapter.layers)
+            self._adapter = adapter
         return self._adapter
 
     @property
@@ -135,6 +142,8 @@ class Handle:
             else:
                 object.__setattr__(self.model, name, value)
         self._saved = {}
+        if self._adapter is not None and self._adapter.fused is not None:
+            self._adapter.fused.free()
         with self._lock:
             self._caches = []
 
@@ -145,7 +154,9 @@ class Handle:
         self.remove()
 
     def lease(self):
-        """A K/V cache of the handle's that nobody else uses now."""
+        """A K/V cache of the handle's that nobody else uses now; what is fused is up to date."""
+        if self.adapter.fused is not None:
+            self.adapter.fused.refresh()
         with self._lock:
             return self._caches.pop() if self._caches else KVCache()
 
@@ -171,6 +182,8 @@ class Handle:
                 )
             yield name, where
         yield "linear", linear_layers.where(self.adapter.called())
+        if self.adapter.fused is not None:
+            yield "fused", self.adapter.fused.where()
 
     def __repr__(self):
         adapter = self.adapter
@@ -219,7 +232,7 @@ def _examine(model, strict):
     return adapter, [*adapter.notes, text]
 
 
-def patch(model, config=None, *, strict=True):
+def patch(model, config=None, *, strict=True, fuse_projections=False):
     """Accelerates one live model in place; `Handle.remove` undoes it.
 
     Only this instance changes, and only three entries of its ``__dict__``: parameters, modules,
@@ -230,18 +243,24 @@ def patch(model, config=None, *, strict=True):
             torch.compile or DataParallel wrapper of one: then the model inside is patched.
         config: `DPadGenerationConfig`, defaults of ``generate`` for this model.
         strict: refuse a model with hooks that dpad's forward would not run; else report them.
+        fuse_projections: compute q, k, v in one product and gate, up in another, from copies of
+            their weights that the handle keeps until `remove`: their bytes more memory, stated in
+            its report. A changed or replaced layer is copied anew, one that is no plain Linear is
+            called, each at the next call of the model's.
 
     Returns:
         `Handle`.
 
     Raises:
-        TypeError: not a torch module, or `config` of another type.
+        TypeError: not a torch module, `config` or `fuse_projections` of another type.
         UnsupportedModelError: a class or module tree that dpad does not know, with what was looked
             for; parameters offloaded or on several devices; hooks elsewhere while `strict`.
         RuntimeError: the model is already patched; the message names the handle.
     """
     if config is not None and not isinstance(config, DPadGenerationConfig):
         raise TypeError(f"config is a {type(config).__name__}: expected a DPadGenerationConfig")
+    if not isinstance(fuse_projections, bool):
+        raise TypeError(f"fuse_projections = {fuse_projections!r}: expected True or False")
     if isinstance(model, torch.nn.Module) and "_dpad_handle" in unwrap(model).__dict__:
         handle = unwrap(model)._dpad_handle
         raise RuntimeError(
@@ -249,7 +268,9 @@ def patch(model, config=None, *, strict=True):
             "first (model._dpad_handle.remove())"
         )
     adapter, notes = _examine(model, strict)
-    handle = Handle(adapter.model, config, notes)
+    handle = Handle(adapter.model, config, notes, fuse_projections)
+    if fuse_projections:
+        handle.adapter.fused.refresh()
     handle._install()
     return handle
 

@@ -14,11 +14,11 @@ def _norm(residual, delta, norm):
     return ops.add_rms_norm_(residual, delta, norm.module.weight, norm.eps)
 
 
-def _mlp(layer, x):
+def _mlp(adapter, layer, x):
     """SwiGLU MLP of normed rows ``[rows, width]``."""
     if x.device.type != "cpu" or torch.compiler.is_compiling() or x.shape[0] <= MLP_ROWS:
-        return layer.down(ops.swiglu(layer.gate(x), layer.up(x)))
-    return torch.cat([_mlp(layer, part) for part in x.split(MLP_ROWS)])
+        return layer.down(ops.swiglu(*adapter.products((layer.gate, layer.up), x)))
+    return torch.cat([_mlp(adapter, layer, part) for part in x.split(MLP_ROWS)])
 
 
 def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
@@ -43,17 +43,18 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
     for number, layer in enumerate(adapter.layers):
         k_cache, v_cache = cache.layers[number]
         x = _norm(hidden, delta, layer.attention_norm)
-        k = layer.k(x).unflatten(-1, (adapter.num_kv_heads, -1))
-        v = layer.v(x).unflatten(-1, (adapter.num_kv_heads, -1))
         position, offsets = layout.position, layout.q_offsets
         if logit_row is not None and number == len(adapter.layers) - 1:
+            k, v = adapter.products((layer.k, layer.v), x)
             x, hidden = x[logit_row], hidden[logit_row]
             position, offsets = position[logit_row], layout.l_offsets
-        q = layer.q(x).unflatten(-1, (adapter.num_heads, -1))
+            q = layer.q(x)
+        else:
+            q, k, v = adapter.products((layer.q, layer.k, layer.v), x)
         q = ops.rope_kv_write_(
-            q,
-            k,
-            v,
+            q.unflatten(-1, (adapter.num_heads, -1)),
+            k.unflatten(-1, (adapter.num_kv_heads, -1)),
+            v.unflatten(-1, (adapter.num_kv_heads, -1)),
             position,
             layout.position,
             layout.slot,
@@ -69,7 +70,7 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
             q, k_cache, v_cache, offsets, layout.cache_row, layout.n_keys, scale, key_mask
         )
         x = _norm(hidden, layer.o(a.flatten(-2)), layer.mlp_norm)
-        delta = _mlp(layer, x)
+        delta = _mlp(adapter, layer, x)
     return _norm(hidden, delta, adapter.final_norm)
 
 

@@ -65,6 +65,8 @@ class FullForward:
         given = self._served(args, kwargs)
         if given is None:
             return stock(*args, **kwargs)
+        if not torch.compiler.is_compiling() and self.adapter.fused is not None:
+            self.adapter.fused.refresh()
         return self.output_class(logits=self.logits(**given))
 
     def _served(self, args, kwargs):

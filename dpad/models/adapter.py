@@ -93,7 +93,8 @@ class Adapter:
     Sizes are counts; `rope_full_precision` rotates in float32 and rounds once; `shift` is 1 where
     row i - 1 predicts position i; `end_ids` end a text; `honours_mask` says whether the stock
     forward looks at its attention mask, `output_class` names what it returns, `sampler` the model's
-    own method that decodes, if it has one; `notes` are lines for the handle's report.
+    own method that decodes, if it has one; `notes` are lines for the handle's report; `fused` the
+    handle's `FusedProjections`, if it keeps them.
     """
 
     family: str
@@ -118,6 +119,7 @@ class Adapter:
     output_class: str = "CausalLMOutputWithPast"
     sampler: str | None = None
     notes: list[str] = field(default_factory=list)
+    fused: object = field(default=None, repr=False)
     _rope: dict = field(default_factory=dict, repr=False)
 
     @property
@@ -140,6 +142,11 @@ class Adapter:
         for layer in self.layers:
             parts += (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
         return [part.module for part in parts]
+
+    def products(self, parts, x):
+        """Outputs of parts that read the same rows `x`, in one product where they are fused."""
+        fused = None if self.fused is None else self.fused.products(parts, x)
+        return [part(x) for part in parts] if fused is None else fused
 
     def rope(self, length):
         """cos and sin, each float32 ``[>= length, rotary_dim / 2]``, from the configuration."""

@@ -37,16 +37,18 @@ def call(module, x):
     return module(x)
 
 
-def product(x, weight):
-    """``x weight^T``, by the operator where it can stand in: the head of a model with tied weights.
+def product(x, weight, bias=None):
+    """``x weight^T + bias``, by the operator where it can stand in: tied heads, fused projections.
 
     Args:
-        x: ``[rows, in_features]``; weight: ``[out_features, in_features]``.
+        x: ``[rows, in_features]``; weight: ``[out_features, in_features]``; bias:
+            ``[out_features]`` or None.
 
     Returns:
         ``[rows, out_features]``.
     """
-    return ops.linear(x, weight) if stands_in(x, weight) else F.linear(x, weight)
+    linear = ops.linear if stands_in(x, weight, bias) else F.linear
+    return linear(x, weight, bias)
 
 
 def is_plain(module):
@@ -70,7 +72,7 @@ def stands_in(x, weight, bias=None):
         x.dim() == 2
         and x.shape[0] in ROWS
         and suits(weight, bias)
-        and _is_ordinary(x, weight.dtype)
+        and is_ordinary(x, weight.dtype)
         and not torch.is_autocast_enabled("cpu")
         and ops.cpu_isa() in ISAS
     )
@@ -81,17 +83,18 @@ def suits(weight, bias=None):
     return (
         weight.numel() >= LEAST_WEIGHT
         and weight.dtype in dtypes()
-        and _is_ordinary(weight, weight.dtype)
+        and is_ordinary(weight, weight.dtype)
         and weight.stride(-1) == 1
-        and (bias is None or _is_ordinary(bias, weight.dtype))
+        and (bias is None or is_ordinary(bias, weight.dtype))
     )
 
 
-def _is_ordinary(tensor, dtype):
+def is_ordinary(tensor, dtype, device="cpu"):
+    """Whether it is a plain strided tensor of this dtype and type of device."""
     return (
         type(tensor) in (torch.Tensor, nn.Parameter)
         and tensor.dtype == dtype
-        and tensor.device.type == "cpu"
+        and tensor.device.type == device
         and tensor.layout == torch.strided
     )
 

@@ -223,3 +223,16 @@ def test_adapters_per_row_are_refused_by_peft(model, ids):
     wrapped = spread(peft.get_peft_model(model, lora()))
     with dpad.patch(wrapped), pytest.raises(ValueError, match="adapter_names"):
         wrapped.generate(ids, adapter_names=["default", "__base__"], **FAST)
+
+
+def test_fused_projections_leave_adapted_layers_out(model, ids):
+    handle = dpad.patch(model, fuse_projections=True)
+    layers, size = len(handle.adapter.layers), handle.adapter.fused.nbytes
+    before = logits(model, ids)
+    wrapped = spread(peft.get_peft_model(model, lora(target_modules=["q_proj"])))
+    found = logits(model, ids)
+    assert f"q, k, v of 0 and gate, up of {layers} of" in dict(handle.rows())["fused"]
+    assert not torch.equal(found, before)
+    wrapped.merge_and_unload()
+    assert_close(logits(model, ids), found)
+    assert handle.adapter.fused.nbytes == size
