@@ -151,18 +151,24 @@ def _fill(chosen, layer):
         chosen.setdefault(name, value)
 
 
-def _rule(config, kept_quirks):
-    """The commit rule of a configuration; `kept_quirks` are those of its compatible mode."""
+def _rule(config, kept_quirks, dtype):
+    """The commit rule of a configuration; `kept_quirks` are those of its compatible mode, `dtype`
+    that of the logits.
+    """
     if config.confidence_threshold is not None:
-        return commit.threshold(config.confidence_threshold, steps=config.steps)
+        value = torch.tensor(config.confidence_threshold, dtype=torch.float64)
+        if kept_quirks.get("round_scores", False):
+            value = value.to(dtype)
+        return commit.threshold(value, steps=config.steps)
     if config.factor is not None:
         return commit.factor(config.factor, kept_quirks.get("published_factor", False))
     if config.entropy_bound is not None:
         return commit.entropy_bound(config.entropy_bound)
-    if config.alg == "origin":
+    alg = kept_quirks.get("ranks", config.alg)
+    if alg == "origin":
         return commit.independent(config.steps, config.eps)
     schedule = kept_quirks.get("schedule", "linear")
-    ranked = (ALGS[config.alg], schedule, config.eps, config.alg_temp or 0.0)
+    ranked = (ALGS[alg], schedule, config.eps, config.alg_temp or 0.0)
     return commit.fixed_quota(config.steps, *ranked)
 
 
@@ -190,7 +196,8 @@ class Job:
         pad = adapter.pad_id if config.pad_token_id is None else config.pad_token_id
         self.pad_id = pad if pad is not None else (self.end_ids or (0,))[0]
         self._check_ids()
-        check_prompts(prompts, config.max_new_tokens, adapter, self.mask_id)
+        limit = None if self.quirks else adapter.max_positions
+        check_prompts(prompts, config.max_new_tokens, adapter, self.mask_id, limit)
         new, width = config.max_new_tokens, config.block_length
         self.blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
         self._check_steps([e - s for s, e in self.blocks[0][0]])
@@ -290,8 +297,9 @@ class Job:
         hooked = hooks is not None and any(self.hooks.values())
         kept, noise, order = self.kept, self.noise, self.confidences
         ends = self.end_ids
+        barred = ends[: self.quirks.get("barred_ends")] if config.logits_eos_inf else ()
         return Settings(
-            rule=_rule(config, self.quirks),
+            rule=_rule(config, self.quirks, self.adapter.dtype),
             suffix=config.suffix,
             block_length=config.block_length,
             cache=config.cache,
@@ -303,8 +311,8 @@ class Job:
             seed=self.seed,
             fill_id=self.end_ids[0] if self.end_ids else self.pad_id,
             end_ids=self.end_ids,
-            suppress=(self.mask_id, *(ends if config.logits_eos_inf else ())),
-            exclude=ends if config.logits_eos_inf or config.confidence_eos_eot_inf else (),
+            suppress=(self.mask_id, *barred),
+            exclude=ends if config.confidence_eos_eot_inf else barred,
             guidance=float(config.cfg_scale),
             random_order=config.remasking == "random",
             published_shift=self.quirks.get("published_shift", False),

@@ -1,9 +1,12 @@
 """Published decoders whose quirks can be asked for by name, and what the quirks are.
 
 `raw_canvas`: tokens after an end id stay as decoded. `published_factor`: the factor rule overlooks
-a failure of the last candidate. `round_scores`: confidence is rounded to the logits' dtype.
+a failure of the last candidate. `round_scores`: confidence is rounded to the logits' dtype, and so
+is the threshold it is compared with.
 `published_shift`: a model that predicts from the predecessor leaves it out of cached passes, and a
 refresh commits the block's first position only. `schedule`: how fixed steps are spread.
+`ranks`: what a fixed quota ranks, whatever `alg` is named. `barred_ends`: how many of the end ids
+`logits_eos_inf` bars, the first being end-of-text (LLaDA's end-of-turn stays).
 `tempered`: scores are those of the distribution that tokens are drawn from, temperature included.
 `whole_canvas`: one block, as long as the generated part, unless a block length is given.
 `defaults` hold where the configuration leaves a field open.
@@ -20,9 +23,17 @@ _DREAM = {
     "schedule": "dream",
     "whole_canvas": True,
 }
+# Both decoders of Dream in blocks.
+_DREAM_BLOCKS = {
+    "raw_canvas": True,
+    "round_scores": True,
+    "published_shift": True,
+    "schedule": "dream-block",
+    "ranks": "entropy",
+}
 
 COMPATIBLE = {
-    "llada": {"raw_canvas": True, "round_scores": True, "defaults": _FULL},
+    "llada": {"raw_canvas": True, "round_scores": True, "barred_ends": 1, "defaults": _FULL},
     "fast-dllm-llada": {"raw_canvas": True, "published_factor": True, "defaults": _FULL},
     "dpad-llada": {
         "raw_canvas": True,
@@ -48,15 +59,11 @@ COMPATIBLE = {
         },
     },
     "fast-dllm-dream": {
-        "raw_canvas": True,
-        "published_shift": True,
-        "schedule": "dream-block",
+        **_DREAM_BLOCKS,
         "defaults": _FULL,
     },
     "dpad-dream": {
-        "raw_canvas": True,
-        "published_shift": True,
-        "schedule": "dream-block",
+        **_DREAM_BLOCKS,
         "defaults": {
             "suffix": Suffix("gaussian", window=256, decay=4.0, scale=1.6),
             "cache": "none",

@@ -83,8 +83,8 @@ def split_prompts(ids, mask):
     return prompts
 
 
-def check_prompts(prompts, new_tokens, adapter, mask_id):
-    """Refuses prompts that cannot be decoded.
+def check_prompts(prompts, new_tokens, adapter, mask_id, limit):
+    """Refuses prompts that cannot be decoded; `limit`: most positions, or None.
 
     Raises:
         ValueError: too long for the model, an id outside the vocabulary, the mask id inside a
@@ -92,10 +92,10 @@ def check_prompts(prompts, new_tokens, adapter, mask_id):
     """
     for row, prompt in enumerate(prompts):
         length = prompt.numel()
-        if length + new_tokens > adapter.max_positions:
+        if limit is not None and length + new_tokens > limit:
             raise ValueError(
                 f"row {row}: prompt of {length} + max_new_tokens of {new_tokens} = "
-                f"{length + new_tokens} positions, the model has {adapter.max_positions}"
+                f"{length + new_tokens} positions, the model has {limit}"
             )
         bad = (prompt < 0) | (prompt >= adapter.vocab_size)
         if bad.any():

@@ -130,7 +130,7 @@ def test_alg_temp_draws_positions_without_replacement(dream):
     out = dpad.generate(
         dream,
         torch.tensor([PROMPT] * runs),
-        compatible="fast-dllm-dream",
+        compatible="dream",
         block_length=4,
         cache="none",
         alg_temp=0.2,
