@@ -8,7 +8,7 @@
 #include "torch/stable.h"
 
 // Number of the schema list: raised when an operator's meaning or arguments change.
-#define DPAD_SCHEMA_VERSION "1"
+#define DPAD_SCHEMA_VERSION "2"
 
 STABLE_TORCH_LIBRARY(dpad, m) {
   // Planning (CPU): tables, kept suffix, rows of a pass.

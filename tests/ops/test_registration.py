@@ -64,7 +64,7 @@ def test_the_list_of_schemas():
     lines = re.sub(r"\n +", " ", SCHEMAS.strip()).splitlines()
     expected = {line.split("(")[0]: line for line in lines}
     assert {n: str(s).removeprefix("dpad::") for n, s in registered().items()} == expected
-    assert _C.schema_version == "1"
+    assert _C.schema_version == "2"
 
 
 def test_names_of_mutating_operators_end_in_an_underscore():
