@@ -82,6 +82,7 @@ class Schedule:
             self.steps = ops.transfer_schedule(rule.steps, len(block_lengths)).tolist()
             # Times fall linearly from 1 to eps in float32, as published.
             self.times = [torch.linspace(1, rule.eps, n + 1) for n in self.steps]
+        self._made = None, None  # pairs of amount and quota, as tensors
 
     def of(self, live):
         """float64 amount, int64 quota and int64 leave, ``[batch]``, for the step `live` will take.
@@ -89,13 +90,16 @@ class Schedule:
         Where `leave` >= 0 the quota is what only the device knows: the masks left but that many. It
         is None under schedules that follow from the plan alone.
         """
-        amount, quota = zip(*(self._step(q, live) for q in live), strict=True)
-        leave = None
-        if self.carried:
-            pairs = [self._carried(q) for q in live]
-            quota, leave = zip(*pairs, strict=True)
-            leave = torch.tensor(leave)
-        return torch.tensor(amount, dtype=torch.float64), torch.tensor(quota), leave
+        pairs = [self._step(q, live) for q in live]
+        if self._made[0] != pairs:
+            amount, quota = zip(*pairs, strict=True)
+            amount = torch.tensor(amount, dtype=torch.float64)
+            self._made = pairs, (amount, torch.tensor(quota))
+        amount, quota = self._made[1]
+        if not self.carried:
+            return amount, quota, None
+        quota, leave = zip(*map(self._carried, live), strict=True)
+        return amount, torch.tensor(quota), torch.tensor(leave)
 
     def _step(self, q, live):
         """(amount, quota) of one sequence; keeps its count of masks."""
@@ -111,11 +115,11 @@ class Schedule:
         quota = self._linear(q) if rule.schedule == "linear" else self._dream(q, live)
         return rule.amount, quota
 
-    def taken(self, live, quota):
-        """Counts the masks that a fixed quota has filled in the step that was just taken."""
+    def taken(self, live):
+        """Counts the masks that a fixed quota fills in the step that `of` was asked about last."""
         if self.rule.number == ops.RULES["quota"]:
-            for q, n in zip(live, quota.tolist(), strict=True):
-                q.masks -= min(n, q.masks)
+            for q, (_, quota) in zip(live, self._made[0], strict=True):
+                q.masks -= min(quota, q.masks)
 
     def _linear(self, q):
         """LLaDA's quota; steps without one are not taken: they would change nothing."""

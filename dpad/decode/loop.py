@@ -138,6 +138,7 @@ class Decoder:
         self.reasons = ["length"] * len(sequences)
         self.seconds = dict.fromkeys(("plan", "forward", "commit"), 0.0)
         self.steps, self.positions, self.replayed, self.passes = [], 0, 0, 0
+        self._per_batch = None, None, None  # rows, and what follows from them
         self._at = 0.0
 
     def run(self):
@@ -198,16 +199,20 @@ class Decoder:
                 logits = settings.process_logits(live, targets, logits, self.canvas)
             self._lap("forward")
             decision = self.step.decide(layout, moved, logits)
-        self.schedule.taken(live, controls.quota)
+        self.schedule.taken(live)
         if settings.on_step is not None:
             seen = (live, targets, *decision, self.canvas, self.step.stop)
             settings.on_step(Step(self.passes - 1, *seen))
 
     def _controls(self, live):
         """What the step of these sequences depends on beside its layout, on the host."""
-        seed = self.settings.seed
-        rng = torch.tensor([[seed, q.row_key, len(q.forwards)] for q in live])
-        temperature = torch.full((len(live),), self.step.temperature, dtype=torch.float64)
+        rows, forwards = [q.row for q in live], [len(q.forwards) for q in live]
+        if self._per_batch[0] != rows:
+            rng = torch.tensor([[self.settings.seed, q.row_key, 0] for q in live])
+            temperature = torch.full((len(live),), self.step.temperature, dtype=torch.float64)
+            self._per_batch = rows, rng, temperature
+        _, rng, temperature = self._per_batch
+        rng[:, 2] = torch.tensor(forwards)
         outranks = None
         if self.first_alone and any(q.refresh for q in live):
             outranks = torch.cat([self._first_alone(q) for q in live])

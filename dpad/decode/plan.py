@@ -114,6 +114,8 @@ class Layout:
 
     def to(self, device):
         """The same pass on another device."""
+        if self.slot.device == device:
+            return self
         return replace(self, **moved(tensors_of(self), device))
 
 

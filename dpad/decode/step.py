@@ -35,6 +35,8 @@ class Controls:
 
     def to(self, device):
         """The same on another device."""
+        if self.rng.device == device:
+            return self
         return replace(self, **moved(tensors_of(self), device))
 
 

@@ -15,9 +15,8 @@ def quotas(rule, lengths, steps, first_alone=False):
     schedule = commit.Schedule(rule, lengths, first_alone)
     q, found = sequence(), []
     for q.step in range(steps):
-        quota = schedule.of([q])[1]
-        found.append(int(quota))
-        schedule.taken([q], quota)
+        found.append(int(schedule.of([q])[1]))
+        schedule.taken([q])
     return found
 
 

@@ -1,6 +1,7 @@
 """Captured steps: buckets, padding, and that replays decide what eager steps decide.
 
-`RecordedCalls` stands in for a CUDA graph: it runs the recorded operators on the recorded tensors.
+On the CPU `RecordedCalls` stands in for a CUDA graph: it runs the recorded operators on the
+recorded tensors. Where there is a GPU, graphs are captured.
 """
 
 import pytest
@@ -17,6 +18,7 @@ from tests.decode.common import EOS_ID, MASK_ID, adapter
 
 PROMPTS = ([1, 2, 3], [4, 5, 6, 7, 8], [9], [], [3] * 11)
 NEW, WIDTH = 28, 8  # the last block is shorter
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 THIN = Suffix("gaussian", window=16, decay=3.0, scale=2.0, near=1)
 
 
@@ -62,11 +64,12 @@ RULES = {
 }
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 @pytest.mark.parametrize("rule", RULES)
-def test_replays_decide_what_eager_steps_decide(rule, cache):
+def test_replays_decide_what_eager_steps_decide(rule, cache, device):
     lengths = {"new": 32} if rule == "carried" else {}
-    captured = compare(adapter(), rule=RULES[rule], cache=cache, **lengths)
+    captured = compare(adapter(device), rule=RULES[rule], cache=cache, **lengths)
     assert captured.replayed == captured.passes - refreshes(captured) > 0
 
 
@@ -81,6 +84,7 @@ def refreshes(found):
     return len(begun)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 @pytest.mark.parametrize(
     "options",
@@ -99,12 +103,13 @@ def refreshes(found):
     ],
     ids=lambda options: "-".join(options),
 )
-def test_settings(options, cache):
-    assert compare(adapter(), cache=cache, **options).replayed > 0
+def test_settings(options, cache, device):
+    assert compare(adapter(device), cache=cache, **options).replayed > 0
 
 
-def test_models_with_a_shift(monkeypatch):
-    model = adapter()
+@pytest.mark.parametrize("device", DEVICES)
+def test_models_with_a_shift(monkeypatch, device):
+    model = adapter(device)
     monkeypatch.setattr(model, "shift", 1)
     for cache in ("prefix", "dual"):
         assert compare(model, cache=cache).replayed > 0
