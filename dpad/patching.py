@@ -2,13 +2,14 @@
 
 import functools
 import inspect
-import threading
+from contextlib import contextmanager
 
 import torch
 
 from dpad import ops
-from dpad.decode.cache import KVCache
+from dpad.decode import graphs
 from dpad.decode.full_forward import FullForward
+from dpad.decode.workspace import Workspaces
 from dpad.generation import api, presets
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.diffusion import diffusion_generate
@@ -73,24 +74,24 @@ class Handle:
     """What `patch` did to one model. Prints as a table; a context manager that undoes it.
 
     `model` is the patched model, `adapter` the decoder's view of it, `config` the defaults that
-    `generate` uses, `fuse_projections` whether it keeps stacked weights, `notes` everything that
-    runs differently from what one might expect. A deep copy of the model, or one that was pickled,
-    is patched too and has a handle of its own.
+    `generate` uses, `fuse_projections` whether it keeps stacked weights, `cuda_graphs` whether it
+    captures cached steps, `notes` everything that runs differently from what one might expect. A
+    deep copy of the model, or one that was pickled, is patched too and has a handle of its own.
     """
 
-    def __init__(self, model, config, notes, fuse_projections=False):
+    def __init__(self, model, config, notes, fuse_projections=False, cuda_graphs=True):
         self.model, self.config, self.notes = model, config, notes
-        self.fuse_projections = fuse_projections
+        self.fuse_projections, self.cuda_graphs = fuse_projections, cuda_graphs
         self._saved = {}
         self._forget()
 
     def _forget(self):
         """Drops what follows from the model and is never copied."""
-        self._adapter, self._full, self._caches = None, None, []
-        self._lock = threading.Lock()
+        self._adapter, self._full = None, None
+        self._workspaces = Workspaces(self.cuda_graphs)
 
     def __getstate__(self):
-        kept = ("model", "config", "notes", "fuse_projections", "_saved")
+        kept = ("model", "config", "notes", "fuse_projections", "cuda_graphs", "_saved")
         return {n: getattr(self, n) for n in kept}
 
     def __setstate__(self, state):
@@ -144,8 +145,7 @@ class Handle:
         self._saved = {}
         if self._adapter is not None and self._adapter.fused is not None:
             self._adapter.fused.free()
-        with self._lock:
-            self._caches = []
+        self._workspaces.close()
 
     def __enter__(self):
         return self
@@ -153,18 +153,22 @@ class Handle:
     def __exit__(self, *_):
         self.remove()
 
-    def lease(self):
-        """A K/V cache of the handle's that nobody else uses now; what is fused is up to date."""
+    @contextmanager
+    def workspace(self):
+        """Buffers that nobody else uses meanwhile, for one call; what is fused is up to date."""
         if self.adapter.fused is not None:
             self.adapter.fused.refresh()
-        with self._lock:
-            return self._caches.pop() if self._caches else KVCache()
+        with self._workspaces.one() as workspace:
+            yield workspace
 
-    def give_back(self, cache):
-        """Keeps the buffers for the next call, unless the patch was removed meanwhile."""
-        with self._lock:
-            if self.active:
-                self._caches.append(cache)
+    def _cached_steps(self):
+        """How cached steps run, as words for the report."""
+        if not self.cuda_graphs:
+            return "eager (cuda_graphs=False)"
+        count, why_not = self._workspaces.seen or (0, graphs.obstacle(self.adapter))
+        if why_not is not None:
+            return f"eager ({why_not})"
+        return f"replayed as CUDA graphs, captured when they are first needed ({count} so far)"
 
     def rows(self):
         """(what, where it runs) for the table."""
@@ -181,6 +185,7 @@ class Handle:
                     f" ({module}: {info[module]})" if info[module] != "loaded" else " (no kernel)"
                 )
             yield name, where
+        yield "cached steps", self._cached_steps()
         yield "linear", linear_layers.where(self.adapter.called())
         if self.adapter.fused is not None:
             yield "fused", self.adapter.fused.where()
@@ -232,7 +237,7 @@ def _examine(model, strict):
     return adapter, [*adapter.notes, text]
 
 
-def patch(model, config=None, *, strict=True, fuse_projections=False):
+def patch(model, config=None, *, strict=True, fuse_projections=False, cuda_graphs=True):
     """Accelerates one live model in place; `Handle.remove` undoes it.
 
     Only this instance changes, and only three entries of its ``__dict__``: parameters, modules,
@@ -247,20 +252,24 @@ def patch(model, config=None, *, strict=True, fuse_projections=False):
             their weights that the handle keeps until `remove`: their bytes more memory, stated in
             its report. A changed or replaced layer is copied anew, one that is no plain Linear is
             called, each at the next call of the model's.
+        cuda_graphs: on CUDA, replay cached steps as graphs. They are captured when first needed,
+            on buffers that the handle keeps until `remove`; a step that cannot be captured runs
+            eagerly, with the reason in the handle's report.
 
     Returns:
         `Handle`.
 
     Raises:
-        TypeError: not a torch module, `config` or `fuse_projections` of another type.
+        TypeError: not a torch module, or an argument of another type.
         UnsupportedModelError: a class or module tree that dpad does not know, with what was looked
             for; parameters offloaded or on several devices; hooks elsewhere while `strict`.
         RuntimeError: the model is already patched; the message names the handle.
     """
     if config is not None and not isinstance(config, DPadGenerationConfig):
         raise TypeError(f"config is a {type(config).__name__}: expected a DPadGenerationConfig")
-    if not isinstance(fuse_projections, bool):
-        raise TypeError(f"fuse_projections = {fuse_projections!r}: expected True or False")
+    for name, value in (("fuse_projections", fuse_projections), ("cuda_graphs", cuda_graphs)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} = {value!r}: expected True or False")
     if isinstance(model, torch.nn.Module) and "_dpad_handle" in unwrap(model).__dict__:
         handle = unwrap(model)._dpad_handle
         raise RuntimeError(
@@ -268,7 +277,7 @@ def patch(model, config=None, *, strict=True, fuse_projections=False):
             "first (model._dpad_handle.remove())"
         )
     adapter, notes = _examine(model, strict)
-    handle = Handle(adapter.model, config, notes, fuse_projections)
+    handle = Handle(adapter.model, config, notes, fuse_projections, cuda_graphs)
     if fuse_projections:
         handle.adapter.fused.refresh()
     handle._install()

@@ -7,26 +7,55 @@ from dpad.decode.commit import fixed_quota
 
 
 class Canvas:
-    """Tokens and state of `rows` sequences.
+    """Tokens and state of `rows` sequences of up to `length` positions, and of `spare` rows.
 
     `tokens`, `committed_at` (number of the forward that committed, -1: never) and `committed`
-    (probability then) are ``[rows, length]``; `masks_left`, `status` and `forward` ``[rows]``.
-    Sequences lie dense from column 0, without padding; `lengths` holds each one's length.
+    (probability then) are ``[rows + spare, length]``; `masks_left`, `status` and `forward`
+    ``[rows + spare]``. Sequences lie dense from column 0, without padding; `lengths` holds each
+    one's length. What happens to spare rows means nothing.
     """
 
-    def __init__(self, prompts, new_tokens, mask_id, device):
+    def __init__(self, rows, length, device, spare=0):
+        self.rows, self.spare = rows, spare
+        new = torch.zeros(rows + spare, length, dtype=torch.int64, device=device).new_zeros
+        self.tokens, self.committed_at = new(rows + spare, length), new(rows + spare, length)
+        self.committed = new(rows + spare, length, dtype=torch.float64)
+        self.masks_left, self.status, self.forward = (new(rows + spare) for _ in range(3))
+        self._read = torch.empty(
+            rows + spare, dtype=torch.int64, pin_memory=self.tokens.device.type == "cuda"
+        )
+
+    @classmethod
+    def of(cls, prompts, new_tokens, mask_id, device):
+        """A canvas for one run, see `load`."""
+        lengths = [len(p) + new_tokens for p in prompts]
+        return cls(len(prompts), max(lengths), device).load(prompts, new_tokens, mask_id)
+
+    def load(self, prompts, new_tokens, mask_id):
+        """Begins anew: every prompt (int64, one per sequence) and `new_tokens` masks behind it."""
         self.prompt_lengths = [len(p) for p in prompts]
         self.lengths = [n + new_tokens for n in self.prompt_lengths]
         self.mask_id = mask_id
-        rows, length = len(prompts), max(self.lengths)
-        tokens = torch.full((rows, length), mask_id, dtype=torch.int64)
+        tokens = torch.full(self.tokens.shape, mask_id, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)] = prompt
-        self.tokens = tokens.to(device)
-        new = self.tokens.new_zeros
-        self.committed_at = new(rows, length) - 1
-        self.committed = new(rows, length, dtype=torch.float64)
-        self.masks_left, self.status, self.forward = new(rows), new(rows), new(rows)
+        self.tokens.copy_(tokens)
+        self.committed_at.fill_(-1)
+        for state in (self.committed, self.masks_left, self.status, self.forward):
+            state.zero_()
+        return self
+
+    def copied(self):
+        """The sequences alone, in memory of their own."""
+        rows, length = len(self.lengths), max(self.lengths)
+        other = Canvas(rows, length, self.tokens.device)
+        for name in ("tokens", "committed_at", "committed"):
+            getattr(other, name).copy_(getattr(self, name)[:rows, :length])
+        for name in ("masks_left", "status", "forward"):
+            getattr(other, name).copy_(getattr(self, name)[:rows])
+        other.prompt_lengths, other.lengths = self.prompt_lengths, self.lengths
+        other.mask_id = self.mask_id
+        return other
 
     def gather(self, layout):
         """Tokens of a pass's rows, int64 ``[rows of the pass]``."""
@@ -41,8 +70,14 @@ class Canvas:
 
     def eligible(self, targets):
         """Bool ``[logit_rows]``: the canvas still holds a mask there."""
-        rows = torch.repeat_interleave(targets.canvas_row, targets.l_offsets.diff())
-        return self.tokens[rows, targets.position] == self.mask_id
+        return self.tokens[self._places(targets)] == self.mask_id
+
+    @staticmethod
+    def _places(targets):
+        """Row and position of every target."""
+        sizes, count = targets.l_offsets.diff(), targets.position.shape[0]
+        rows = torch.repeat_interleave(targets.canvas_row, sizes, output_size=count)
+        return rows, targets.position
 
     def commit(self, targets, token, ranked, probability, rule, amount, quota, stop):
         """Commits by rule: int64 `token`, float64 `ranked` and `probability`, ``[logit_rows]``."""
@@ -74,12 +109,7 @@ class Canvas:
 
         A commit with a quota of 0 decides what a commit decides, and commits nothing.
         """
-        count = targets.position.shape[0]
-        sizes = targets.l_offsets.diff()
-        at = (
-            torch.repeat_interleave(targets.canvas_row, sizes, output_size=count),
-            targets.position,
-        )
+        at, count = self._places(targets), targets.position.shape[0]
         masked = self.tokens[at] == self.mask_id
         filled = ~masked & (self.committed_at[at] < 0)
         now = self.forward[at[0]] - 1
@@ -101,4 +131,7 @@ class Canvas:
 
     def read_status(self):
         """The status of every row as a list: the one host read of a step."""
-        return self.status.tolist()
+        self._read.copy_(self.status, non_blocking=True)
+        if self.status.device.type == "cuda":
+            torch.cuda.current_stream(self.status.device).synchronize()
+        return self._read.tolist()

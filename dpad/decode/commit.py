@@ -73,30 +73,33 @@ class Schedule:
     caches).
     """
 
-    def __init__(self, rule, block_lengths, device, first_alone=False):
-        self.rule, self.lengths, self.device = rule, block_lengths, device
+    def __init__(self, rule, block_lengths, first_alone=False):
+        self.rule, self.lengths = rule, block_lengths
         self.first_alone = first_alone
+        self.carried = rule.steps is not None and rule.schedule == "carried"
         self.steps = self.times = None
         if rule.steps is not None:
             self.steps = ops.transfer_schedule(rule.steps, len(block_lengths)).tolist()
             # Times fall linearly from 1 to eps in float32, as published.
             self.times = [torch.linspace(1, rule.eps, n + 1) for n in self.steps]
-        self._made = None
+        self._made = None, None  # pairs of amount and quota, as tensors
 
-    def of(self, live, masks_left):
-        """float64 amount and int64 quota, ``[batch]``, for the step that `live` will take.
+    def of(self, live):
+        """float64 amount, int64 quota and int64 leave, ``[batch]``, for the step `live` will take.
 
-        `masks_left` int64 ``[canvas rows]``: of the current blocks, after the last step.
+        Where `leave` >= 0 the quota is what only the device knows: the masks left but that many. It
+        is None under schedules that follow from the plan alone.
         """
-        pairs = tuple(self._step(q, live) for q in live)
-        if self._made is None or self._made[0] != pairs:
+        pairs = [self._step(q, live) for q in live]
+        if self._made[0] != pairs:
             amount, quota = zip(*pairs, strict=True)
-            amount = torch.tensor(amount, dtype=torch.float64, device=self.device)
-            self._made = (pairs, amount, torch.tensor(quota, device=self.device))
-        amount, quota = self._made[1:]
-        if self.steps is not None and self.rule.schedule == "carried":
-            quota = self._carried(live, masks_left)
-        return amount, quota
+            amount = torch.tensor(amount, dtype=torch.float64)
+            self._made = pairs, (amount, torch.tensor(quota))
+        amount, quota = self._made[1]
+        if not self.carried:
+            return amount, quota, None
+        quota, leave = zip(*map(self._carried, live), strict=True)
+        return amount, torch.tensor(quota), torch.tensor(leave)
 
     def _step(self, q, live):
         """(amount, quota) of one sequence; keeps its count of masks."""
@@ -113,7 +116,7 @@ class Schedule:
         return rule.amount, quota
 
     def taken(self, live):
-        """Counts the masks that a fixed quota has filled in the step that was just taken."""
+        """Counts the masks that a fixed quota fills in the step that `of` was asked about last."""
         if self.rule.number == ops.RULES["quota"]:
             for q, (_, quota) in zip(live, self._made[0], strict=True):
                 q.masks -= min(quota, q.masks)
@@ -148,12 +151,10 @@ class Schedule:
         times = self.times[q.block]
         return int(mean * (1 - times[step + 1] / times[step]))
 
-    def _carried(self, live, masks_left):
-        """Masks above what the steps so far may leave: masks - steps taken * masks / steps."""
-        rows = torch.tensor([q.row for q in live], device=self.device)
-        whole = [self.lengths[q.block] for q in live]
-        share = [n // self.steps[q.block] for n, q in zip(whole, live, strict=True)]
-        leave = [max(n - s * (q.step + 1), 0) for n, s, q in zip(whole, share, live, strict=True)]
-        first = torch.tensor([q.step == 0 for q in live], device=self.device)
-        whole, leave = (torch.tensor(v, device=self.device) for v in (whole, leave))
-        return torch.where(first, whole, masks_left[rows]) - leave
+    def _carried(self, q):
+        """(quota, leave): masks above what the steps so far may leave, which is the block's masks
+        less its share of each of them. Before a block's first step the host knows its masks.
+        """
+        whole = self.lengths[q.block]
+        leave = max(whole - whole // self.steps[q.block] * (q.step + 1), 0)
+        return (whole - leave, -1) if q.step == 0 else (0, leave)

@@ -3,6 +3,7 @@
 import torch
 
 from dpad import ops
+from dpad.decode.attention import Attention
 
 # Rows of an MLP that the CPU computes together: more, and its wide intermediates leave the caches
 # and cost fresh pages in every layer. Under torch.compile the number of pieces would be part of the
@@ -28,7 +29,7 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
         adapter: the model.
         hidden: embeddings ``[rows, width]``; overwritten.
         layout: slot, position ``[rows]``; q_offsets, l_offsets ``[batch + 1]``; cache_row, n_keys
-            ``[batch]``, all int64.
+            ``[batch]``, all int64; `sizes`, see `Attention`.
         cache: `KVCache` with room for the pass.
         logit_row: int64 ``[logit_rows]`` or None. In the last layer only these rows run q,
             attention, o and the MLP: nothing else of it is ever read.
@@ -38,16 +39,18 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
         ``[logit_rows, width]``, or ``[rows, width]`` without `logit_row`.
     """
     cos, sin = adapter.rope(layout.max_position + 1)
-    scale = adapter.head_dim**-0.5
+    grouped = adapter.num_heads != adapter.num_kv_heads
+    attention = Attention(layout, adapter.head_dim**-0.5, hidden, grouped, key_mask)
     delta = None
     for number, layer in enumerate(adapter.layers):
         k_cache, v_cache = cache.layers[number]
         x = _norm(hidden, delta, layer.attention_norm)
-        position, offsets = layout.position, layout.q_offsets
-        if logit_row is not None and number == len(adapter.layers) - 1:
+        position = layout.position
+        last = logit_row is not None and number == len(adapter.layers) - 1
+        if last:
             k, v = adapter.products((layer.k, layer.v), x)
             x, hidden = x[logit_row], hidden[logit_row]
-            position, offsets = position[logit_row], layout.l_offsets
+            position = position[logit_row]
             q = layer.q(x)
         else:
             q, k, v = adapter.products((layer.q, layer.k, layer.v), x)
@@ -66,9 +69,10 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
             v_cache,
             adapter.rope_full_precision,
         )
-        a = ops.block_attention(
-            q, k_cache, v_cache, offsets, layout.cache_row, layout.n_keys, scale, key_mask
-        )
+        if last:
+            a = attention.of_rows(q, k_cache, v_cache, layout.l_offsets)
+        else:
+            a = attention(q, k_cache, v_cache)
         x = _norm(hidden, layer.o(a.flatten(-2)), layer.mlp_norm)
         delta = _mlp(adapter, layer, x)
     return _norm(hidden, delta, adapter.final_norm)

@@ -21,6 +21,7 @@ class _Rows:
     n_keys: torch.Tensor
     cache_row: torch.Tensor
     max_position: int
+    sizes: tuple | None
 
 
 def _all_rows(batch, length, device):
@@ -28,7 +29,10 @@ def _all_rows(batch, length, device):
     offsets = torch.arange(batch + 1, device=device) * length
     keys = torch.full((batch,), length, dtype=torch.int64, device=device)
     rows = torch.arange(batch, device=device)
-    return _Rows(position, position, offsets, keys, rows, length - 1)
+    sizes = None
+    if not torch.compiler.is_compiling():  # it would make a graph for every batch size
+        sizes = tuple((length, row, length) for row in range(batch))
+    return _Rows(position, position, offsets, keys, rows, length - 1, sizes)
 
 
 @dataclass

@@ -2,16 +2,15 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from dpad import ops
 from dpad.decode.canvas import Canvas
 from dpad.decode.commit import Rule, Schedule
-from dpad.decode.filters import filter_logits
-from dpad.decode.forward import guided, logits_of_pass
 from dpad.decode.plan import Planner, Sequence, Targets, blocks_of
+from dpad.decode.step import Controls, DeviceStep, Stop
 from dpad.decode.suffix import Suffix
 
 BLOCK_DONE, FINISHED, NAN, INVALID = (
@@ -78,15 +77,6 @@ class Settings:
 
 
 @dataclass
-class Stop:
-    """What `unmask_` needs to end a sequence."""
-
-    end_ids: torch.Tensor
-    early: bool
-    fill_id: int
-
-
-@dataclass
 class Step:
     """One step, as `Settings.on_step` sees it: all of it is on the device, nothing was read.
 
@@ -125,144 +115,117 @@ class Run:
     sequences: list
     reasons: list
     seconds: dict = field(default_factory=dict)
-    steps: list = field(default_factory=list)  # seconds since the start, per pass
+    steps: list = field(default_factory=list)  # seconds since the start, per step
     positions: int = 0  # rows computed in all passes
+    passes: int = 0
+    replayed: int = 0  # passes that were the replay of a graph
 
 
 class Decoder:
     """Runs one batch to its end."""
 
-    def __init__(self, adapter, cache, canvas, sequences, settings):
-        self.adapter, self.cache, self.canvas, self.settings = adapter, cache, canvas, settings
-        self.sequences = sequences
+    def __init__(self, adapter, workspace, canvas, sequences, settings):
+        self.canvas, self.settings, self.sequences = canvas, settings, sequences
+        self.device = adapter.device
+        self.step = DeviceStep(adapter, workspace.cache, canvas, settings)
+        self.graphs = workspace.graphs
         self.first_alone = settings.published_shift and settings.cache != "none"
         lengths = [e - s for s, e in sequences[0].blocks]
-        device = adapter.device
-        self.schedule = Schedule(settings.rule, lengths, device, self.first_alone)
-        self.filtered = settings.tempered or settings.top_p or settings.top_k
+        self.schedule = Schedule(settings.rule, lengths, self.first_alone)
         guided_rows = len(sequences) if settings.guidance else 0
-        plan = (settings.suffix, settings.seed, settings.cache, adapter.shift, device)
+        plan = (settings.suffix, settings.seed, settings.cache, adapter.shift)
         self.planner = Planner(*plan, settings.kept, guided_rows, settings.published_shift)
-        ids = lambda values: torch.tensor(values, dtype=torch.int64, device=device)  # noqa: E731
-        self.stop = Stop(ids(settings.end_ids), settings.early_stop, settings.fill_id)
-        self.suppress, self.exclude = ids(settings.suppress), ids(settings.exclude)
         self.reasons = ["length"] * len(sequences)
         self.seconds = dict.fromkeys(("plan", "forward", "commit"), 0.0)
-        self.steps, self.positions = [], 0
-        self._per_batch = None
+        self.steps, self.positions, self.replayed, self.passes = [], 0, 0, 0
+        self._per_batch = None, None, None  # rows, and what follows from them
+        self._at = 0.0
 
     def run(self):
         """Decodes until every sequence has ended."""
-        begun = time.perf_counter()
+        begun = self._at = time.perf_counter()
         live = list(self.sequences)
         while live:
-            at = time.perf_counter()
-            layout = self.planner.layout(live)
-            planned = time.perf_counter()
-            logits = self._forward(layout)
-            if self.settings.process_logits is not None:
-                logits = self.settings.process_logits(live, layout.targets, logits, self.canvas)
-            forwarded = time.perf_counter()
-            self._commit(layout, logits)
+            for part in self._parts(live):
+                self._pass(part)
             live = self._advance(live)
-            done = time.perf_counter()
-            for name, t in zip(
-                self.seconds, (planned - at, forwarded - planned, done - forwarded), strict=True
-            ):
-                self.seconds[name] += t
-            self.steps.append(done - begun)
+            self._lap("commit")
+            self.steps.append(self._at - begun)
         self.seconds["total"] = time.perf_counter() - begun
         return Run(
-            self.canvas, self.sequences, self.reasons, self.seconds, self.steps, self.positions
+            canvas=self.canvas,
+            sequences=self.sequences,
+            reasons=self.reasons,
+            seconds=self.seconds,
+            steps=self.steps,
+            positions=self.positions,
+            passes=self.passes,
+            replayed=self.replayed,
         )
 
-    def _forward(self, layout):
+    def _lap(self, name):
+        now = time.perf_counter()
+        self.seconds[name] += now - self._at
+        self._at = now
+
+    def _parts(self, live):
+        """The sequences of each pass of a step: refreshes apart where steps are captured."""
+        if not self.graphs.active:
+            return [live]
+        parts = ([q for q in live if q.refresh], [q for q in live if not q.refresh])
+        return [part for part in parts if part]
+
+    def _pass(self, live):
+        """Queues one pass and its commit."""
+        settings = self.settings
+        layout, controls = self.planner.layout(live), self._controls(live)
+        captured = None
+        if not any(q.refresh for q in live):
+            captured = self.graphs.step_for(self.step, layout, controls)
         self.positions += layout.rows
-        tokens = self.canvas.gather(layout)
-        if self.settings.whole_logits is not None:
-            rows = torch.arange(layout.rows, device=tokens.device)
-            every = replace(layout, logit_row=rows, l_offsets=layout.q_offsets)
-            logits = logits_of_pass(self.adapter, tokens, every, self.cache)
-            return self.settings.whole_logits(layout, logits, self.canvas)
-        logits = logits_of_pass(self.adapter, tokens, layout, self.cache)
-        if self.settings.guidance:
-            logits = guided(logits, self.settings.guidance)
-        return logits
-
-    def _batch_tensors(self, live):
-        """rng ``[batch, 3]`` and temperature ``[batch]``, remade when the batch changes."""
-        key = tuple(q.row for q in live)
-        if self._per_batch is None or self._per_batch[0] != key:
-            device = self.adapter.device
-            rng = torch.tensor([[self.settings.seed, q.row_key, len(q.forwards)] for q in live])
-            value = self.settings.temperature
-            value = float(value > 0) if self.filtered else value  # the filter divides by it
-            temperature = torch.full((len(live),), value, dtype=torch.float64, device=device)
-            self._per_batch = (key, rng.to(device), temperature)
-        return self._per_batch[1:]
-
-    def _commit(self, layout, logits):
-        settings, targets = self.settings, layout.targets
-        rng, temperature = self._batch_tensors(layout.live)
-        decisive = logits
-        if self.filtered:
-            limits = (settings.temperature, settings.top_p, settings.top_k)
-            decisive = filter_logits(logits, *limits, self.suppress)
-        noise = None
-        if settings.noise is not None:
-            noise = settings.noise(layout.live, targets.position, logits.shape[-1])
-        token, *scores = ops.confidence(
-            decisive,
-            targets.l_offsets,
-            targets.position,
-            rng,
-            temperature,
-            self.suppress,
-            self.exclude,
-            noise,
-            settings.round_scores,
-        )
-        ranked = self._ranked(layout.live, targets, rng, scores)
-        amount, quota = self.schedule.of(layout.live, self.canvas.masks_left)
-        self.canvas.commit(
-            targets, token, ranked, scores[0], settings.rule, amount, quota, self.stop
-        )
-        self.schedule.taken(layout.live)
-        rng[:, 2] += 1
+        self.passes += 1
+        if captured is not None:
+            self._lap("plan")
+            targets, decision = captured(layout, controls)
+            self.replayed += 1
+            if settings.on_step is not None:  # which may keep them
+                decision = [tensor.clone() for tensor in decision]
+            self._lap("forward")
+        else:
+            layout, moved = layout.to(self.device), controls.to(self.device)
+            self._lap("plan")
+            logits, targets = self.step.logits(layout), layout.targets
+            if settings.process_logits is not None:
+                logits = settings.process_logits(live, targets, logits, self.canvas)
+            self._lap("forward")
+            decision = self.step.decide(layout, moved, logits)
+        self.schedule.taken(live)
         if settings.on_step is not None:
-            seen = (layout.live, targets, logits, token, scores[0], self.canvas, self.stop)
-            settings.on_step(Step(len(self.steps), *seen))
+            seen = (live, targets, *decision, self.canvas, self.step.stop)
+            settings.on_step(Step(self.passes - 1, *seen))
 
-    def _ranked(self, live, targets, rng, scores):
-        """What the commit rule ranks: one of the model's scores, or draws."""
-        settings, rule = self.settings, self.settings.rule
-        if settings.order is not None:
-            return settings.order(live, targets.position, self.canvas.eligible(targets))
-        if settings.random_order or rule.score == "uniform":
-            return ops.uniform(rng, targets.l_offsets, targets.position)
-        probability, margin, entropy = scores
-        ranked = {
-            "probability": probability,
-            "margin": margin,
-            "entropy": entropy,
-            "negative_entropy": -entropy,
-        }[rule.score]
-        if rule.order_temperature > 0:
-            # The n best of score / t + Gumbel noise are n draws without replacement from
-            # softmax(score / t) (arXiv 1903.06059).
-            drawn = ops.uniform(rng, targets.l_offsets, targets.position)
-            ranked = ranked / rule.order_temperature - torch.log(-torch.log(drawn))
+    def _controls(self, live):
+        """What the step of these sequences depends on beside its layout, on the host."""
+        rows, forwards = [q.row for q in live], [len(q.forwards) for q in live]
+        if self._per_batch[0] != rows:
+            rng = torch.tensor([[self.settings.seed, q.row_key, 0] for q in live])
+            temperature = torch.full((len(live),), self.step.temperature, dtype=torch.float64)
+            self._per_batch = rows, rng, temperature
+        _, rng, temperature = self._per_batch
+        rng[:, 2] = torch.tensor(forwards)
+        outranks = None
         if self.first_alone and any(q.refresh for q in live):
-            return self._first_alone(live, targets, ranked)
-        return ranked
+            outranks = torch.cat([self._first_alone(q) for q in live])
+        return Controls(rng, temperature, *self.schedule.of(live), outranks)
 
-    def _first_alone(self, live, targets, ranked):
+    @staticmethod
+    def _first_alone(q):
         """In a refresh the block's first position outranks everything, the others nothing."""
-        refresh = torch.tensor([q.refresh for q in live], device=ranked.device)
-        refresh = torch.repeat_interleave(refresh, targets.l_offsets.diff())
-        first = torch.zeros_like(refresh)
-        first[targets.l_offsets[:-1]] = True
-        return torch.where(refresh, torch.where(first, torch.inf, -torch.inf), ranked)
+        start, end = q.current
+        score = torch.full((end - start,), -torch.inf if q.refresh else torch.nan)
+        if q.refresh:
+            score[0] = torch.inf
+        return score.double()
 
     def _advance(self, live):
         """Reads the status once and moves every sequence on; returns those that still run."""
@@ -300,12 +263,12 @@ class Decoder:
         return running
 
 
-def decode(adapter, cache, prompts, new_tokens, row_keys, settings, mask_id):
+def decode(adapter, workspace, prompts, new_tokens, row_keys, settings, mask_id):
     """Decodes a batch.
 
     Args:
         adapter: `dpad.models.adapter.Adapter`.
-        cache: `KVCache`; grown as needed.
+        workspace: `Workspace`; its buffers grow as needed.
         prompts: one int64 tensor per sequence, without padding; may be empty.
         new_tokens: length of the generated part.
         row_keys: one int per sequence, what its random draws are keyed by.
@@ -319,14 +282,17 @@ def decode(adapter, cache, prompts, new_tokens, row_keys, settings, mask_id):
         MemoryError: the K/V cache does not fit.
         NaNLogitsError: at the first status read after NaN logits.
     """
-    canvas = Canvas(prompts, new_tokens, mask_id, adapter.device)
+    lengths = [len(p) + new_tokens for p in prompts]
     sequences = [
         Sequence(row, length, key, blocks_of(length - new_tokens, length, settings.block_length))
-        for row, (length, key) in enumerate(zip(canvas.lengths, row_keys, strict=True))
+        for row, (length, key) in enumerate(zip(lengths, row_keys, strict=True))
     ]
     streams = 2 if settings.guidance else 1
-    cache.reserve(adapter, streams * len(sequences), max(canvas.lengths))
+    workspace.reserve(adapter, len(sequences), max(lengths), streams)
+    # Not in inference mode: hooks write to the canvas, and they run as their caller's code.
+    canvas = workspace.canvas_for(adapter, prompts, new_tokens, mask_id, settings)
     with torch.inference_mode(), torch.autocast(adapter.device.type, enabled=False):
         if settings.on_begin is not None:
             settings.on_begin(canvas, sequences)
-        return Decoder(adapter, cache, canvas, sequences, settings).run()
+        run = Decoder(adapter, workspace, canvas, sequences, settings).run()
+    return workspace.released(run)

@@ -3,11 +3,13 @@
 Nothing here depends on tokens: a plan follows from the seed, the row keys and the lengths.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 
 from dpad import ops
+from dpad.decode.packed import moved
 
 # Scope of the passes after a block's first, per cache mode; the first ("refresh") computes all.
 CACHED_SCOPE = {
@@ -72,10 +74,12 @@ class Targets:
 
 @dataclass
 class Layout:
-    """One pass as tensors on the device; int64. `live` are the sequences in it.
+    """One pass; int64 tensors, on the host until `to`. `live` are the sequences in it.
 
     With guidance each sequence has two streams in the pass, the second one with its prompt hidden:
-    the pass's tensors hold the batch twice, the targets once.
+    the pass's tensors hold the batch twice, `target` ``[logit_rows of one stream]`` and `length`
+    (of the canvas, ``[batch]``) once. `sizes` holds (rows, cache row, keys) of every stream of a
+    sequence, for those who need to know them on the host.
     """
 
     live: list
@@ -88,26 +92,48 @@ class Layout:
     canvas_row: torch.Tensor
     cache_row: torch.Tensor
     hidden_until: torch.Tensor | None
-    targets: Targets
+    target: torch.Tensor
+    length: torch.Tensor
     max_position: int
+    sizes: tuple | None = None
 
     @property
     def rows(self):
         return self.slot.shape[0]
 
+    @property
+    def streams(self):
+        return self.cache_row.shape[0] // self.length.shape[0]
+
+    @cached_property
+    def targets(self):
+        """The `Targets` of the pass."""
+        batch = self.length.shape[0]
+        l_offsets = self.l_offsets[: batch + 1]
+        return Targets(self.canvas_row[:batch], l_offsets, self.target, self.length)
+
+    def to(self, device):
+        """The same pass on another device."""
+        if self.slot.device == device:
+            return self
+        return replace(self, **moved(tensors_of(self), device))
+
+
+def tensors_of(fields):
+    """The tensors of a dataclass, by name."""
+    return {n: t for n, t in vars(fields).items() if isinstance(t, torch.Tensor)}
+
 
 class Planner:
     """Draws kept sets and lays out passes; the same pass is reused while nothing changes."""
 
-    def __init__(
-        self, suffix, seed, cache, shift, device, supplied=None, guided_rows=0, published=False
-    ):
-        self.suffix, self.seed, self.shift, self.device = suffix, seed, shift, device
+    def __init__(self, suffix, seed, cache, shift, supplied=None, guided_rows=0, published=False):
+        self.suffix, self.seed, self.shift = suffix, seed, shift
         self.scope = CACHED_SCOPE[cache]
         self.supplied = supplied
         self.guided_rows = guided_rows  # 0, or the number of canvas rows: second streams follow
         self.published = published and shift == 1
-        self._key, self._layout = None, None
+        self._made = {}  # all refreshing or not -> (what it follows from, pass)
 
     def _draw(self, sequences):
         """Kept sets of the sequences that begin a block."""
@@ -133,42 +159,52 @@ class Planner:
             q.log.append(q.kept)
 
     def layout(self, live):
-        """The next pass of the live sequences."""
+        """The next pass of the live sequences, on the host."""
         key = [(q.row, q.block, q.refresh) for q in live]
-        if key == self._key:
-            return self._layout
+        kind = all(q.refresh for q in live)
         fresh = [q for q in live if q.kept is None]
         if fresh:
             self._draw(fresh)
-        self._key, self._layout = key, self._build(live)
-        return self._layout
+        elif kind in self._made and self._made[kind][0] == key:
+            return self._made[kind][1]
+        self._made[kind] = key, self._build(live)
+        return self._made[kind][1]
 
     def _build(self, live):
-        streams = live * 2 if self.guided_rows else live
+        streams = 2 if self.guided_rows else 1
+        every = live * streams
         plan = ops.plan_pass(
-            _column(q.current[0] for q in streams),
-            _column(q.current[1] for q in streams),
-            torch.nn.utils.rnn.pad_sequence([q.kept for q in streams], True, -1),
-            _column(q.kept.numel() for q in streams),
-            _column(ops.SCOPES["all"] if q.refresh else self.scope for q in streams),
+            _column(q.current[0] for q in every),
+            _column(q.current[1] for q in every),
+            torch.nn.utils.rnn.pad_sequence([q.kept for q in every], True, -1),
+            _column(q.kept.numel() for q in every),
+            _column(ops.SCOPES["all"] if q.refresh else self.scope for q in every),
             0 if self.published else self.shift,
         )
         if self.published:
             plan = (*plan[:4], self._published_rows(plan), *plan[5:])
-        last = int(plan[1].max())
-        row, length = _column(q.row for q in live), _column(q.length for q in live)
-        tensors = [t.to(self.device, non_blocking=True) for t in (*plan, row, length)]
-        slot, position, q_offsets, n_keys, logit_row, target, l_offsets, row, length = tensors
-        if not self.guided_rows:
-            targets = Targets(row, l_offsets, target, length)
-            pass_rows = (slot, position, q_offsets, n_keys, logit_row, l_offsets, row, row)
-            return Layout(live, *pass_rows, None, targets, last)
-        batch, predicted = len(live), target.shape[0] // 2
-        targets = Targets(row, l_offsets[: batch + 1], target[:predicted], length)
-        prompt = _column([0] * batch + [q.blocks[0][0] for q in live]).to(self.device)
-        twice, caches = torch.cat((row, row)), torch.cat((row, row + self.guided_rows))
-        pass_rows = (slot, position, q_offsets, n_keys, logit_row, l_offsets, twice, caches)
-        return Layout(live, *pass_rows, prompt, targets, last)
+        slot, position, q_offsets, n_keys, logit_row, target, l_offsets = plan
+        row = _column(q.row for q in live)
+        cache_row = torch.cat([row + stream * self.guided_rows for stream in range(streams)])
+        hidden = None
+        if self.guided_rows:
+            hidden = _column([0] * len(live) + [q.blocks[0][0] for q in live])
+        return Layout(
+            live=live,
+            slot=slot,
+            position=position,
+            q_offsets=q_offsets,
+            n_keys=n_keys,
+            logit_row=logit_row,
+            l_offsets=l_offsets,
+            canvas_row=row.repeat(streams),
+            cache_row=cache_row,
+            hidden_until=hidden,
+            target=target[: target.shape[0] // streams],
+            length=_column(q.length for q in live),
+            max_position=int(position.max()),
+            sizes=tuple(map(tuple, torch.stack((q_offsets.diff(), cache_row, n_keys), 1).tolist())),
+        )
 
     @staticmethod
     def _published_rows(plan):

@@ -1,12 +1,14 @@
 """`generate`: checks, settings, decoding in micro-batches, result."""
 
+from contextlib import nullcontext
+
 import torch
 
 from dpad import ops
 from dpad.decode import commit
-from dpad.decode.cache import KVCache
 from dpad.decode.loop import Settings, decode
 from dpad.decode.plan import blocks_of
+from dpad.decode.workspace import Workspace
 from dpad.generation import presets
 from dpad.generation.compat import quirks
 from dpad.generation.config import ALGS, QUOTA_ALGS, RULES, DPadGenerationConfig, resolve_names
@@ -107,12 +109,8 @@ def generate(
         extra.update(supplied, **vars(conventions), **dreams)
         return run_loop(custom_generate, model, ids, mask, config, extra)
     job = Job(adapter, config, prompts, supplied, conventions, hooks, (ids, mask))
-    leased = handle.lease() if handle is not None else None
-    try:
-        runs = job.run(leased or KVCache())
-    finally:
-        if leased is not None:
-            handle.give_back(leased)
+    with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
+        runs = job.run(workspace)
     return job.result(ids, runs)
 
 
@@ -326,10 +324,13 @@ class Job:
             **self.conventions.settings(first, hooks and hooks.after_step),
         )
 
-    def run(self, cache):
-        """Decodes all micro-batches, one after the other, on one cache."""
+    def run(self, workspace):
+        """Decodes all micro-batches, one after the other, on the same buffers."""
         size = 1 if self.config.batch_invariant else self.config.micro_batch or len(self.prompts)
         runs, self.histories = [], []
+        longest = max(length for _, length in self.blocks)
+        streams = 2 if self.config.cfg_scale else 1
+        workspace.reserve(self.adapter, min(size, len(self.prompts)), longest, streams)
         with self.conventions.streaming():
             for first in range(0, len(self.prompts), size):
                 part = slice(first, first + size)
@@ -338,7 +339,7 @@ class Job:
                 settings = self._settings(first, hooks)
                 if self.config.output_history:
                     self.histories.append(hooks.history)
-                runs.append(decode(self.adapter, cache, *arguments, settings, self.mask_id))
+                runs.append(decode(self.adapter, workspace, *arguments, settings, self.mask_id))
         return runs
 
     def result(self, ids, runs):
@@ -364,7 +365,8 @@ class Job:
         forwards = torch.tensor([len(q.forwards) for _, q in rows])
         committed = [int((run.canvas.committed_at[q.row] >= 0).sum()) for run, q in rows]
         timings = {name: sum(run.seconds[name] for run in runs) for name in runs[0].seconds}
-        timings["positions"] = sum(run.positions for run in runs)
+        for name in ("positions", "passes", "replayed"):
+            timings[name] = sum(getattr(run, name) for run in runs)
         trace = None
         if self.config.trace:
             header = {"format": TRACE_FORMAT, "version": TRACE_VERSION, "seed": self.seed}

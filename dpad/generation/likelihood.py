@@ -2,6 +2,7 @@
 
 import math
 import struct
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -9,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from dpad import ops
-from dpad.decode.cache import KVCache
 from dpad.decode.canvas import Canvas
 from dpad.decode.forward import guided, logits_of_pass
 from dpad.decode.loop import NaNLogitsError
 from dpad.decode.plan import Planner, Sequence
 from dpad.decode.suffix import Suffix
+from dpad.decode.workspace import Workspace
 from dpad.generation.config import _real, _whole
 from dpad.models.adapter import find_adapter
 
@@ -90,13 +91,9 @@ def loglikelihood(
     keys = _row_keys(row_keys, texts)
     seed = int(torch.randint(2**63 - 1, (1,))) if seed is None else _int64("seed", seed)
     drawn = [_masks(len(t) - p, samples, seed, k) for (t, p), k in zip(texts, keys, strict=True)]
-    leased = handle.lease() if handle is not None else None
-    try:
-        scorer = _Scorer(adapter, leased or KVCache(), mask_id, float(cfg_scale or 0))
+    with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
+        scorer = _Scorer(adapter, workspace.cache, mask_id, float(cfg_scale or 0))
         sums = scorer.run(texts, [d.mask for d in drawn], micro_batch)
-    finally:
-        if leased is not None:
-            handle.give_back(leased)
     found = [d.estimate(s) for d, s in zip(drawn, sums, strict=True)]
     columns = torch.tensor(found, dtype=torch.float64).reshape(-1, 2).unbind(1)
     return LogLikelihood(*columns, torch.tensor([len(s) for s in sums], dtype=torch.int64), seed)
@@ -247,11 +244,11 @@ class _Scorer:
         noised = [t.clone() for t, _, _ in part]
         for ids, (_, prompt, mask) in zip(noised, part, strict=True):
             ids[prompt:][mask] = self.mask_id
-        canvas = Canvas(noised, 0, self.mask_id, device)
+        canvas = Canvas.of(noised, 0, self.mask_id, device)
         live = [Sequence(i, len(t), 0, [(prompt, len(t))]) for i, (t, prompt, _) in enumerate(part)]
         guided_rows = len(part) if self.guidance else 0
-        planner = Planner(Suffix("none"), 0, "none", adapter.shift, device, guided_rows=guided_rows)
-        layout = planner.layout(live)
+        planner = Planner(Suffix("none"), 0, "none", adapter.shift, guided_rows=guided_rows)
+        layout = planner.layout(live).to(device)
         masked = canvas.eligible(layout.targets)
         every = masked.repeat(self.streams)
         offsets = F.pad(every.cumsum(0), (1, 0))[layout.l_offsets]

@@ -60,10 +60,6 @@ class _Fused:
             seen.is_still(tensor) for seen, tensor in zip(self.seen, tensors, strict=True)
         )
 
-    @property
-    def nbytes(self):
-        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
-
 
 def _tensors(modules):
     pairs = [(module.weight, module.bias) for module in modules]
@@ -141,10 +137,15 @@ class FusedProjections:
             return None
         return linear_layers.product(x, fused.weight, fused.bias).split(fused.sizes, -1)
 
+    def tensors(self):
+        """The copies: all weights and biases."""
+        found = [fused for fused in list(self._fused.values()) if fused.seen]
+        return [t for fused in found for t in (fused.weight, fused.bias) if t is not None]
+
     @property
     def nbytes(self):
         """Bytes of the copies."""
-        return sum(fused.nbytes for fused in list(self._fused.values()) if fused.seen)
+        return sum(tensor.nbytes for tensor in self.tensors())
 
     def where(self):
         """What is fused, as words for the report."""

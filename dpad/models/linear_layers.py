@@ -56,12 +56,13 @@ def is_plain(module):
 
     Not so for subclasses (LoRA, quantised and parametrised layers are such) and under hooks.
     """
-    every_module = nn.modules.module
-    return (
-        type(module) is nn.Linear
-        and only_own_forward(module)
-        and not (every_module._global_forward_hooks or every_module._global_forward_pre_hooks)
-    )
+    return type(module) is nn.Linear and only_own_forward(module) and not hooked_everywhere()
+
+
+def hooked_everywhere():
+    """Whether hooks stand that run with every call of any module."""
+    every = nn.modules.module
+    return bool(every._global_forward_hooks or every._global_forward_pre_hooks)
 
 
 def stands_in(x, weight, bias=None):

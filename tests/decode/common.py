@@ -34,5 +34,5 @@ def tiny(heads=4, kv_heads=2, layers=2, **changes):
     return model
 
 
-def adapter(**changes):
-    return find_adapter(tiny(**changes))
+def adapter(device="cpu", **changes):
+    return find_adapter(tiny(**changes).to(device))

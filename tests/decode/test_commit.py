@@ -1,7 +1,6 @@
 """Schedules: how many positions a rule may commit in each step."""
 
 import pytest
-import torch
 
 from dpad.decode import commit
 from dpad.decode.plan import Sequence
@@ -13,10 +12,10 @@ def sequence(row=0):
 
 def quotas(rule, lengths, steps, first_alone=False):
     """Quotas of the first `steps` steps of the first block, every one of them filled."""
-    schedule = commit.Schedule(rule, lengths, torch.device("cpu"), first_alone)
+    schedule = commit.Schedule(rule, lengths, first_alone)
     q, found = sequence(), []
     for q.step in range(steps):
-        found.append(int(schedule.of([q], None)[1]))
+        found.append(int(schedule.of([q])[1]))
         schedule.taken([q])
     return found
 
@@ -50,11 +49,11 @@ def test_dream_in_blocks_takes_one_step_less():
 
 
 def test_origin_commits_with_the_share_of_the_time_that_passes():
-    schedule = commit.Schedule(commit.independent(4, eps=0.2), [8], torch.device("cpu"))
+    schedule = commit.Schedule(commit.independent(4, eps=0.2), [8])
     q, found = sequence(), []
     for q.step in range(5):
-        amount, quota = schedule.of([q], None)
-        assert int(quota) >= 8
+        amount, quota, leave = schedule.of([q])
+        assert int(quota) >= 8 and leave is None
         found.append(float(amount))
     assert found[:3] == pytest.approx([1 - 0.8, 1 - 0.6 / 0.8, 1 - 0.4 / 0.6], abs=1e-6)
     assert found[3:] == [float("inf")] * 2
@@ -63,11 +62,12 @@ def test_origin_commits_with_the_share_of_the_time_that_passes():
 def test_carried_quota_is_what_earlier_steps_left():
     """8 masks in 4 steps: two may go in each, and what was held back may follow."""
     q = sequence(row=1)
-    schedule = commit.Schedule(commit.threshold(0.9, steps=4), [8], torch.device("cpu"))
-    left = torch.tensor([-5, -5])
-    assert schedule.of([q], left)[1].tolist() == [2]
+    schedule = commit.Schedule(commit.threshold(0.9, steps=4), [8])
+    amount, quota, leave = schedule.of([q])
+    assert (amount.tolist(), quota.tolist(), leave.tolist()) == ([0.9], [2], [-1])
     for q.step, masks, wanted in ((1, 7, 3), (2, 6, 4), (3, 2, 2), (4, 1, 1)):
-        assert schedule.of([q], torch.tensor([-5, masks]))[1].tolist() == [wanted]
+        leave = schedule.of([q])[2]
+        assert masks - leave.item() == wanted
 
 
 def test_rules_without_steps_have_no_limit():

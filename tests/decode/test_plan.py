@@ -13,7 +13,7 @@ def sequence(row=0, prompt=5, new=20, key=3):
 
 
 def planner(cache, shift=0, suffix=THIN, seed=1, **options):
-    return Planner(suffix, seed, cache, shift, torch.device("cpu"), **options)
+    return Planner(suffix, seed, cache, shift, **options)
 
 
 def test_blocks_cover_the_generated_part():

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from dpad.decode import commit
-from dpad.decode.cache import KVCache
 from dpad.decode.canvas import Canvas
 from dpad.decode.loop import NaNLogitsError, Settings, decode
 from dpad.decode.suffix import Suffix
+from dpad.decode.workspace import Workspace
 from tests.decode.common import EOS_ID, MASK_ID, VOCAB, adapter
 
 PROMPTS = ([1, 2, 3], [4, 5, 6, 7, 8])
@@ -19,7 +19,7 @@ def run(model=None, prompts=PROMPTS, **settings):
     fields |= {"suppress": (MASK_ID,), "end_ids": (EOS_ID,), "fill_id": EOS_ID, **settings}
     prompts = [torch.tensor(p) for p in prompts]
     keys = list(range(len(prompts)))
-    cache = KVCache()
+    cache = Workspace()
     return decode(model or adapter(), cache, prompts, NEW, keys, Settings(**fields), MASK_ID)
 
 

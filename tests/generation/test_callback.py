@@ -137,7 +137,7 @@ def test_what_it_raises_reaches_the_caller_and_nothing_is_lost(llada, prompts):
         entries = dict(llada.__dict__)
         with pytest.raises(KeyError, match="mine"):
             llada.generate([prompts[0]], callback_on_step_end=fail, **OPTIONS)
-        assert llada.__dict__ == entries and len(handle._caches) == 1
+        assert llada.__dict__ == entries and len(handle._workspaces.free) == 1
         assert torch.equal(llada.generate([prompts[0]], **OPTIONS), expected)
     assert all(torch.equal(v, before[k]) for k, v in llada.state_dict().items())
 

@@ -129,7 +129,7 @@ def test_a_pass_of_the_decoder_compiles():
     shape = cache.layers[0][0].shape
     passes = GraphPasses()
     step = torch.compile(logits_of_pass, fullgraph=True, backend=passes)
-    planner = Planner(dpad.Suffix("all"), 0, "dual", 0, view.device)
+    planner = Planner(dpad.Suffix("all"), 0, "dual", 0)
     for lengths in ((30, 41), (25, 33), (22, 50, 64)):
         live = [Sequence(r, n, r, [(n - 20, n - 12)]) for r, n in enumerate(lengths)]
         for refresh in (True, False):

@@ -147,10 +147,11 @@ def test_threads_share_one_patched_model(llada, prompts):
 def test_buffers_are_reused_and_freed(llada, prompts):
     handle = dpad.patch(llada)
     llada.generate([prompts[0]], **OPTIONS)
-    (cache,) = handle._caches
-    address = cache.layers[0][0].data_ptr()
+    (workspace,) = handle._workspaces.free
+    address = workspace.cache.layers[0][0].data_ptr()
     llada.generate([prompts[1]], **OPTIONS)
-    assert handle._caches == [cache] and cache.layers[0][0].data_ptr() == address
+    assert handle._workspaces.free == [workspace]
+    assert workspace.cache.layers[0][0].data_ptr() == address
     handle.remove()
-    assert handle._caches == []
+    assert handle._workspaces.free == []
     assert MASK_ID not in dpad.generate(llada, [prompts[0]], **OPTIONS)

@@ -291,6 +291,6 @@ def test_what_they_raise_reaches_the_caller_and_nothing_is_lost(llada, prompts, 
         entries = dict(llada.__dict__)
         with pytest.raises(KeyError, match="mine"):
             llada.generate([prompts[0]], **OPTIONS, **{option: [fail]})
-        assert llada.__dict__ == entries and len(handle._caches) == 1
+        assert llada.__dict__ == entries and len(handle._workspaces.free) == 1
         ids, mask = pad(prompts, "left")
         assert torch.equal(llada.generate(ids, attention_mask=mask, **OPTIONS), expected)

@@ -141,7 +141,7 @@ def test_a_streamer_that_fails_ends_and_leaves_the_model_alone(llada, prompts, w
         with pytest.raises(OSError, match="pipe is closed"):
             llada.generate([prompts[0]], streamer=streamer, **OPTIONS)
         assert len(streamer.all("end")) == 1
-        assert len(handle._caches) == 1  # given back
+        assert len(handle._workspaces.free) == 1  # given back
         assert torch.equal(llada.generate([prompts[0]], **OPTIONS), expected)
 
 

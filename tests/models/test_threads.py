@@ -43,7 +43,7 @@ def test_two_models_in_two_threads(llada, dream, prompts):  # noqa: F811
             assert models[name].generate([prompt], **OPTIONS).equal(expected)
 
     together(lambda: work("llada"), lambda: work("dream"))
-    assert all(len(m._dpad_handle._caches) == 1 for m in models.values())
+    assert all(len(m._dpad_handle._workspaces.free) == 1 for m in models.values())
 
 
 def test_patching_one_model_while_another_decodes(llada, dream, prompts):  # noqa: F811

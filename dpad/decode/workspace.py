@@ -1,0 +1,84 @@
+"""The buffers of a run, kept for the next one."""
+
+import threading
+from contextlib import contextmanager
+
+from dpad.decode.cache import KVCache
+from dpad.decode.canvas import Canvas
+from dpad.decode.graphs import Graphs, power_of_two
+
+
+class Workspace:
+    """K/V cache, and what captured steps need: their graphs and a canvas that stays in its place.
+
+    One run at a time. `capture`: whether cached steps are to be captured where that is possible.
+    """
+
+    def __init__(self, capture=True):
+        self.cache, self.graphs = KVCache(), Graphs(capture)
+        self._canvas, self._size = None, (0, 0)
+
+    def reserve(self, adapter, rows, length, streams=1):
+        """Room for `rows` sequences of `length` positions, with `streams` cache rows each.
+
+        Raises:
+            MemoryError: the K/V cache does not fit.
+        """
+        before = self.cache.layers
+        self.cache.reserve(adapter, streams * rows, length)
+        if self.cache.layers is not before:
+            self.graphs.drop()
+        have = self._canvas
+        if have is not None and have.tokens.device == adapter.device:
+            if have.rows >= rows and have.tokens.shape[1] >= length:
+                return
+            rows, length = max(rows, have.rows), max(length, have.tokens.shape[1])
+        self._canvas, self._size = None, (rows, length)
+        self.graphs.drop()
+
+    def canvas_for(self, adapter, prompts, new_tokens, mask_id, settings):
+        """The canvas of a run within what was reserved: the one that stays, if steps are captured.
+
+        Prompts are int64 tensors, one per sequence.
+        """
+        if not self.graphs.prepare(adapter, settings):
+            return Canvas.of(prompts, new_tokens, mask_id, adapter.device)
+        if self._canvas is None:
+            rows, length = self._size
+            spare = power_of_two(rows) + 1  # as many as a bucket has sequences
+            self._canvas = Canvas(rows, length, adapter.device, spare)
+        return self._canvas.load(prompts, new_tokens, mask_id)
+
+    def released(self, run):
+        """The run, without anything that the next one overwrites."""
+        if run.canvas is self._canvas:
+            run.canvas = run.canvas.copied()
+        return run
+
+
+class Workspaces:
+    """The workspaces of one model: calls that run at the same time get one each."""
+
+    def __init__(self, capture=True):
+        self._capture, self._closed = capture, False
+        self.free = []  # those that no call uses now
+        self._lock = threading.Lock()
+        self.seen = None  # (graphs that are held, why there are none) after the last call
+
+    @contextmanager
+    def one(self):
+        """A workspace that nobody else uses meanwhile, with the buffers of an earlier call."""
+        with self._lock:
+            workspace = self.free.pop() if self.free else Workspace(self._capture)
+        try:
+            yield workspace
+        finally:
+            with self._lock:
+                self.seen = len(workspace.graphs), workspace.graphs.why_not
+                if not self._closed:
+                    self.free.append(workspace)
+
+    def close(self):
+        """Frees all buffers, also those in use once they come back."""
+        with self._lock:
+            self._closed, self.free = True, []

@@ -1,0 +1,250 @@
+"""Captured steps: buckets, padding, and that replays decide what eager steps decide.
+
+On the CPU `RecordedCalls` stands in for a CUDA graph: it runs the recorded operators on the
+recorded tensors. Where there is a GPU, graphs are captured.
+"""
+
+import pytest
+import torch
+
+from dpad.decode import commit, graphs
+from dpad.decode.graphs import Bucket
+from dpad.decode.loop import Settings, decode
+from dpad.decode.plan import Planner, Sequence, blocks_of
+from dpad.decode.suffix import Suffix
+from dpad.decode.workspace import Workspace
+from dpad.testing.recorded_calls import RecordedCalls
+from tests.decode.common import EOS_ID, MASK_ID, adapter
+
+PROMPTS = ([1, 2, 3], [4, 5, 6, 7, 8], [9], [], [3] * 11)
+NEW, WIDTH = 28, 8  # the last block is shorter
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+THIN = Suffix("gaussian", window=16, decay=3.0, scale=2.0, near=1)
+
+
+@pytest.fixture(autouse=True)
+def recorded(monkeypatch):
+    monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
+
+
+def run(model, workspace, prompts=PROMPTS, new=NEW, **settings):
+    fields = {"rule": commit.threshold(0.5), "suffix": THIN, "block_length": WIDTH}
+    fields |= {"cache": "dual", "suppress": (MASK_ID,), "end_ids": (EOS_ID,), "fill_id": EOS_ID}
+    prompts = [torch.tensor(p, dtype=torch.int64) for p in prompts]
+    keys = [10 + row for row in range(len(prompts))]
+    options = Settings(**{**fields, **settings})
+    return decode(model, workspace, prompts, new, keys, options, MASK_ID)
+
+
+def compare(model, workspace=None, **options):
+    """Runs captured and eagerly; the captured run, after both were found equal."""
+    workspace = Workspace() if workspace is None else workspace
+    captured = run(model, workspace, **options)
+    eager = run(model, Workspace(capture=False), **options)
+    assert workspace.graphs.why_not is None and eager.replayed == 0
+    for name in ("tokens", "committed_at", "masks_left", "status", "forward"):
+        assert torch.equal(getattr(captured.canvas, name), getattr(eager.canvas, name)), name
+    assert torch.allclose(captured.canvas.committed, eager.canvas.committed, atol=1e-5)
+    assert captured.reasons == eager.reasons
+    assert [q.forwards for q in captured.sequences] == [q.forwards for q in eager.sequences]
+    assert captured.positions == eager.positions
+    return captured
+
+
+RULES = {
+    "threshold": commit.threshold(0.5),
+    "factor": commit.factor(1.0),
+    "one each": commit.fixed_quota(),
+    "linear": commit.fixed_quota(11),
+    "dream": commit.fixed_quota(12, score="negative_entropy", schedule="dream"),
+    "drawn order": commit.fixed_quota(12, order_temperature=0.5),
+    "carried": commit.threshold(0.9, steps=16),
+    "origin": commit.independent(16),
+    "entropy bound": commit.entropy_bound(2.0),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("rule", RULES)
+def test_replays_decide_what_eager_steps_decide(rule, cache, device):
+    lengths = {"new": 32} if rule == "carried" else {}
+    captured = compare(adapter(device), rule=RULES[rule], cache=cache, **lengths)
+    assert captured.replayed == captured.passes - refreshes(captured) > 0
+
+
+def refreshes(found):
+    """Passes that began a block: sequences that begin one in the same step share it."""
+    begun = {
+        step
+        for q in found.sequences
+        for step, block in enumerate(q.forwards)
+        if step == 0 or q.forwards[step - 1] != block
+    }
+    return len(begun)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.8, "seed": 3},
+        {"temperature": 0.8, "top_p": 0.9, "top_k": 20},
+        {"tempered": True, "temperature": 0.5, "rule": commit.fixed_quota(14)},
+        {"guidance": 1.5},
+        {"guidance": 0.5, "temperature": 0.7},
+        {"random_order": True, "rule": commit.fixed_quota(14)},
+        {"suffix": Suffix("all"), "early_stop": False},
+        {"suffix": Suffix("none")},
+        {"exclude": (MASK_ID,), "round_scores": True},
+        {"prompts": PROMPTS[:1]},
+        {"prompts": PROMPTS * 4},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_settings(options, cache, device):
+    assert compare(adapter(device), cache=cache, **options).replayed > 0
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_models_with_a_shift(monkeypatch, device):
+    model = adapter(device)
+    monkeypatch.setattr(model, "shift", 1)
+    for cache in ("prefix", "dual"):
+        assert compare(model, cache=cache).replayed > 0
+        assert compare(model, cache=cache, guidance=1.0).replayed > 0
+        assert compare(model, cache=cache, published_shift=True).replayed > 0
+
+
+def test_graphs_serve_later_calls():
+    """Other prompts, lengths, seeds, thresholds and temperatures: the same graphs."""
+    model, workspace = adapter(), Workspace()
+    workspace.reserve(model, 5, 60)
+    compare(model, workspace, temperature=0.5)
+    held = len(workspace.graphs)
+    cache = workspace.cache.layers
+    compare(model, workspace, temperature=0.9, seed=5, rule=commit.threshold(0.7))
+    compare(model, workspace, prompts=[[7] * 20, [8], [9] * 3, [1], [2]], temperature=0.5)
+    assert workspace.cache.layers is cache
+    assert len(workspace.graphs) <= held + 2  # batches shrink along other sizes
+    before = len(workspace.graphs)
+    compare(model, workspace, rule=commit.fixed_quota(14))
+    assert len(workspace.graphs) > before
+
+
+def test_a_run_keeps_its_result_when_the_next_one_overwrites_the_canvas():
+    model, workspace = adapter(), Workspace()
+    first = run(model, workspace)
+    kept = first.canvas.tokens.clone()
+    run(model, workspace, prompts=[[1] * 9] * 5)
+    assert torch.equal(first.canvas.tokens, kept)
+
+
+def test_larger_requests_capture_anew():
+    model, workspace = adapter(), Workspace()
+    compare(model, workspace, prompts=PROMPTS[:2])
+    address = workspace.cache.layers[0][0].data_ptr()
+    compare(model, workspace)
+    assert workspace.cache.layers[0][0].data_ptr() != address
+    compare(model, workspace, prompts=PROMPTS[:2], new=60)
+    compare(model, workspace)
+
+
+def test_weights_that_moved_are_noticed():
+    model, workspace = adapter(), Workspace()
+    compare(model, workspace, prompts=PROMPTS[:1])
+    held = len(workspace.graphs)
+    down = model.layers[0].down.module
+    down.weight.data.mul_(1.1)  # in place: graphs read the new values
+    compare(model, workspace, prompts=PROMPTS[:1])
+    assert len(workspace.graphs) == held
+    down.weight = torch.nn.Parameter(down.weight.detach() * 2)
+    compare(model, workspace, prompts=PROMPTS[:1])
+    assert len(workspace.graphs) == held
+
+
+def test_what_stands_in_the_way_is_named():
+    model = adapter()
+    look = {"cache": "dual", "rule": commit.threshold(0.5), "suffix": THIN, "block_length": 8}
+    assert graphs.obstacle(model, Settings(**look)) is None
+    assert "none" in graphs.obstacle(model, Settings(**{**look, "cache": "none"}))
+    for name in ("noise", "order", "process_logits", "whole_logits"):
+        assert name in graphs.obstacle(model, Settings(**look, **{name: lambda *_: None}))
+    for name in ("kept", "on_step", "on_block", "on_begin"):
+        assert graphs.obstacle(model, Settings(**look, **{name: lambda *_: None})) is None
+    hook = model.layers[1].up.module.register_forward_hook(lambda *_: None)
+    assert "up_proj" in graphs.obstacle(model)
+    hook.remove()
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert "hooks" in graphs.obstacle(model)
+    hook.remove()
+    model.layers[0].q.parent.q_proj = torch.nn.Sequential(model.layers[0].q.module)
+    assert "blocks.0.q_proj" in graphs.obstacle(model)
+
+
+def test_a_failed_capture_goes_on_eagerly_with_the_reason(monkeypatch):
+    class Refuses(RecordedCalls):
+        def __init__(self, function, pool):
+            function()
+            raise RuntimeError("no graphs today")
+
+    monkeypatch.setitem(graphs.CAPTURES, "cpu", Refuses)
+    model, workspace = adapter(), Workspace()
+    found = run(model, workspace)
+    assert "no graphs today" in workspace.graphs.why_not and found.replayed == 0
+    assert torch.equal(found.canvas.tokens, run(model, Workspace(capture=False)).canvas.tokens)
+
+
+def test_steps_that_look_at_values_are_refused_by_the_recorder():
+    x = torch.tensor([1, 0, 2])
+    for reads in (
+        lambda: x.sum().item(),
+        lambda: x.nonzero(),
+        lambda: torch.tensor([1, 2]),
+        lambda: x[x > 0],
+        lambda: torch.repeat_interleave(x, x),
+    ):
+        with pytest.raises(RuntimeError, match="not permitted"):
+            RecordedCalls(reads)
+
+
+def test_callbacks_see_every_step_of_a_captured_run():
+    def watched(workspace):
+        seen = []
+        on_step = lambda step: seen.append((step.token, step.probability, step.targets))  # noqa: E731
+        return run(adapter(), workspace, prompts=PROMPTS[:1], on_step=on_step), seen
+
+    found, captured = watched(Workspace())
+    _, eager = watched(Workspace(capture=False))
+    assert found.replayed > 0 and len(captured) == len(eager)
+    for (token, probability, _), (wanted, exact, _) in zip(captured, eager, strict=True):
+        assert torch.equal(token, wanted) and torch.allclose(probability, exact, atol=1e-5)
+
+
+def layout_of(count, cache="dual", prompt=5, shift=0, suffix=THIN, guided=0):
+    planner = Planner(suffix, 1, cache, shift, None, guided)
+    live = [Sequence(i, prompt + 20, i, blocks_of(prompt, prompt + 20, 8)) for i in range(count)]
+    planner.layout(live)
+    for q in live:
+        q.step = 1
+    return planner.layout(live)
+
+
+@pytest.mark.parametrize("count", range(1, 18))
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize("guided", [0, 20])
+def test_buckets_hold_their_pass(count, shift, cache, guided):
+    layout = layout_of(count, cache, shift=shift, guided=guided)
+    bucket = Bucket.of(layout)
+    rows = layout.rows // layout.streams
+    assert bucket.streams == (2 if guided else 1)
+    assert bucket.rows >= rows and bucket.logit_rows >= layout.target.shape[0]
+    padded = bucket.rows > rows or bucket.logit_rows > layout.target.shape[0]
+    assert bucket.sequences > count or (not padded and bucket.sequences == count)
+    assert bucket.sequences <= graphs.power_of_two(count) + 1
+    if cache == "dual" and count in (1, 2, 4, 8, 16):  # nothing is wasted on whole batches
+        assert (bucket.sequences, bucket.rows) == (count, count * (8 + shift))
+    room, more = graphs.power_of_two(count), rows - 8 * count
+    assert bucket.rows <= room * 8 + max(room, more + max(16, more / 4))
