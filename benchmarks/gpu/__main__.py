@@ -10,9 +10,10 @@
 
 A part takes at most 10 minutes, all of them 25. With --budget the steps run in their order, what
 tells most first, until the seconds are over; the next such command goes on behind those that have
-run (only the build is looked after again). Two of 420 s each give the build, the operator tests,
-memcheck and the main benchmarks. Every command ends with the summary and the plots of what is
-there.
+run, with the cases that were left out (only the build is looked after again). Two of 420 s each
+give the build, the operator tests, memcheck and the main benchmarks. Figures that the folder
+already holds are kept, if device, torch and commit are the same: begin with an empty one. Every
+command ends with the summary and the plots of what is there.
 
 Nothing is downloaded: torch, a CUDA compiler, CMake, ninja, pybind11, pytest, hypothesis, numpy,
 safetensors, transformers and matplotlib have to be there; `--wheels` adds packages from wheels in a

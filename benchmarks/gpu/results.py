@@ -13,14 +13,17 @@ import torch
 from benchmarks.gpu.describe import describe
 from benchmarks.gpu.floor import limits
 
+INCOMPLETE = 75  # exit status: time was too short for some cases
+NO_TIME = "no time left"
 LOST = ("CUDA error", "device-side assert", "an illegal memory access")
 
 
 class Results:
     """The cases of one JSON file.
 
-    A case's record holds `name` and its figures; or `problem`, where it failed or its outputs
-    differ; or `skipped`, where it was not measured: no time or memory left, no such device.
+    A case's record holds `name`, `case`, which no other one has, and its figures; or `problem`,
+    where it failed or its outputs differ; or `skipped`, where it was not measured: no time or
+    memory left, no such device.
     """
 
     def __init__(self, options, line=json.dumps):
@@ -31,14 +34,28 @@ class Results:
         self.machine = describe(options.device, small=options.small)
         self.limits = limits(self.machine)
         self.cases, self.lost = [], None
+        self.before = self._measured_before() if options.resume else {}
 
     def left(self):
         """Seconds until the program has to end."""
         return float("inf") if self.end is None else self.end - time.monotonic()
 
+    def _measured_before(self):
+        """Case -> record of the file that is there, if it is this device's and this commit's."""
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        same = all(found["machine"][n] == self.machine[n] for n in ("device", "commit", "torch"))
+        good = [c for c in found["cases"] if "problem" not in c and "skipped" not in c]
+        return {c["case"]: c for c in good} if same else {}
+
     def case(self, name, function, least=5):
         """Runs a case that needs `least` seconds; its record is kept, shown and returned."""
-        self._keep({"name": name, **self._run(name, function, least)})
+        if name in self.before:
+            self._keep(self.before[name])
+        else:
+            self._keep({"name": name, "case": name, **self._run(name, function, least)})
         return self.cases[-1]
 
     def made(self, name, function, least=25):
@@ -46,7 +63,7 @@ class Results:
         kept = []
         record = self._run(name, lambda: kept.append(function()) or {}, least)
         if not kept:
-            self._keep({"name": name, **record})
+            self._keep({"name": name, "case": name, **record})
         return kept[0] if kept else None
 
     def _keep(self, record):
@@ -61,7 +78,7 @@ class Results:
         if self.lost is not None:
             return {"skipped": f"the device was lost in {self.lost}"}
         if self.left() < least:
-            return {"skipped": "no time left"}
+            return {"skipped": NO_TIME}
         begun = time.monotonic()
         try:
             return {**function(), "took": round(time.monotonic() - begun, 1)}
@@ -91,9 +108,10 @@ class Results:
 
     @property
     def status(self):
-        """Exit status of the program: 1 after a problem, or if nothing was measured."""
-        measured = [c for c in self.cases if "skipped" not in c]
-        return int(not measured or any("problem" in case for case in measured))
+        """Exit status of the program: 1 after a problem, `INCOMPLETE` where time was too short."""
+        if any("problem" in case for case in self.cases):
+            return 1
+        return INCOMPLETE if any(c.get("skipped") == NO_TIME for c in self.cases) else 0
 
 
 def parser(program, description):
@@ -106,6 +124,7 @@ def parser(program, description):
     made.add_argument("--device", default="cuda", help="cuda, or cpu to try the program")
     made.add_argument("--small", action="store_true", help="tiny shapes, to try the program")
     made.add_argument("--seconds", type=float, help="time after which no case is begun")
+    made.add_argument("--resume", action="store_true", help="keep what the file already holds")
     made.add_argument("--repeats", type=int, default=50, help="timed turns of every function")
     return made
 

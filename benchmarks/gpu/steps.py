@@ -15,6 +15,7 @@ COMMAND_LIMIT, TOTAL_LIMIT = 600, 1500  # seconds of one part, and of all
 MARGIN = 20  # seconds of a step's limit for starting and for the case that is under way
 WORKERS = 8  # test processes, where pytest-xdist is installed and there are as many cores
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
+INCOMPLETE = 75  # exit status where time was too short for some cases, see `results`
 TAIL = 4000  # characters of a step's output that its record keeps
 
 
@@ -69,7 +70,13 @@ def _sanitizer(tool, part, limit):
 def _figures(name, part, limit, module, file, *options):
     command = ("{python}", "-m", f"benchmarks.gpu.{module}", "--json", "{out}/" + file, *options)
     return Step(
-        name, part, limit, (*command, "--seconds", "{seconds}", "{small}"), (), ("build",), 40
+        name,
+        part,
+        limit,
+        (*command, "--resume", "--seconds", "{seconds}", "{small}"),
+        (),
+        ("build",),
+        40,
     )
 
 
@@ -135,8 +142,9 @@ def run(step, out, arch, report, left=None, small=False):
     """Runs one step, in `left` seconds if that is less than its limit, and records it; returns its
     status.
 
-    Statuses: "passed", "failed", "timed out", or "skipped" where a step that it needs has failed,
-    its program is not installed or too little time is left.
+    Statuses: "passed", "failed", "timed out", "incomplete" where it ended in time without some of
+    its cases, or "skipped" where a step that it needs has failed, its program is not installed or
+    too little time is left.
     """
     limit = step.limit if left is None else int(min(step.limit, left))
     missing = [name for name in step.needs if report.failed(name)]
@@ -182,4 +190,5 @@ def _run(command, environment, limit):
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         return "timed out", None, output
-    return "passed" if process.returncode == 0 else "failed", process.returncode, output
+    status = {0: "passed", INCOMPLETE: "incomplete"}.get(process.returncode, "failed")
+    return status, process.returncode, output

@@ -102,6 +102,15 @@ def test_skipped_steps_say_why(tmp_path):
     assert report.steps["it"]["reason"] == "3 s are too little"
 
 
+def test_an_incomplete_step_is_run_again(tmp_path):
+    report = steps.Report(tmp_path)
+    short = python(f"raise SystemExit({steps.INCOMPLETE})")
+    assert steps.run(short, tmp_path, "90", report) == "incomplete"
+    assert not report.done(short)
+    assert steps.run(python("pass"), tmp_path, "90", report) == "passed"
+    assert report.done(short)
+
+
 def test_a_step_knows_the_time_it_has(tmp_path):
     report = steps.Report(tmp_path)
     told = python("raise SystemExit({seconds} - 30)")

@@ -21,6 +21,7 @@ from benchmarks.gpu import (
     plots,
     results,
     step,
+    steps,
     summary,
 )
 from benchmarks.gpu.floor import Limits
@@ -131,6 +132,7 @@ def test_a_wrong_result_is_not_timed_and_a_wrong_peer_is_not_there():
 @pytest.fixture
 def found(tmp_path):
     options = SimpleNamespace(json=tmp_path / "it.json", device="cpu", seconds=None, small=True)
+    options.resume = True
     return results.Results(options)
 
 
@@ -143,7 +145,7 @@ def test_a_case_that_fails_loses_nothing(found, capsys):
 
     found.case("good", lambda: {"seconds": 1.0})
     assert found.status == 0
-    assert found.made("thing", fails) is None
+    assert found.made("thing", fails) is None and found.status == 1
     assert found.case("large", full)["skipped"] == "does not fit into memory: too large"
     found.case("last", lambda: {"seconds": 2.0})
     assert found.status == 1
@@ -165,9 +167,29 @@ def test_after_the_device_was_lost_nothing_is_begun(found):
 def test_without_time_nothing_is_begun(found):
     found.end = time.monotonic() + 7
     assert "skipped" not in found.case("short", lambda: {}, least=5)
+    assert found.status == 0
     assert found.case("long", lambda: {}, least=8)["skipped"] == "no time left"
-    found.cases.pop(0)
-    assert found.status == 1  # nothing was measured
+    assert found.status == results.INCOMPLETE == steps.INCOMPLETE
+
+
+@pytest.mark.parametrize("commit", ["same", "other"])
+def test_a_program_goes_on_with_what_was_left_out(found, commit):
+    def fails():
+        raise ValueError("odd")
+
+    found.case("first", lambda: {"name": "shown", "seconds": 1.0})
+    found.case("second", fails)
+    if commit == "other":
+        found.machine["commit"] = "0" * 40
+        found.write()
+    options = SimpleNamespace(json=found.path, device="cpu", seconds=None, small=True, resume=True)
+    again = results.Results(options)
+    again.case("first", lambda: {"seconds": 2.0})
+    again.case("second", lambda: {"seconds": 3.0})
+    assert again.status == 0
+    assert [c["seconds"] for c in again.cases] == [1.0 if commit == "same" else 2.0, 3.0]
+    options.resume = False
+    assert results.Results(options).case("first", lambda: {"seconds": 4.0})["seconds"] == 4.0
 
 
 @pytest.mark.parametrize("value", ["1", "0"])
