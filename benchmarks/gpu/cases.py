@@ -17,7 +17,7 @@ class Case:
     """One comparison. Functions take nothing; results are tensors or tuples of tensors.
 
     `expected` gives the result in a wider dtype, `tolerance` is the allowed error as a share of
-    its largest value, `unavailable` says why a peer is not there.
+    its largest value, `unavailable` says why a peer is not there, `sizes` are what goals ask for.
     """
 
     name: str
@@ -26,6 +26,8 @@ class Case:
     bytes: int
     tolerance: float
     unavailable: dict = field(default_factory=dict)
+    sizes: dict = field(default_factory=dict)
+    operations: int = 0
 
     def difference(self, found, expected):
         """None, or what is wrong."""
@@ -41,15 +43,25 @@ class Case:
                 return f"error {error:.1e}, allowed {allowed:.1e}"
         return None
 
-    def drop_peers_that_fail(self):
-        """A backend that refuses the shape is not there; anything else is an error."""
-        for name in [n for n in self.functions if n != "dpad"]:
+    def check(self):
+        """What is wrong with dpad's result, or None. Peers that refuse the case or whose result is
+        wrong are not there.
+        """
+        expected = self.expected()
+        for name in list(self.functions):
             try:
-                self.functions[name]()
-            except RuntimeError as error:
-                self.unavailable[name] = str(error).splitlines()[0]
-                del self.functions[name]
-        return self
+                problem = self.difference(self.functions[name](), expected)
+            except Exception as error:
+                if name == "dpad":
+                    raise
+                problem = (str(error).splitlines() or [type(error).__name__])[0]
+            if problem is None:
+                continue
+            if name == "dpad":
+                return problem
+            self.unavailable[name] = problem
+            del self.functions[name]
+        return None
 
 
 def size_of(*tensors):
@@ -57,25 +69,23 @@ def size_of(*tensors):
 
 
 def attention(device, batch, queries, heads, kv_heads, keys, dim=128, spare=128):
-    """A cached step's attention: `queries` rows of each sequence over its `keys` slots."""
+    """A pass's attention: `queries` rows of each sequence over its `keys` slots."""
     new = {"device": device, "dtype": torch.bfloat16}
     q = torch.randn(batch * queries, heads, dim, **new)
     k_cache, v_cache = (torch.randn(batch, kv_heads, keys + spare, dim, **new) for _ in range(2))
     index = functools.partial(torch.tensor, device=device)
     offsets = index([i * queries for i in range(batch + 1)])
     rows, n_keys = index(list(range(batch))), index([keys] * batch)
-    k, v = (cache[:, :, :keys] for cache in (k_cache, v_cache))
-    exact = k.contiguous(), v.contiguous()
+    slices = [cache[:, :, :keys] for cache in (k_cache, v_cache)]
+    exact = [t.contiguous() for t in slices]
     dense = q.view(batch, queries, heads, dim).transpose(1, 2)
     mask = (torch.arange(keys + spare, device=device) < keys).expand(batch, 1, queries, -1)
     group = {"enable_gqa": heads != kv_heads}
 
-    def flat(out):
-        return out.transpose(1, 2).reshape(q.shape)
-
     def stock(backend, *tensors, **options):
         with sdpa_kernel(backend):
-            return flat(F.scaled_dot_product_attention(dense, *tensors, **group, **options))
+            out = F.scaled_dot_product_attention(dense, *tensors, **group, **options)
+        return out.transpose(1, 2).reshape(q.shape)
 
     def expected():
         out = torch.empty(q.shape, dtype=torch.float32, device=device)
@@ -88,6 +98,7 @@ def attention(device, batch, queries, heads, kv_heads, keys, dim=128, spare=128)
     functions = {
         "dpad": lambda: ops.block_attention(q, k_cache, v_cache, offsets, rows, n_keys, dim**-0.5),
         "SDPA flash, exact length": lambda: stock(SDPBackend.FLASH_ATTENTION, *exact),
+        "SDPA flash, slices of the cache": lambda: stock(SDPBackend.FLASH_ATTENTION, *slices),
         "SDPA cuDNN, exact length": lambda: stock(SDPBackend.CUDNN_ATTENTION, *exact),
         "SDPA efficient, exact length": lambda: stock(SDPBackend.EFFICIENT_ATTENTION, *exact),
         "SDPA efficient, dense mask": lambda: stock(
@@ -101,21 +112,37 @@ def attention(device, batch, queries, heads, kv_heads, keys, dim=128, spare=128)
         expected,
         2 * size_of(q) + size_of(*exact),
         2**-6,
+        sizes={"batch": batch, "queries": queries, "kv_heads": kv_heads, "keys": keys},
+        operations=4 * q.numel() * keys,
     )
-    add_flash_attention(case, q, exact, batch, queries)
-    return case.drop_peers_that_fail()
+    add_packages(case, q, exact, batch, queries)
+    return case
 
 
-def add_flash_attention(case, q, exact, batch, queries):
-    """The flash-attn package, if it is installed."""
-    if importlib.util.find_spec("flash_attn") is None:
-        case.unavailable["flash_attn"] = "not installed"
-        return
-    from flash_attn import flash_attn_func
-
+def add_packages(case, q, exact, batch, queries):
+    """flash-attn and FlashInfer, where they are installed."""
     rows = q.view(batch, queries, *q.shape[1:])
-    k, v = (t.transpose(1, 2) for t in exact)
-    case.functions["flash_attn"] = lambda: flash_attn_func(rows, k, v).view(q.shape)
+    turned = [t.transpose(1, 2) for t in exact]
+
+    def flash_attn():
+        from flash_attn import flash_attn_func
+
+        return flash_attn_func(rows, *turned).view(q.shape)
+
+    def flashinfer():
+        from flashinfer import single_prefill_with_kv_cache
+
+        k, v = (t[0] for t in exact)
+        return single_prefill_with_kv_cache(q, k, v, kv_layout="HND", causal=False, backend="fa2")
+
+    for function in (flash_attn, flashinfer):
+        name = function.__name__
+        if importlib.util.find_spec(name) is None:
+            case.unavailable[name] = "not installed"
+        elif name == "flashinfer" and batch > 1:
+            case.unavailable[name] = "asked for one sequence only"
+        else:
+            case.functions[name] = function
 
 
 def confidence(device, rows, vocab, temperature=0.0):
@@ -148,7 +175,8 @@ def confidence(device, rows, vocab, temperature=0.0):
         functions |= {"float64 soft-max": published, "float32 logsumexp": float32}
         expected = published
     name = f"confidence {rows} x {vocab}, temperature {temperature:g}"
-    return Case(name, functions, expected, size_of(logits), 1e-5)
+    sizes = {"rows": rows, "vocab": vocab, "temperature": temperature}
+    return Case(name, functions, expected, size_of(logits), 1e-5, sizes=sizes)
 
 
 def norm(device, rows, width):
@@ -263,22 +291,25 @@ def commits(device, rows, length):
 
 
 def makers(device, small=False):
-    """Functions that make the cases, one after the other: their tensors are large."""
+    """Functions that make the cases, one after the other: their tensors are large. What goals ask
+    for comes first.
+    """
     bind = functools.partial
     if small:
         attended = [(1, 4, 4, 2, 70, 64)]
         sampled, wide, rotated = [(2, 300, 0.0), (2, 300, 1.0)], [(3, 64)], [(3, 4, 2, 64, 20)]
     else:
         llada, dream = (32, 32), (28, 4)
-        attended = [(1, 32, *llada, n) for n in (512, 1024, 4096, 8192)]
+        attended = [(1, 32, *llada, n) for n in (8192, 1024, 4096, 512)]
+        attended += [(4, 32, *llada, 4096), (16, 32, *llada, 1024), (16, 32, *llada, 4096)]
         attended += [(1, rows, *llada, 1024) for rows in (33, 96)]
-        attended += [(4, 32, *llada, 4096), (16, 32, *llada, 1024)]
         attended += [(1, 33, *dream, n) for n in (1024, 8192)] + [(16, 33, *dream, 4096)]
-        sampled = [(n, 126464, t) for n in (4, 32, 128) for t in (0.0, 1.0)]
+        sampled = [(n, 126464, t) for t in (0.0, 1.0) for n in (32, 4, 128)]
         wide = [(32, 4096), (128, 4096)]
         rotated = [(32, 32, 32), (33, 28, 4)]
+    yield from (bind(confidence, device, *a) for a in sampled[:1])
     yield from (bind(attention, device, *a) for a in attended)
-    yield from (bind(confidence, device, *a) for a in sampled)
+    yield from (bind(confidence, device, *a) for a in sampled[1:])
     yield from (bind(norm, device, *a) for a in wide)
     yield from (bind(swiglu, device, rows, 3 * width) for rows, width in wide)
     yield from (bind(rope, device, *a) for a in rotated)

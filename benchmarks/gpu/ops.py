@@ -4,37 +4,37 @@
 
 Outputs are compared first: a ratio between different results means nothing. Then all functions of a
 case take turns, with the L2 cache emptied before each call. The floor is the bytes that have to be
-moved over the bandwidth that a copy reaches on this device.
+moved over the datasheet's bandwidth, or the operations over its rate; `share_of_copy` is the same
+for the bandwidth that a copy reaches on this device.
 """
 
-import argparse
-import json
 import sys
-from pathlib import Path
 
 import torch
 
-from benchmarks.gpu import cases
-from benchmarks.gpu.describe import copy_bandwidth, describe
+from benchmarks.gpu import cases, results
+from benchmarks.gpu.floor import least
 from benchmarks.gpu.timing import Timer, summary
 
 
-def measure(case, timer, bandwidth, repeats):
+def measure(case, timer, limits, copy, repeats):
     """Checks a case and times it; its record as plain values."""
-    expected = case.expected()
-    for name, function in case.functions.items():
-        problem = case.difference(function(), expected)
-        if problem is not None:
-            return {"name": case.name, "problem": f"{name}: {problem}"}
+    about = {"name": case.name, "sizes": case.sizes}
+    problem = case.check()
+    if problem is not None:
+        return {**about, "problem": f"dpad: {problem}"}
     times = {n: summary(t) for n, t in timer.turns(case.functions, repeats).items()}
     peers = {n: t["median"] for n, t in times.items() if n != "dpad"}
     best = min(peers, key=peers.get) if peers else None
-    ours, floor = times["dpad"]["median"], case.bytes / bandwidth
+    ours = times["dpad"]["median"]
+    floor = least(limits, case.bytes, case.operations)
     return {
-        "name": case.name,
+        **about,
         "bytes": case.bytes,
         "floor": floor,
-        "share_of_bandwidth": floor / ours,
+        "share_of_floor": floor / ours,
+        "share_of_bandwidth": case.bytes / limits.bandwidth / ours,
+        "share_of_copy": case.bytes / copy / ours,
         "best_peer": best,
         "speed_up": peers[best] / ours if best else None,
         "unavailable": case.unavailable,
@@ -43,8 +43,7 @@ def measure(case, timer, bandwidth, repeats):
 
 
 def line(record):
-    if "problem" in record:
-        return f"{record['name']}: NOT TIMED, {record['problem']}"
+    """A record in words."""
     ours = record["seconds"]["dpad"]["median"] * 1e6
     text = f"{record['name']}: {ours:.1f} us, {record['share_of_bandwidth']:.0%} of bandwidth"
     if record["best_peer"] is None:
@@ -53,31 +52,22 @@ def line(record):
     return f"{text}, {record['speed_up']:.2f}x {record['best_peer']} ({peer:.1f} us)"
 
 
+def run(found, makers, repeats):
+    """Measures all cases into `found`."""
+    timer = Timer(found.device)
+    copy = found.machine["copy_bytes_per_second"]
+    for make in makers:
+        label = f"{make.func.__name__}{make.args[1:]}"
+        found.case(label, lambda make=make: measure(make(), timer, found.limits, copy, repeats))
+
+
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.ops")
-    parser.add_argument("--json", type=Path, required=True, help="file of the figures")
-    parser.add_argument("--repeats", type=int, default=50, help="timed turns of every function")
-    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the program")
-    parser.add_argument("--small", action="store_true", help="tiny shapes, to try the program")
-    parser.add_argument("--only", default="", help="cases whose name contains this text")
-    options = parser.parse_args(arguments)
-    if options.repeats < 2:
-        parser.error("--repeats must be at least 2")
+    options = results.parse(results.parser("ops", __doc__), arguments)
     torch.manual_seed(0)
-    timer = Timer(options.device)
-    bandwidth = copy_bandwidth(options.device, (1 << 20) if options.small else (1 << 30))
-    records = []
+    found = results.Results(options, line)
     with torch.inference_mode():
-        for make in cases.makers(options.device, options.small):
-            case = make()
-            if options.only not in case.name:
-                continue
-            records.append(measure(case, timer, bandwidth, options.repeats))
-            print(line(records[-1]), flush=True)
-            del case
-    found = {"machine": describe(options.device), "bandwidth": bandwidth, "cases": records}
-    options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return 1 if any("problem" in record for record in records) else 0
+        run(found, cases.makers(options.device, options.small), options.repeats)
+    return found.status
 
 
 if __name__ == "__main__":

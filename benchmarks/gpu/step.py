@@ -1,166 +1,33 @@
-"""Times a cached denoising step and whole blocks at the released models' shapes, random weights.
+"""Times a cached denoising step at the released models' shapes, random weights.
 
     python -m benchmarks.gpu.step --json step.json
 
 A step is everything between two looks at the status: gather, embedding, all layers, head,
-`confidence`, `unmask_`. dpad's runs eagerly and as one replayed CUDA graph; the partner is
-`benchmarks.gpu.plain_step`, the published algorithm in plain torch with the same decisions. Their
-logits are compared first. A block is one pass over all slots and then the cached steps that its
-tokens per step leave.
+`confidence`, `unmask_`. dpad's runs eagerly and as one replayed CUDA graph, with the model's own
+projections and with fused ones; the partner is `benchmarks.gpu.plain`, the published algorithm in
+plain torch with the same decisions. Their logits are compared first; where they differ, the times
+are kept and the record says so. The refresh, the pass over all slots that begins a block, is timed
+beside it. Whole decodings are `benchmarks.gpu.generate`'s.
 """
 
-import argparse
 import gc
-import json
-import statistics
 import sys
-import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
-from benchmarks.gpu.describe import copy_bandwidth, describe
-from benchmarks.gpu.plain_step import PlainStep
-from dpad import ops
+from benchmarks.gpu import models, results
+from benchmarks.gpu.floor import pass_floor
+from benchmarks.gpu.models import BLOCK
+from benchmarks.gpu.passes import Step
+from benchmarks.gpu.plain import PlainStep
+from benchmarks.gpu.timing import seconds
 from dpad.decode.cache import KVCache
-from dpad.decode.forward import logits_of_pass
 from dpad.models.adapter import find_adapter
-from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
+from dpad.models.fused_projections import FusedProjections
 
-BLOCK, MASK_ID = 32, 5
-RELEASED = {
-    "LLaDA-8B": {
-        "d_model": 4096,
-        "n_heads": 32,
-        "n_kv_heads": 32,
-        "n_layers": 32,
-        "mlp_hidden_size": 12288,
-        "vocab_size": 126464,
-    },
-    "Dream-7B": {
-        "d_model": 3584,
-        "n_heads": 28,
-        "n_kv_heads": 4,
-        "n_layers": 28,
-        "mlp_hidden_size": 18944,
-        "vocab_size": 152064,
-    },
-}
-SMALL = {"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2, "mlp_hidden_size": 96}
-TINY = {"tiny": {**SMALL, "vocab_size": 300}}
-
-
-def build(shape, device, dtype, length):
-    """A model of that shape with random weights that keep activations at their size."""
-    config = LLaDAConfig(
-        **shape,
-        embedding_size=shape["vocab_size"],
-        max_sequence_length=length,
-        mask_token_id=MASK_ID,
-        eos_token_id=6,
-        pad_token_id=6,
-    )
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            model = LLaDAModelLM(config).eval()
-    finally:
-        torch.set_default_dtype(before)
-    for weight in model.parameters():
-        if weight.dim() == 2:
-            weight.data.normal_(0, weight.shape[1] ** -0.5)
-    return model.to(device=device, dtype=dtype)
-
-
-class Step:
-    """One sequence per cache row, `keys` slots each; `rows` of them are computed, the last ones."""
-
-    def __init__(self, adapter, cache, batch, keys, rows):
-        self.adapter, self.cache = adapter, cache
-        device = adapter.device
-        index = lambda values: torch.tensor(values, dtype=torch.int64, device=device)  # noqa: E731
-        slots = list(range(keys - rows, keys))
-        sequence, block = list(range(batch)), list(range(keys - BLOCK, keys))
-        self.layout = SimpleNamespace(
-            slot=index(slots * batch),
-            position=index(slots * batch),
-            q_offsets=index([i * rows for i in range(batch + 1)]),
-            n_keys=index([keys] * batch),
-            logit_row=index([b * rows + r for b in sequence for r in range(rows - BLOCK, rows)]),
-            l_offsets=index([i * BLOCK for i in range(batch + 1)]),
-            canvas_row=index(sequence),
-            cache_row=index(sequence),
-            max_position=keys - 1,
-        )
-        self.target, self.length = index(block * batch), index([keys] * batch)
-        generator = torch.Generator().manual_seed(1)
-        tokens = torch.randint(7, 290, (batch, keys), generator=generator)
-        tokens[:, -BLOCK:] = MASK_ID
-        self.start = tokens.to(device)
-        self.canvas = self.start.clone()
-        self.committed_at = torch.full_like(self.canvas, -1)
-        self.committed = torch.zeros(batch, keys, dtype=torch.float64, device=device)
-        self.masks_left, self.status, self.forward = (index([0] * batch) for _ in range(3))
-        self.rng = index([[1, b, 0] for b in sequence])
-        self.temperature = torch.zeros(batch, dtype=torch.float64, device=device)
-        self.amount = torch.full((batch,), 0.9, dtype=torch.float64, device=device)
-        self.quota, self.ids, self.none = index([BLOCK] * batch), index([MASK_ID]), index([])
-
-    def logits(self):
-        layout = self.layout
-        tokens = ops.suffix_gather(
-            self.canvas, layout.canvas_row, layout.q_offsets, layout.position, None, MASK_ID
-        )
-        return logits_of_pass(self.adapter, tokens, layout, self.cache)
-
-    def __call__(self):
-        self.canvas.copy_(self.start)  # every call decides the same
-        scores = ops.confidence(
-            self.logits(),
-            self.layout.l_offsets,
-            self.target,
-            self.rng,
-            self.temperature,
-            self.ids,
-            self.ids,
-        )
-        state = (self.canvas, self.committed_at, self.committed)
-        counters = (self.masks_left, self.status, self.forward)
-        rows = (self.layout.canvas_row, self.layout.l_offsets, self.target)
-        chosen = (scores[0], scores[1], scores[1], self.amount, self.quota, self.length, self.none)
-        rule = (ops.RULES["threshold"], True, MASK_ID, 6)
-        ops.unmask_(*state, *counters, *rows, *chosen, *rule)
-        return self.status
-
-    def graph(self):
-        """The step as a function that replays one CUDA graph."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self()
-        return graph.replay
-
-
-def seconds(function, repeats, cuda):
-    """Median seconds of a call that ends with a look at the device, as a decoder's step does."""
-    times = []
-    for turn in range(repeats + 2):
-        if cuda:
-            torch.cuda.synchronize()
-        begun = time.perf_counter()
-        function()
-        if cuda:
-            torch.cuda.synchronize()
-        if turn >= 2:
-            times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+# Sequences and keys, what tells most first.
+CELLS = ((1, 1024), (1, 4096), (4, 1024), (16, 1024), (4, 4096), (16, 4096))
+SMALL_CELLS = ((2, 48),)
 
 
 def compare(ours, plain, dtype):
@@ -172,85 +39,99 @@ def compare(ours, plain, dtype):
     return None if error <= allowed else f"logits differ by {error:.2g} of {size:.2g}"
 
 
-def floor_bytes(adapter, batch, keys):
-    """Bytes that a cached step has to read: every weight but the embedding, K and V once."""
-    weights = sum(p.numel() * p.element_size() for p in adapter.model.parameters())
-    embedding = adapter.weight.numel() * adapter.weight.element_size()
-    kv = 2 * len(adapter.layers) * adapter.num_kv_heads * adapter.head_dim * keys * batch
-    return weights - embedding + kv * adapter.dtype.itemsize
+class Fused:
+    """While it is entered, the adapter's projections run fused."""
+
+    def __init__(self, adapter):
+        self.adapter = adapter
+
+    def __enter__(self):
+        self.adapter.fused = FusedProjections(self.adapter.layers)
+        self.adapter.fused.refresh()
+
+    def __exit__(self, *_):
+        self.adapter.fused.free()
+        self.adapter.fused = None
 
 
-def measure(adapter, cache, batch, keys, repeats, bandwidth):
-    """One cell: step eager, replayed, partner; blocks at 1, 2, 4 and 8 tokens per step."""
-    cuda = adapter.device.type == "cuda"
+def partner(ours):
+    """The plain step with its cache filled; None where a second cache does not fit."""
+    plain = PlainStep(ours)
+    try:
+        plain.refresh()
+    except torch.OutOfMemoryError:
+        return None
+    return plain
+
+
+def measure(adapter, shape, limits, batch, keys, repeats):
+    """One cell: the step eager and replayed, fused and not, the refresh, and the partner's."""
+    device, cache = adapter.device, KVCache()
+    cache.reserve(adapter, batch, keys)
     ours = Step(adapter, cache, batch, keys, BLOCK)
     whole = Step(adapter, cache, batch, keys, keys)
-    plain = PlainStep(adapter, ours)
-    whole()  # fills the cache
-    plain.refresh()
-    problem = compare(ours, plain, adapter.dtype)
-    record = {"batch": batch, "keys": keys, "floor": floor_bytes(adapter, batch, keys) / bandwidth}
-    if problem is not None:
-        return {**record, "problem": problem}
-    replay = ours.graph() if cuda else ours
-    times = {
-        "step, graph": seconds(replay, repeats, cuda),
-        "step, eager": seconds(ours, repeats, cuda),
-        "step, plain torch": seconds(plain, max(2, repeats // 4), cuda),
-        "refresh": seconds(whole, max(2, repeats // 4), cuda),
-        "refresh, plain torch": seconds(plain.refresh, max(2, repeats // 4), cuda),
+    head = batch * BLOCK
+    record = {
+        "batch": batch,
+        "keys": keys,
+        "floor": pass_floor(shape, limits, [(batch, BLOCK, keys)], head),
+        "refresh_floor": pass_floor(shape, limits, [(batch, keys, keys)], head),
     }
-    record["seconds"] = times
-    record["speed_up"] = times["step, plain torch"] / times["step, graph"]
-    record["blocks"] = {}
-    for per_step in (1, 2, 4, 8):
-        more = BLOCK // per_step - 1
+    whole()  # fills the cache
+    plain = partner(ours)
+    problem = None if plain is None else compare(ours, plain, adapter.dtype)
+    few, warm_up = max(2, repeats // 4), int(batch * keys < 1 << 14)
+    times = record["seconds"] = {
+        "step, graph": seconds(ours.graph(), repeats, device),
+        "step, eager": seconds(ours, few, device),
+        "refresh": seconds(whole, 2, device, warm_up),
+    }
+    if plain is None:
+        record["plain_torch"] = "its cache does not fit into memory beside dpad's"
+    else:
+        times["step, plain torch"] = seconds(plain, few, device)
+        times["refresh, plain torch"] = seconds(plain.refresh, 2, device, warm_up)
+        record["speed_up"] = times["step, plain torch"] / times["step, graph"]
+    del plain
+    with Fused(adapter):
+        times["step, graph, fused"] = seconds(ours.graph(), repeats, device)
+        times["refresh, fused"] = seconds(whole, 2, device, warm_up)
+    return record if problem is None else {**record, "problem": problem}
 
-        def block(refresh, step, more=more):
-            refresh()
-            for _ in range(more):
-                step()
 
-        pair = [
-            seconds(lambda r=r, s=s: block(r, s), 2, cuda)
-            for r, s in ((whole, replay), (plain.refresh, plain))
-        ]
-        record["blocks"][per_step] = {"dpad": pair[0], "plain torch": pair[1]}
-    return record
+def line(record):
+    """A record in words."""
+    times = ", ".join(f"{name} {1e3 * t:.2f} ms" for name, t in record["seconds"].items())
+    return f"{record['name']}: floor {1e3 * record['floor']:.2f} ms, {times}"
+
+
+def measure_model(found, name, shape, options):
+    """All cells of one model."""
+    cells = SMALL_CELLS if options.small else CELLS
+    dtype, longest = models.dtype_of(options.small), max(keys for _, keys in cells)
+    make = lambda: find_adapter(models.build(shape, options.device, dtype, longest))  # noqa: E731
+    adapter = found.made(f"{name}, model", make)
+    if adapter is None:
+        return
+    for batch, keys in cells:
+
+        def cell(size=(batch, keys)):
+            figures = measure(adapter, shape, found.limits, *size, options.repeats)
+            return {"model": name, **figures}
+
+        found.case(f"{name}, {batch} x {keys} keys", cell, least=15)
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.step")
-    parser.add_argument("--json", type=Path, required=True, help="file of the figures")
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the program")
-    parser.add_argument("--small", action="store_true", help="a tiny model, to try the program")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--keys", type=int, nargs="+", default=[1024, 4096])
-    options = parser.parse_args(arguments)
-    if options.repeats < 2 or min(options.batches) < 1 or min(options.keys) < BLOCK:
-        parser.error(f"--repeats from 2, --batches from 1, --keys from {BLOCK}")
-    torch.set_grad_enabled(False)
-    dtype = torch.float32 if options.small else torch.bfloat16
-    bandwidth = copy_bandwidth(options.device, (1 << 20) if options.small else (1 << 30))
-    models = {}
-    for name, shape in (TINY if options.small else RELEASED).items():
-        adapter = find_adapter(build(shape, options.device, dtype, max(options.keys)))
-        cache = KVCache()
-        cache.reserve(adapter, max(options.batches), max(options.keys))
-        models[name] = []
-        for keys in options.keys:
-            for batch in options.batches:
-                cell = measure(adapter, cache, batch, keys, options.repeats, bandwidth)
-                models[name].append(cell)
-                print(
-                    name, json.dumps({k: v for k, v in cell.items() if k != "blocks"}), flush=True
-                )
-        del adapter, cache
-        gc.collect()
-    found = {"machine": describe(options.device), "bandwidth": bandwidth, "models": models}
-    options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return 1 if any("problem" in cell for cells in models.values() for cell in cells) else 0
+    options = results.parser("step", __doc__)
+    options.add_argument("--models", nargs="+", choices=list(models.RELEASED), metavar="NAME")
+    options = results.parse(options, arguments)
+    found = results.Results(options, line)
+    with torch.no_grad():
+        for name, shape in models.shapes(options.small, options.models).items():
+            measure_model(found, name, shape, options)
+            gc.collect()
+    return found.status
 
 
 if __name__ == "__main__":
