@@ -1,14 +1,17 @@
 """A pass with its decision on dpad's operators, eager or as one CUDA graph."""
 
 from itertools import accumulate
-from types import SimpleNamespace
 
 import torch
 
 from benchmarks.gpu.models import BLOCK, FILL_ID, MASK_ID, prompt
 from benchmarks.gpu.timing import captured
-from dpad import ops
-from dpad.decode.forward import logits_of_pass
+from dpad.decode.canvas import Canvas
+from dpad.decode.commit import threshold
+from dpad.decode.loop import Settings
+from dpad.decode.plan import Layout
+from dpad.decode.step import Controls, DeviceStep
+from dpad.decode.suffix import Suffix
 
 
 class Step:
@@ -21,14 +24,15 @@ class Step:
     def __init__(self, adapter, cache, batch, keys, rows):
         self.adapter, self.cache = adapter, cache
         device = adapter.device
-        index = lambda values: torch.tensor(values, dtype=torch.int64, device=device)  # noqa: E731
+        index = lambda values: torch.tensor(values, dtype=torch.int64)  # noqa: E731
         counts = [rows] * batch if isinstance(rows, int) else list(rows)
         if len(counts) != batch or not all(BLOCK <= n <= keys for n in counts):
             raise ValueError(f"rows = {rows}: expected {batch} counts of {BLOCK} to {keys}")
         offsets = [0, *accumulate(counts)]
         slots = [slot for n in counts for slot in range(keys - n, keys)]
         sequence, block = list(range(batch)), list(range(keys - BLOCK, keys))
-        self.layout = SimpleNamespace(
+        layout = Layout(
+            live=[],
             slot=index(slots),
             position=index(slots),
             q_offsets=index(offsets),
@@ -37,45 +41,41 @@ class Step:
             l_offsets=index([i * BLOCK for i in range(batch + 1)]),
             canvas_row=index(sequence),
             cache_row=index(sequence),
+            hidden_until=None,
+            target=index(block * batch),
+            length=index([keys] * batch),
             max_position=keys - 1,
+            sizes=tuple((n, row, keys) for row, n in enumerate(counts)),
         )
-        self.target, self.length = index(block * batch), index([keys] * batch)
+        numbers = torch.ones(batch, dtype=torch.float64)
+        rng = index([[1, row, 0] for row in sequence])
+        controls = Controls(rng, 0 * numbers, 0.9 * numbers, index([BLOCK] * batch))
+        settings = Settings(
+            rule=threshold(0.9),
+            suffix=Suffix("all"),
+            block_length=BLOCK,
+            fill_id=FILL_ID,
+            suppress=(MASK_ID,),
+            exclude=(MASK_ID,),
+        )
         self.start = prompt(batch, keys, device)
         self.start[:, -BLOCK:] = MASK_ID
-        self.canvas = self.start.clone()
-        self.committed_at = torch.full_like(self.canvas, -1)
-        self.committed = torch.zeros(batch, keys, dtype=torch.float64, device=device)
-        self.masks_left, self.status, self.forward = (index([0] * batch) for _ in range(3))
-        self.rng = index([[1, b, 0] for b in sequence])
-        self.temperature = torch.zeros(batch, dtype=torch.float64, device=device)
-        self.amount = torch.full((batch,), 0.9, dtype=torch.float64, device=device)
-        self.quota, self.ids, self.none = index([BLOCK] * batch), index([MASK_ID]), index([])
+        self._canvas = Canvas(batch, keys, device).load(list(self.start.cpu()), 0, MASK_ID)
+        self._step = DeviceStep(adapter, cache, self._canvas, settings)
+        self.layout, self._controls = layout.to(device), controls.to(device)
+
+    @property
+    def canvas(self):
+        """Tokens ``[batch, keys]``."""
+        return self._canvas.tokens
 
     def logits(self):
-        layout = self.layout
-        tokens = ops.suffix_gather(
-            self.canvas, layout.canvas_row, layout.q_offsets, layout.position, None, MASK_ID
-        )
-        return logits_of_pass(self.adapter, tokens, layout, self.cache)
+        return self._step.logits(self.layout)
 
     def __call__(self):
         self.canvas.copy_(self.start)  # every call decides the same
-        scores = ops.confidence(
-            self.logits(),
-            self.layout.l_offsets,
-            self.target,
-            self.rng,
-            self.temperature,
-            self.ids,
-            self.ids,
-        )
-        state = (self.canvas, self.committed_at, self.committed)
-        counters = (self.masks_left, self.status, self.forward)
-        rows = (self.layout.canvas_row, self.layout.l_offsets, self.target)
-        chosen = (scores[0], scores[1], scores[1], self.amount, self.quota, self.length, self.none)
-        rule = (ops.RULES["threshold"], True, MASK_ID, FILL_ID)
-        ops.unmask_(*state, *counters, *rows, *chosen, *rule)
-        return self.status
+        self._step(self.layout, self._controls)
+        return self._canvas.status
 
     def graph(self):
         """The step as a function that replays one CUDA graph."""
