@@ -15,6 +15,8 @@ from dpad.decode.forward import guided, logits_of_pass
 from dpad.decode.packed import moved
 from dpad.decode.plan import tensors_of
 
+OUTSIDE = ("kept", "on_begin", "on_step", "on_block")  # what is not called within a step
+
 
 @dataclass
 class Controls:
@@ -86,6 +88,11 @@ class DeviceStep:
             (settings.suppress, settings.exclude, settings.round_scores),
             (settings.guidance, settings.random_order, self.canvas.mask_id),
         )
+
+    def alone(self):
+        """The same step without what a run calls outside of it, for those who keep it longer."""
+        settings = replace(self.settings, **dict.fromkeys(OUTSIDE))
+        return DeviceStep(self.adapter, self.cache, self.canvas, settings)
 
     def __call__(self, layout, controls):
         """Both halves of a step, for those who have nothing to do in between; a `Decision`."""
