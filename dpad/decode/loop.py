@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -288,11 +289,13 @@ def decode(adapter, workspace, prompts, new_tokens, row_keys, settings, mask_id)
         for row, (length, key) in enumerate(zip(lengths, row_keys, strict=True))
     ]
     streams = 2 if settings.guidance else 1
-    workspace.reserve(adapter, len(sequences), max(lengths), streams)
-    # Not in inference mode: hooks write to the canvas, and they run as their caller's code.
-    canvas = workspace.canvas_for(adapter, prompts, new_tokens, mask_id, settings)
-    with torch.inference_mode(), torch.autocast(adapter.device.type, enabled=False):
-        if settings.on_begin is not None:
-            settings.on_begin(canvas, sequences)
-        run = Decoder(adapter, workspace, canvas, sequences, settings).run()
-    return workspace.released(run)
+    device = adapter.device
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        workspace.reserve(adapter, len(sequences), max(lengths), streams)
+        # Not in inference mode: hooks write to the canvas, and they run as their caller's code.
+        canvas = workspace.canvas_for(adapter, prompts, new_tokens, mask_id, settings)
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            if settings.on_begin is not None:
+                settings.on_begin(canvas, sequences)
+            run = Decoder(adapter, workspace, canvas, sequences, settings).run()
+        return workspace.released(run)
