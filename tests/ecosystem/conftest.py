@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.generation.conftest import dream, llada, weights  # noqa: F401
+from tests.generation.conftest import dream, dream_weights, llada, weights  # noqa: F401
 
 
 @pytest.fixture(params=("llada", "dream"))

@@ -8,7 +8,6 @@ import torch
 import dpad
 from dpad.models.adapter import find_adapter
 from tests.generation.common import MASK_ID, pad
-from tests.generation.conftest import dream, llada, weights  # noqa: F401
 
 PROMPTS = [list(range(20, 31)), list(range(60, 65))]
 

@@ -10,7 +10,6 @@ from torch.nn.utils import parametrize, prune
 
 import dpad
 from dpad.models.adapter import UnsupportedModelError
-from tests.generation.conftest import dream, llada, weights  # noqa: F401
 
 OPTIONS = {"max_new_tokens": 16, "block_length": 8, "threshold": 0.6, "seed": 3, "cache": "dual"}
 NORMS = ("attn_norm", "input_layernorm")
