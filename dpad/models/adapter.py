@@ -110,7 +110,6 @@ class Adapter:
     rope_theta: float
     rope_full_precision: bool
     max_positions: int
-    vocab_size: int
     shift: int
     mask_id: int | None
     end_ids: tuple[int, ...]
@@ -126,6 +125,11 @@ class Adapter:
     def weight(self):
         """The embedding weight: tells dtype and device of the whole model."""
         return self.embed.module.weight
+
+    @property
+    def vocab_size(self):
+        """Ids that the model embeds and predicts now: as many as the embedding has rows."""
+        return self.weight.shape[0]
 
     @property
     def dtype(self):

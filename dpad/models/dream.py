@@ -78,7 +78,6 @@ def adapt(model):
         rope_theta=theta,
         rope_full_precision=False,
         max_positions=config.max_position_embeddings,
-        vocab_size=config.vocab_size,
         shift=1,
         mask_id=getattr(config, "mask_token_id", None),
         end_ids=(eos,) if isinstance(eos, int) else tuple(eos or ()),
