@@ -11,6 +11,7 @@ from importlib import import_module
 import torch
 from torch import nn
 
+from dpad import ops
 from dpad.models import linear_layers
 
 FAMILIES = ("dpad.models.llada", "dpad.models.dream")
@@ -55,6 +56,21 @@ class Norm(Part):
             )
         return float(eps)
 
+    def __call__(self, residual, delta=None):
+        """Adds `delta` to the residual in place, both ``[rows, width]``; returns the normed rows.
+
+        A module whose call is more than its class's forward is called.
+        """
+        module = self.module
+        if linear_layers.only_own_forward(module):
+            return ops.add_rms_norm_(residual, delta, module.weight, self.eps)
+        if delta is not None:
+            residual.add_(delta)
+        seen = residual.clone()  # a hook may keep it, and the residual goes on changing
+        normed = module(seen)
+        residual.copy_(seen)  # a hook may have changed it, as it could in the stock forward
+        return normed
+
 
 @dataclass(frozen=True)
 class Head(Part):
@@ -73,7 +89,9 @@ class Head(Part):
 
 @dataclass(frozen=True)
 class Layer:
-    """One transformer layer. Projections are the user's own modules (see `linear_layers`)."""
+    """One transformer layer. Projections are the user's own modules (see `linear_layers`); `mlp` is
+    the module around gate, up and down, where the family has one.
+    """
 
     attention_norm: Norm
     q: Part
@@ -84,6 +102,16 @@ class Layer:
     gate: Part
     up: Part
     down: Part
+    mlp: Part | None = None
+
+    def whole_mlp(self):
+        """The module `mlp` if its call is more than gate, up and down, and so is called: it has
+        hooks or a forward of its own, or has taken another's place. Else None.
+        """
+        module = None if self.mlp is None else self.mlp.module
+        if module is self.gate.parent and linear_layers.only_own_forward(module):
+            return None
+        return module
 
 
 @dataclass
@@ -140,12 +168,27 @@ class Adapter:
         _check_loaded({self.weight.device})
         return self.weight.device
 
+    def norms(self):
+        """All norms, in the order of the forward."""
+        pairs = [norm for layer in self.layers for norm in (layer.attention_norm, layer.mlp_norm)]
+        return [*pairs, self.final_norm]
+
+    def called_whole(self):
+        """Norms and MLPs that are called, where otherwise an operator would stand in for them."""
+        norms = [norm.module for norm in self.norms()]
+        mlps = [layer.whole_mlp() for layer in self.layers]
+        return [m for m in norms if not linear_layers.only_own_forward(m)] + [
+            m for m in mlps if m is not None
+        ]
+
     def called(self):
         """The modules that a decoder calls, whatever it does with the others' weights."""
         parts = [self.embed] if self.head.tied else [self.embed, self.head]
         for layer in self.layers:
-            parts += (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
-        return [part.module for part in parts]
+            parts += (layer.q, layer.k, layer.v, layer.o)
+            if layer.whole_mlp() is None:
+                parts += (layer.gate, layer.up, layer.down)
+        return [part.module for part in parts] + self.called_whole()
 
     def products(self, parts, x):
         """Outputs of parts that read the same rows `x`, in one product where they are fused."""
@@ -239,8 +282,7 @@ def _check_dtypes(adapter):
         raise UnsupportedModelError(
             f"the model is {adapter.dtype}: dpad decodes in float32, bfloat16 or float16"
         )
-    norms = [n for layer in adapter.layers for n in (layer.attention_norm, layer.mlp_norm)]
-    for norm in (*norms, adapter.final_norm):
+    for norm in adapter.norms():
         if norm.module.weight.dtype != adapter.dtype:
             raise UnsupportedModelError(
                 f"a norm's weight is {norm.module.weight.dtype} and the embedding {adapter.dtype}: "

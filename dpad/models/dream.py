@@ -24,6 +24,7 @@ def _layer(block):
         gate=part(block, "mlp.gate_proj"),
         up=part(block, "mlp.up_proj"),
         down=part(block, "mlp.down_proj"),
+        mlp=part(block, "mlp"),
     )
 
 
