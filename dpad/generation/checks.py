@@ -3,6 +3,23 @@
 from dpad import ops
 
 
+def mask_id_of(adapter, given):
+    """The mask id in force: `given`, else the model's; ValueError for none or one it has not."""
+    mask_id = adapter.mask_id if given is None else given
+    if mask_id is None:
+        raise ValueError(
+            "the model does not name its mask token: pass mask_token_id= (the id of "
+            "'<|mdm_mask|>' or '[MASK]' in its tokenizer)"
+        )
+    _check_id(adapter, "mask_token_id", mask_id)
+    return mask_id
+
+
+def _check_id(adapter, name, value):
+    if not 0 <= value < adapter.vocab_size:
+        raise ValueError(f"{name} = {value}: the vocabulary has {adapter.vocab_size} ids")
+
+
 def token_ids(adapter, config):
     """(mask id, end ids, pad id) in force: the configuration's, else the model's.
 
@@ -10,20 +27,13 @@ def token_ids(adapter, config):
         ValueError: no mask id, an id outside the vocabulary, a mask that ends the text, or
             `early_stop` without an end id.
     """
-    mask_id = adapter.mask_id if config.mask_token_id is None else config.mask_token_id
-    if mask_id is None:
-        raise ValueError(
-            "the model does not name its mask token: pass mask_token_id= (the id of "
-            "'<|mdm_mask|>' or '[MASK]' in its tokenizer)"
-        )
+    mask_id = mask_id_of(adapter, config.mask_token_id)
     end_ids = _ids(config.eos_token_id) or tuple(adapter.end_ids)
     pad_id = adapter.pad_id if config.pad_token_id is None else config.pad_token_id
     if pad_id is None:
         pad_id = (end_ids or (0,))[0]
-    named = [("mask_token_id", mask_id), ("pad_token_id", pad_id)]
-    for name, value in named + [("eos_token_id", i) for i in end_ids]:
-        if not 0 <= value < adapter.vocab_size:
-            raise ValueError(f"{name} = {value}: the vocabulary has {adapter.vocab_size} ids")
+    for name, value in [("pad_token_id", pad_id), *(("eos_token_id", i) for i in end_ids)]:
+        _check_id(adapter, name, value)
     if mask_id in end_ids:
         raise ValueError(f"mask_token_id = {mask_id} is also an eos_token_id")
     if config.early_stop and not end_ids:

@@ -156,7 +156,7 @@ class Adapter:
 
     @property
     def vocab_size(self):
-        """Ids that the model embeds and predicts now: as many as the embedding has rows."""
+        """Ids that the model knows now: as many as the embedding has rows."""
         return self.weight.shape[0]
 
     @property

@@ -35,6 +35,18 @@ def dream(dream_weights):
     return model
 
 
+@pytest.fixture(params=("llada", "dream"))
+def model(request):
+    """A fresh float32 model in eval mode, of each family."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def ids():
+    """int64 ``[2, 11]``."""
+    return torch.randint(0, 290, (2, 11), generator=torch.Generator().manual_seed(9))
+
+
 @pytest.fixture
 def prompts():
     """Five prompts of different lengths, as lists of ids."""

@@ -8,7 +8,15 @@ import pytest
 import transformers
 from safetensors.torch import save_file
 
-from tests.generation.conftest import dream, dream_weights, llada, prompts, weights  # noqa: F401
+from tests.generation.conftest import (  # noqa: F401
+    dream,
+    dream_weights,
+    ids,
+    llada,
+    model,
+    prompts,
+    weights,
+)
 
 
 @pytest.fixture

@@ -35,11 +35,6 @@ def place(request):
     return model, name, model.get_submodule(name)
 
 
-@pytest.fixture
-def ids():
-    return torch.randint(0, 290, (2, 11), generator=torch.Generator().manual_seed(9))
-
-
 def mixed(x):
     return x + 0.5 * x.roll(1, -1)
 

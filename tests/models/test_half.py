@@ -12,10 +12,10 @@ from tests.generation.common import MASK_ID, pad
 PROMPTS = [list(range(20, 31)), list(range(60, 65))]
 
 
-@pytest.fixture(params=("llada", "dream"))
-def exact(request):
+@pytest.fixture
+def exact(model):
     """The float32 model."""
-    return request.getfixturevalue(request.param)
+    return model
 
 
 @pytest.fixture(params=(torch.bfloat16, torch.float16), ids=("bfloat16", "float16"))
