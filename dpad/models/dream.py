@@ -6,7 +6,8 @@ queries share keys in groups; q, k and v have biases; RoPE is applied in the mod
 
 import torch
 
-from dpad.models.adapter import Adapter, Head, Layer, need, norm, part, require
+from dpad.models.adapter import Adapter
+from dpad.models.parts import Head, Layer, need, norm, part, require
 
 FAMILY = "dream"
 CLASS_NAMES = ("DreamModel",)

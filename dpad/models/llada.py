@@ -3,7 +3,8 @@
 Fits the released remote code in all its revisions and `dpad.models.hf`'s native class.
 """
 
-from dpad.models.adapter import Adapter, Head, Layer, need, norm, part, require
+from dpad.models.adapter import Adapter
+from dpad.models.parts import Head, Layer, need, norm, part, require
 
 FAMILY = "llada"
 CLASS_NAMES = ("LLaDAModelLM",)
