@@ -187,6 +187,10 @@ class Handle:
             yield name, where
         yield "cached steps", self._cached_steps()
         yield "linear", linear_layers.where(self.adapter.called())
+        whole = {id(module) for module in self.adapter.called_whole()}
+        if whole:
+            names = [n for n, module in self.model.named_modules() if id(module) in whole]
+            yield "called whole", f"{', '.join(names)} (hooks or a forward of their own)"
         if self.adapter.fused is not None:
             yield "fused", self.adapter.fused.where()
 
@@ -247,7 +251,9 @@ def patch(model, config=None, *, strict=True, fuse_projections=False, cuda_graph
         model: a LLaDA or Dream in the released remote code or in `dpad.models.hf`, or a PEFT,
             torch.compile or DataParallel wrapper of one: then the model inside is patched.
         config: `DPadGenerationConfig`, defaults of ``generate`` for this model.
-        strict: refuse a model with hooks that dpad's forward would not run; else report them.
+        strict: refuse a model with hooks that dpad's forward would not run; else report them. It
+            runs those of projections, embedding and head, and of norms and MLPs: such a module is
+            called, with the computed rows ``[rows, width]`` of a pass.
         fuse_projections: compute q, k, v in one product and gate, up in another, from copies of
             their weights that the handle keeps until `remove`: their bytes more memory, stated in
             its report. A changed or replaced layer is copied anew, one that is no plain Linear is

@@ -11,12 +11,11 @@ from dpad.decode.attention import Attention
 MLP_ROWS = 512
 
 
-def _norm(residual, delta, norm):
-    return ops.add_rms_norm_(residual, delta, norm.module.weight, norm.eps)
-
-
 def _mlp(adapter, layer, x):
     """SwiGLU MLP of normed rows ``[rows, width]``."""
+    whole = layer.whole_mlp()
+    if whole is not None:
+        return whole(x)
     if x.device.type != "cpu" or torch.compiler.is_compiling() or x.shape[0] <= MLP_ROWS:
         return layer.down(ops.swiglu(*adapter.products((layer.gate, layer.up), x)))
     return torch.cat([_mlp(adapter, layer, part) for part in x.split(MLP_ROWS)])
@@ -44,7 +43,7 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
     delta = None
     for number, layer in enumerate(adapter.layers):
         k_cache, v_cache = cache.layers[number]
-        x = _norm(hidden, delta, layer.attention_norm)
+        x = layer.attention_norm(hidden, delta)
         position = layout.position
         last = logit_row is not None and number == len(adapter.layers) - 1
         if last:
@@ -73,9 +72,9 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
             a = attention.of_rows(q, k_cache, v_cache, layout.l_offsets)
         else:
             a = attention(q, k_cache, v_cache)
-        x = _norm(hidden, layer.o(a.flatten(-2)), layer.mlp_norm)
+        x = layer.mlp_norm(hidden, layer.o(a.flatten(-2)))
         delta = _mlp(adapter, layer, x)
-    return _norm(hidden, delta, adapter.final_norm)
+    return adapter.final_norm(hidden, delta)
 
 
 def guided(logits, scale):

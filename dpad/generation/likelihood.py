@@ -16,6 +16,7 @@ from dpad.decode.loop import NaNLogitsError
 from dpad.decode.plan import Planner, Sequence
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace
+from dpad.generation.checks import mask_id_of
 from dpad.generation.config import _real, _whole
 from dpad.models.adapter import find_adapter
 
@@ -86,7 +87,8 @@ def loglikelihood(
         raise ValueError(f"samples = {samples!r}: expected an even number >= 2")
     _real("cfg_scale", cfg_scale, 0)
     _whole("micro_batch", micro_batch, 1)
-    mask_id = _mask_id(adapter, mask_token_id)
+    _whole("mask_token_id", mask_token_id, 0)
+    mask_id = mask_id_of(adapter, mask_token_id)
     texts = _texts(pairs, adapter, mask_id)
     keys = _row_keys(row_keys, texts)
     seed = int(torch.randint(2**63 - 1, (1,))) if seed is None else _int64("seed", seed)
@@ -97,16 +99,6 @@ def loglikelihood(
     found = [d.estimate(s) for d, s in zip(drawn, sums, strict=True)]
     columns = torch.tensor(found, dtype=torch.float64).reshape(-1, 2).unbind(1)
     return LogLikelihood(*columns, torch.tensor([len(s) for s in sums], dtype=torch.int64), seed)
-
-
-def _mask_id(adapter, given):
-    mask_id = adapter.mask_id if given is None else given
-    if mask_id is None:
-        raise ValueError("the model does not name its mask token: pass mask_token_id=")
-    _whole("mask_token_id", mask_id, 0)
-    if mask_id >= adapter.vocab_size:
-        raise ValueError(f"mask_token_id = {mask_id}: the vocabulary has {adapter.vocab_size} ids")
-    return mask_id
 
 
 def _ids(name, value):

@@ -12,78 +12,9 @@ import torch
 from torch import nn
 
 from dpad.models import linear_layers
+from dpad.models.parts import Head, Layer, Norm, Part, UnsupportedModelError, require
 
 FAMILIES = ("dpad.models.llada", "dpad.models.dream")
-
-
-class UnsupportedModelError(ValueError):
-    """The model's module tree or configuration is not one that dpad can decode."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A submodule by its place in the tree.
-
-    What stands there when it is called is called: layers that were wrapped, replaced or quantised
-    after the adapter was made are the ones that run.
-    """
-
-    parent: nn.Module
-    name: str
-
-    @property
-    def module(self):
-        return getattr(self.parent, self.name)
-
-    def __call__(self, x):
-        return linear_layers.call(self.module, x)
-
-
-@dataclass(frozen=True)
-class Norm(Part):
-    """An RMS norm: its module (weight ``[width]``) and the attribute that holds its epsilon."""
-
-    eps_name: str
-
-    @property
-    def eps(self):
-        eps = getattr(self.module, self.eps_name, None)
-        if eps is None:  # something around the norm, whose weight alone would not be the norm
-            raise UnsupportedModelError(
-                f"'{self.name}' is a {type(self.module).__name__} without '{self.eps_name}': dpad "
-                "takes plain RMS norms"
-            )
-        return float(eps)
-
-
-@dataclass(frozen=True)
-class Head(Part):
-    """What gives logits: a module, or the embedding's weight if `tied`; `scale` multiplies them."""
-
-    tied: bool = False
-    scale: float | None = None
-
-    def __call__(self, x):
-        module = self.module
-        logits = (
-            linear_layers.product(x, module.weight) if self.tied else linear_layers.call(module, x)
-        )
-        return logits if self.scale is None else logits * self.scale
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One transformer layer. Projections are the user's own modules (see `linear_layers`)."""
-
-    attention_norm: Norm
-    q: Part
-    k: Part
-    v: Part
-    o: Part
-    mlp_norm: Norm
-    gate: Part
-    up: Part
-    down: Part
 
 
 @dataclass
@@ -110,7 +41,6 @@ class Adapter:
     rope_theta: float
     rope_full_precision: bool
     max_positions: int
-    vocab_size: int
     shift: int
     mask_id: int | None
     end_ids: tuple[int, ...]
@@ -128,6 +58,11 @@ class Adapter:
         return self.embed.module.weight
 
     @property
+    def vocab_size(self):
+        """Ids that the model knows now: as many as the embedding has rows."""
+        return self.weight.shape[0]
+
+    @property
     def dtype(self):
         return self.weight.dtype
 
@@ -136,12 +71,27 @@ class Adapter:
         _check_loaded({self.weight.device})
         return self.weight.device
 
+    def norms(self):
+        """All norms, in the order of the forward."""
+        pairs = [norm for layer in self.layers for norm in (layer.attention_norm, layer.mlp_norm)]
+        return [*pairs, self.final_norm]
+
+    def called_whole(self):
+        """Norms and MLPs that are called, where otherwise an operator would stand in for them."""
+        norms = [norm.module for norm in self.norms()]
+        mlps = [layer.whole_mlp() for layer in self.layers]
+        return [m for m in norms if not linear_layers.only_own_forward(m)] + [
+            m for m in mlps if m is not None
+        ]
+
     def called(self):
         """The modules that a decoder calls, whatever it does with the others' weights."""
         parts = [self.embed] if self.head.tied else [self.embed, self.head]
         for layer in self.layers:
-            parts += (layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down)
-        return [part.module for part in parts]
+            parts += (layer.q, layer.k, layer.v, layer.o)
+            if layer.whole_mlp() is None:
+                parts += (layer.gate, layer.up, layer.down)
+        return [part.module for part in parts] + self.called_whole()
 
     def products(self, parts, x):
         """Outputs of parts that read the same rows `x`, in one product where they are fused."""
@@ -235,42 +185,9 @@ def _check_dtypes(adapter):
         raise UnsupportedModelError(
             f"the model is {adapter.dtype}: dpad decodes in float32, bfloat16 or float16"
         )
-    norms = [n for layer in adapter.layers for n in (layer.attention_norm, layer.mlp_norm)]
-    for norm in (*norms, adapter.final_norm):
+    for norm in adapter.norms():
         if norm.module.weight.dtype != adapter.dtype:
             raise UnsupportedModelError(
                 f"a norm's weight is {norm.module.weight.dtype} and the embedding {adapter.dtype}: "
                 "convert the model to one dtype first (model.to(dtype))"
             )
-
-
-def part(model, path, kind=None, **more):
-    """The `Part`, or another `kind` of it, at a dotted path; UnsupportedModelError as `need`."""
-    need(model, path)
-    parent, _, name = path.rpartition(".")
-    return (kind or Part)(need(model, parent) if parent else model, name, **more)
-
-
-def norm(model, path, eps_name):
-    """The `Norm` at a dotted path; UnsupportedModelError if none is there."""
-    found = part(model, path, Norm, eps_name=eps_name)
-    require(found.eps > 0, f"{path}.{eps_name}", found.eps)
-    return found
-
-
-def need(model, path):
-    """The submodule or attribute at a dotted path, or an UnsupportedModelError naming the path."""
-    found = model
-    for part in path.split("."):
-        found = found[int(part)] if part.isdigit() else getattr(found, part, None)
-        if found is None:
-            raise UnsupportedModelError(
-                f"{type(model).__name__} has no '{path}', which a model of that name should have"
-            )
-    return found
-
-
-def require(condition, what, value):
-    """Raises UnsupportedModelError unless `condition`."""
-    if not condition:
-        raise UnsupportedModelError(f"dpad does not support {what} = {value!r}")

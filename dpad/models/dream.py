@@ -6,7 +6,8 @@ queries share keys in groups; q, k and v have biases; RoPE is applied in the mod
 
 import torch
 
-from dpad.models.adapter import Adapter, Head, Layer, need, norm, part, require
+from dpad.models.adapter import Adapter
+from dpad.models.parts import Head, Layer, need, norm, part, require
 
 FAMILY = "dream"
 CLASS_NAMES = ("DreamModel",)
@@ -24,6 +25,7 @@ def _layer(block):
         gate=part(block, "mlp.gate_proj"),
         up=part(block, "mlp.up_proj"),
         down=part(block, "mlp.down_proj"),
+        mlp=part(block, "mlp"),
     )
 
 
@@ -78,7 +80,6 @@ def adapt(model):
         rope_theta=theta,
         rope_full_precision=False,
         max_positions=config.max_position_embeddings,
-        vocab_size=config.vocab_size,
         shift=1,
         mask_id=getattr(config, "mask_token_id", None),
         end_ids=(eos,) if isinstance(eos, int) else tuple(eos or ()),

@@ -105,11 +105,11 @@ class FusedProjections:
         with self._lock:
             for layer in self._layers:
                 self._refresh((layer.q, layer.k, layer.v))
-                self._refresh((layer.gate, layer.up))
+                self._refresh((layer.gate, layer.up), layer.whole_mlp() is None)
 
-    def _refresh(self, parts):
+    def _refresh(self, parts, used=True):
         modules = [part.module for part in parts]
-        fusible, have = _fusible(modules), self._fused.get(parts)
+        fusible, have = used and _fusible(modules), self._fused.get(parts)
         if fusible and have is not None and have.is_of(modules):
             return
         del have

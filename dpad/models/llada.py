@@ -3,7 +3,8 @@
 Fits the released remote code in all its revisions and `dpad.models.hf`'s native class.
 """
 
-from dpad.models.adapter import Adapter, Head, Layer, need, norm, part, require
+from dpad.models.adapter import Adapter
+from dpad.models.parts import Head, Layer, need, norm, part, require
 
 FAMILY = "llada"
 CLASS_NAMES = ("LLaDAModelLM",)
@@ -71,7 +72,8 @@ def adapt(model):
     eos = getattr(outer, "eos_token_id", None)
     ends = [eos] if isinstance(eos, int) else list(eos or ())
     mask = getattr(outer, "mask_token_id", None)
-    if config.vocab_size == _RELEASED_VOCAB:
+    # The released tokenizer, tokens added to it or not.
+    if config.vocab_size >= _RELEASED_VOCAB and mask in (None, _RELEASED_MASK):
         mask = _RELEASED_MASK if mask is None else mask
         ends = list(dict.fromkeys([*(ends or [_RELEASED_EOS]), _RELEASED_EOT]))
     head_dim = config.d_model // config.n_heads
@@ -91,7 +93,6 @@ def adapt(model):
         rope_theta=float(config.rope_theta),
         rope_full_precision=bool(getattr(config, "rope_full_precision", True)),
         max_positions=config.max_sequence_length,
-        vocab_size=getattr(config, "embedding_size", None) or config.vocab_size,
         shift=0,
         mask_id=mask,
         end_ids=tuple(ends),

@@ -4,7 +4,16 @@ import importlib.util
 import sys
 from pathlib import Path
 
-LLADA_SOURCE = Path(__file__).with_name("llada_stock.py")
+HERE = Path(__file__).parent
+
+
+def _files(modelling, double, *parts):
+    """A checkpoint folder's code, name -> source; a double imports its parts by their names."""
+    return {modelling: HERE / f"{double}.py"} | {f"{p}.py": HERE / f"{p}.py" for p in parts}
+
+
+LLADA = _files("modeling_llada.py", "llada_stock", "llada_stock_config")
+DREAM = _files("modeling_dream.py", "dream_stock", "dream_stock_config", "dream_stock_generation")
 
 
 def llada(revision=2):
@@ -16,7 +25,11 @@ def llada(revision=2):
         raise ValueError(f"revision = {revision!r}: expected 1 or 2")
     name = f"transformers_modules.llada_stock_v{revision}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, LLADA_SOURCE)
+        source = LLADA["modeling_llada.py"]
+        # A package, whose parts are found beside the file and are the revision's own.
+        spec = importlib.util.spec_from_file_location(
+            name, source, submodule_search_locations=[str(HERE)]
+        )
         module = importlib.util.module_from_spec(spec)
         module.REVISION = revision
         sys.modules[name] = module

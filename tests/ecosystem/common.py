@@ -31,17 +31,6 @@ FAST = {
 }
 
 
-def logits(model, ids):
-    with torch.no_grad():
-        return model(ids).logits
-
-
-def assert_close(got, want, tolerance=1e-5):
-    """Float32 logits that differ by rounding only."""
-    assert got.dtype == want.dtype
-    assert (got - want).abs().max() <= tolerance * want.abs().max()
-
-
 def own_forward(model, ids):
     """Tokens of the plain decoder on the model's own, unpatched forward."""
     base = unwrap(model)

@@ -5,7 +5,8 @@ import torch
 
 import dpad
 from dpad.models.adapter import UnsupportedModelError
-from tests.ecosystem.common import FAST, assert_close, logits
+from tests.ecosystem.common import FAST
+from tests.generation.common import assert_close, logits
 
 accelerate = pytest.importorskip(
     "accelerate", reason="accelerate is not installed (requirements/ecosystem.txt)"
@@ -99,19 +100,19 @@ def test_hooks_that_do_something_are_refused_or_reported(model, ids):
             return 2 * output
 
     names = {name.rpartition(".")[2]: name for name, _ in model.named_modules()}
-    norm = names.get("attn_norm") or names["input_layernorm"]
-    hooks.add_hook_to_module(model.get_submodule(norm), Doubled())
-    with pytest.raises(UnsupportedModelError, match=norm):
+    layer = next(n for n, m in model.named_modules() if isinstance(m, torch.nn.ModuleList)) + ".1"
+    hooks.add_hook_to_module(model.get_submodule(layer), Doubled())
+    with pytest.raises(UnsupportedModelError, match=layer):
         dpad.patch(model)
     assert not dpad.supports(model) and dpad.supports(model, strict=False)
     with dpad.patch(model, strict=False) as handle:
-        assert any(norm in note for note in handle.notes)
-    hooks.remove_hook_from_module(model.get_submodule(norm))
-    # Where modules are called, hooks run.
-    called = model.get_submodule(names["up_proj"])
-    plain = logits(model, ids)
-    hooks.add_hook_to_module(called, Doubled())
-    want = logits(model, ids)
-    with dpad.patch(model):
-        assert_close(logits(model, ids), want)
-    assert not torch.allclose(want, plain, atol=0.1)
+        assert any(layer in note for note in handle.notes)
+    hooks.remove_hook_from_module(model.get_submodule(layer))
+    # Where modules are called, hooks run: also norms, which are called for that.
+    for called in (names["up_proj"], names.get("attn_norm") or names["input_layernorm"]):
+        plain = logits(model, ids)
+        hooks.add_hook_to_module(model.get_submodule(called), Doubled())
+        want = logits(model, ids)
+        with dpad.patch(model):
+            assert_close(logits(model, ids), want)
+        assert not torch.allclose(want, plain, atol=0.1)

@@ -8,8 +8,8 @@ import torch
 import dpad
 from dpad.models.adapter import UnsupportedModelError
 from dpad.testing import remote
-from tests.ecosystem.common import FAST, PLAIN, assert_close, logits, own_forward
-from tests.generation.common import META
+from tests.ecosystem.common import FAST, PLAIN, own_forward
+from tests.generation.common import META, assert_close, logits
 
 peft = pytest.importorskip("peft", reason="peft is not installed (requirements/ecosystem.txt)")
 

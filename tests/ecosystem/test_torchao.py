@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import dpad
-from tests.ecosystem.common import FAST, PLAIN, assert_close, logits, own_forward
+from tests.ecosystem.common import FAST, PLAIN, own_forward
+from tests.generation.common import assert_close, logits
 
 pytest.importorskip("torchao", reason="torchao is not installed (requirements/ecosystem.txt)")
 from torchao.quantization import Int8WeightOnlyConfig, quantize_

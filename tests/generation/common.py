@@ -1,9 +1,10 @@
-"""What the interface tests share: the golden model's ids, and padding."""
+"""What the interface tests share: the golden models' ids, padding, logits and how near they are."""
 
 import json
 from pathlib import Path
 
 import torch
+from torch import nn
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 META = json.loads((GOLDEN / "llada_mha.config.json").read_text())
@@ -21,3 +22,25 @@ def pad(prompts, side, value=EOS_ID):
         ids[row, where] = torch.tensor(prompt)
         mask[row, where] = 1
     return ids, mask
+
+
+@torch.no_grad()
+def logits(model, *args, **kwargs):
+    return model(*args, **kwargs).logits
+
+
+def assert_close(got, want, tolerance=1e-5):
+    """Float32 logits that differ by rounding only; `tolerance` in units of the largest logit."""
+    assert got.dtype == want.dtype
+    assert (got - want).abs().max() <= tolerance * want.abs().max()
+
+
+class Doubled(nn.Module):
+    """A wrapper as LoRA's: the plain layer inside, something else around it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return 2 * self.inner(x)

@@ -22,13 +22,29 @@ def llada(weights):
     return model
 
 
+@pytest.fixture(scope="session")
+def dream_weights():
+    return {k: v.float() for k, v in load_file(GOLDEN / "dream_mha.safetensors").items()}
+
+
 @pytest.fixture
-def dream():
+def dream(dream_weights):
     """A fresh float32 Dream in eval mode."""
     model = DreamModel(DreamConfig(**DREAM["config"])).float().eval()
-    weights = load_file(GOLDEN / "dream_mha.safetensors")
-    model.load_state_dict({k: v.float() for k, v in weights.items()})
+    model.load_state_dict(dream_weights)
     return model
+
+
+@pytest.fixture(params=("llada", "dream"))
+def model(request):
+    """A fresh float32 model in eval mode, of each family."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def ids():
+    """int64 ``[2, 11]``."""
+    return torch.randint(0, 290, (2, 11), generator=torch.Generator().manual_seed(9))
 
 
 @pytest.fixture

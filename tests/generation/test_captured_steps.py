@@ -105,14 +105,24 @@ def test_fused_projections_that_are_copied_anew_are_captured_anew(llada, prompts
     assert torch.equal(changed.sequences, decode_eagerly(llada, prompts).sequences)
 
 
-def test_layers_with_hooks_run_eagerly(llada, prompts):
-    with dpad.patched(llada) as handle:
-        expected = decode(llada, prompts)
+@pytest.mark.parametrize(
+    "family, name",
+    (
+        ("llada", "model.transformer.blocks.1.up_proj"),
+        ("llada", "model.transformer.blocks.1.ff_norm"),
+        ("dream", "model.norm"),
+        ("dream", "model.layers.1.mlp"),
+    ),
+)
+def test_modules_with_hooks_run_eagerly(request, prompts, family, name):
+    model = request.getfixturevalue(family)
+    with dpad.patched(model) as handle:
+        expected = decode(model, prompts)
+        assert expected.timings["replayed"] > 0
         seen = []
-        block = llada.model.transformer.blocks[1]
-        hook = block.up_proj.register_forward_hook(lambda *_: seen.append(1))
-        out = decode(llada, prompts)
+        hook = model.get_submodule(name).register_forward_hook(lambda *_: seen.append(1))
+        out = decode(model, prompts)
         hook.remove()
         assert torch.equal(out.sequences, expected.sequences)
         assert len(seen) == out.timings["passes"] and out.timings["replayed"] == 0
-        assert "up_proj' is no plain module" in repr(handle)
+        assert f"{name}' is no plain module" in repr(handle)

@@ -8,14 +8,9 @@ import pytest
 import torch
 
 import dpad
-from tests.generation.common import MASK_ID
+from tests.generation.common import MASK_ID, logits
 
 OPTIONS = {"max_new_tokens": 24, "block_length": 8, "threshold": 0.6, "seed": 3, "cache": "dual"}
-
-
-def logits(model, ids):
-    with torch.no_grad():
-        return model(ids).logits
 
 
 def test_public_names_resolve():

@@ -23,7 +23,6 @@ ANSWER = "4188d4191c4194b4197a"
 @pytest.fixture(scope="module")
 def training():
     """The training example as a module."""
-    pytest.importorskip("transformers")
     sys.path.insert(0, str(EXAMPLE))
     spec = importlib.util.spec_from_file_location("train_tiny", EXAMPLE / "__main__.py")
     module = importlib.util.module_from_spec(spec)
@@ -35,7 +34,6 @@ def training():
 @pytest.fixture(scope="module", params=dpad.demo.MODELS)
 def shipped(request):
     """(model, tokenizer) of a shipped folder."""
-    pytest.importorskip("transformers")
     return dpad.demo.load(name=request.param)
 
 

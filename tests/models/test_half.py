@@ -8,15 +8,14 @@ import torch
 import dpad
 from dpad.models.adapter import find_adapter
 from tests.generation.common import MASK_ID, pad
-from tests.generation.conftest import dream, llada, weights  # noqa: F401
 
 PROMPTS = [list(range(20, 31)), list(range(60, 65))]
 
 
-@pytest.fixture(params=("llada", "dream"))
-def exact(request):
+@pytest.fixture
+def exact(model):
     """The float32 model."""
-    return request.getfixturevalue(request.param)
+    return model
 
 
 @pytest.fixture(params=(torch.bfloat16, torch.float16), ids=("bfloat16", "float16"))

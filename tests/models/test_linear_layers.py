@@ -8,7 +8,7 @@ from torch.nn.utils import parametrizations
 import dpad
 from dpad import ops
 from dpad.models import linear_layers
-from dpad.models.adapter import Head, Part
+from dpad.models.parts import Head, Part
 from tests.decode.common import tiny
 
 IN, OUT = 1024, 512  # as many elements as the least weight that runs on the operator

@@ -10,32 +10,10 @@ from torch.nn.utils import parametrize, prune
 
 import dpad
 from dpad.models.adapter import UnsupportedModelError
-from tests.generation.conftest import dream, llada, weights  # noqa: F401
+from tests.generation.common import Doubled, assert_close, logits
 
 OPTIONS = {"max_new_tokens": 16, "block_length": 8, "threshold": 0.6, "seed": 3, "cache": "dual"}
 NORMS = ("attn_norm", "input_layernorm")
-# Largest difference of a patched forward, in units of the largest logit (float32).
-TOLERANCE = 1e-5
-
-
-@pytest.fixture(params=("llada", "dream"))
-def model(request):
-    """A fresh float32 model in eval mode, of each family."""
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-def ids():
-    return torch.randint(0, 290, (2, 11), generator=torch.Generator().manual_seed(9))
-
-
-@torch.no_grad()
-def logits(model, ids):
-    return model(ids).logits
-
-
-def assert_close(got, want):
-    assert (got - want).abs().max() <= TOLERANCE * want.abs().max()
 
 
 def blocks(model):
@@ -45,15 +23,6 @@ def blocks(model):
 def first_norm(model):
     """(name, module) of the first layer's first norm."""
     return next((n, m) for n, m in model.named_modules() if n.rpartition(".")[2] in NORMS)
-
-
-class Doubled(nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return 2 * self.inner(x)
 
 
 class Scaled(nn.Module):
@@ -118,13 +87,10 @@ def test_layers_compiled_one_by_one(model, ids):
         assert model.generate(ids, **OPTIONS).equal(tokens)
 
 
-@pytest.mark.parametrize("what", ("norm", "layer"))
-def test_a_forward_replaced_on_a_module_that_is_not_called(model, ids, what):
-    """As kernel libraries do to norms: dpad would not run it, and says so."""
-    name, module = first_norm(model)
-    if what == "layer":
-        module = blocks(model)[0]
-        name = next(n for n, m in model.named_modules() if m is module)
+def test_a_forward_replaced_on_a_module_that_is_not_called(model, ids):
+    """dpad would not run a layer's forward, and says so."""
+    module = blocks(model)[0]
+    name = next(n for n, m in model.named_modules() if m is module)
     module.forward = types.MethodType(lambda self, x, *args, **kwargs: x, module)
     assert not dpad.supports(model) and dpad.supports(model, strict=False)
     with pytest.raises(UnsupportedModelError, match=f"replaced forward on {name} "):

@@ -5,7 +5,6 @@ import threading
 import torch
 
 import dpad
-from tests.generation.conftest import dream, llada, prompts, weights  # noqa: F401
 
 OPTIONS = {"max_new_tokens": 24, "block_length": 8, "threshold": 0.6, "seed": 3, "cache": "dual"}
 ROUNDS = 4
@@ -32,7 +31,7 @@ def together(*works):
         raise errors[0]
 
 
-def test_two_models_in_two_threads(llada, dream, prompts):  # noqa: F811
+def test_two_models_in_two_threads(llada, dream, prompts):
     models = {"llada": llada, "dream": dream}
     for model in models.values():
         dpad.patch(model)
@@ -46,7 +45,7 @@ def test_two_models_in_two_threads(llada, dream, prompts):  # noqa: F811
     assert all(len(m._dpad_handle._workspaces.free) == 1 for m in models.values())
 
 
-def test_patching_one_model_while_another_decodes(llada, dream, prompts):  # noqa: F811
+def test_patching_one_model_while_another_decodes(llada, dream, prompts):
     ids = torch.tensor([prompts[0]])
     with torch.no_grad():
         stock = llada(ids).logits
@@ -66,7 +65,7 @@ def test_patching_one_model_while_another_decodes(llada, dream, prompts):  # noq
     together(on_and_off, decode)
 
 
-def test_forward_and_generate_of_one_model(llada, prompts):  # noqa: F811
+def test_forward_and_generate_of_one_model(llada, prompts):
     """Gradients are recorded per thread: one trains on the stock forward, one decodes."""
     ids = torch.tensor([prompts[0]])
     handle = dpad.patch(llada)

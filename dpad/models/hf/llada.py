@@ -247,6 +247,12 @@ class LLaDAModelLM(SavesGenerationConfig, PreTrainedModel):
         name = "wte" if self.config.weight_tying else "ff_out"
         setattr(self.model.transformer, name, value)
 
+    def resize_token_embeddings(self, *args, **kwargs):
+        """As in Transformers, which knows `vocab_size` only: the rows are `embedding_size` here."""
+        embedding = super().resize_token_embeddings(*args, **kwargs)
+        self.config.embedding_size = embedding.weight.shape[0]
+        return embedding
+
     def tie_weights(self, *args, **kwargs):
         """Nothing to do: a tied head reads the embedding directly."""
 

@@ -1,0 +1,119 @@
+"""Checks of one call of `generate` that need model, configuration and batch together."""
+
+from dpad import ops
+
+
+def mask_id_of(adapter, given):
+    """The mask id in force: `given`, else the model's; ValueError for none or one it has not."""
+    mask_id = adapter.mask_id if given is None else given
+    if mask_id is None:
+        raise ValueError(
+            "the model does not name its mask token: pass mask_token_id= (the id of "
+            "'<|mdm_mask|>' or '[MASK]' in its tokenizer)"
+        )
+    _check_id(adapter, "mask_token_id", mask_id)
+    return mask_id
+
+
+def _check_id(adapter, name, value):
+    if not 0 <= value < adapter.vocab_size:
+        raise ValueError(f"{name} = {value}: the vocabulary has {adapter.vocab_size} ids")
+
+
+def token_ids(adapter, config):
+    """(mask id, end ids, pad id) in force: the configuration's, else the model's.
+
+    Raises:
+        ValueError: no mask id, an id outside the vocabulary, a mask that ends the text, or
+            `early_stop` without an end id.
+    """
+    mask_id = mask_id_of(adapter, config.mask_token_id)
+    end_ids = _ids(config.eos_token_id) or tuple(adapter.end_ids)
+    pad_id = adapter.pad_id if config.pad_token_id is None else config.pad_token_id
+    if pad_id is None:
+        pad_id = (end_ids or (0,))[0]
+    for name, value in [("pad_token_id", pad_id), *(("eos_token_id", i) for i in end_ids)]:
+        _check_id(adapter, name, value)
+    if mask_id in end_ids:
+        raise ValueError(f"mask_token_id = {mask_id} is also an eos_token_id")
+    if config.early_stop and not end_ids:
+        raise ValueError(
+            "early_stop is on and the model does not name an end id: pass eos_token_id= or "
+            "early_stop=False"
+        )
+    return mask_id, end_ids, pad_id
+
+
+def _ids(value):
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else tuple(int(v) for v in value)
+
+
+def row_keys(given, rows):
+    """What the draws of each row are keyed by: given, or its number.
+
+    Raises ValueError for another count, or a key beyond 64 bits.
+    """
+    if given is None:
+        return list(range(rows))
+    keys = [int(k) for k in given]
+    for key in keys:
+        if not -(2**63) <= key < 2**63:
+            raise ValueError(f"row_keys holds {key}: expected 64-bit integers")
+    if len(keys) != rows:
+        raise ValueError(f"row_keys holds {len(keys)} keys for {rows} rows")
+    return keys
+
+
+def check_steps(config, blocks):
+    """Whether the steps suffice for the blocks of a row; `blocks`: their lengths.
+
+    Raises ValueError, naming the argument that is missing or too small.
+    """
+    steps = config.steps
+    needed = {"origin": "steps", "confidence_threshold": "confidence_threshold"}.get(config.alg)
+    if needed and getattr(config, needed) is None:
+        raise ValueError(f"alg = {config.alg!r} needs {needed}=")
+    if steps is None:
+        return
+    if steps < len(blocks):
+        raise ValueError(
+            f"steps = {steps} is less than the {len(blocks)} blocks of max_new_tokens = "
+            f"{config.max_new_tokens} and block_length = {config.block_length}: every block "
+            "needs a step"
+        )
+    if config.confidence_threshold is not None:
+        each = ops.transfer_schedule(steps, len(blocks)).tolist()
+        for masks, n in zip(blocks, each, strict=True):
+            if masks % n:
+                raise ValueError(
+                    f"steps = {steps}: the {masks} masks of a block are not a multiple of its "
+                    f"{n} steps, as alg = 'confidence_threshold' needs"
+                )
+
+
+def check_hooks(hooks, config, rows):
+    """Dream's hooks (name -> function or None) see every position of every row in every step.
+
+    Raises:
+        ValueError: a setting that computes less, by name and value.
+        TypeError: a hook that cannot be called.
+    """
+    given = {f"generation_{n}_hook_func": hook for n, hook in hooks.items() if hook is not None}
+    whole = {
+        "cache": config.cache == "none",
+        "suffix": config.suffix.kind == "all",
+        "cfg_scale": not config.cfg_scale,
+        "batch_invariant": not config.batch_invariant,
+        "micro_batch": (config.micro_batch or rows) >= rows,
+    }
+    broken = [n for n, good in whole.items() if not good]
+    if given and broken:
+        raise ValueError(
+            f"{next(iter(given))} and {broken[0]} = {getattr(config, broken[0])!r}: the hook sees "
+            "the whole canvas, all of which must be computed together"
+        )
+    for name, hook in given.items():
+        if not callable(hook):
+            raise TypeError(f"{name} = {hook!r} is not callable")
