@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 from dpad.decode.cache import KVCache
 from dpad.decode.canvas import Canvas
-from dpad.decode.graphs import Graphs, power_of_two
+from dpad.decode.captured_step import power_of_two
+from dpad.decode.graphs import Graphs
 
 
 class Workspace:

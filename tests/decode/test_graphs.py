@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dpad.decode import commit, graphs
-from dpad.decode.graphs import Bucket
+from dpad.decode.captured_step import Bucket, power_of_two
 from dpad.decode.loop import Settings, decode
 from dpad.decode.plan import Planner, Sequence, blocks_of
 from dpad.decode.suffix import Suffix
@@ -243,8 +243,8 @@ def test_buckets_hold_their_pass(count, shift, cache, guided):
     assert bucket.rows >= rows and bucket.logit_rows >= layout.target.shape[0]
     padded = bucket.rows > rows or bucket.logit_rows > layout.target.shape[0]
     assert bucket.sequences > count or (not padded and bucket.sequences == count)
-    assert bucket.sequences <= graphs.power_of_two(count) + 1
+    assert bucket.sequences <= power_of_two(count) + 1
     if cache == "dual" and count in (1, 2, 4, 8, 16):  # nothing is wasted on whole batches
         assert (bucket.sequences, bucket.rows) == (count, count * (8 + shift))
-    room, more = graphs.power_of_two(count), rows - 8 * count
+    room, more = power_of_two(count), rows - 8 * count
     assert bucket.rows <= room * 8 + max(room, more + max(16, more / 4))

@@ -1,0 +1,164 @@
+"""A cached step for a fixed number of sequences and rows, to be captured once and replayed.
+
+A graph runs the same kernels on the same addresses, whatever they hold. So a step is captured on
+inputs, canvas and K/V cache that stay where they are, for a *bucket*: a number of sequences, rows
+and logit rows that a pass is padded to. Padding belongs to sequences of its own, behind the live
+ones: rows of slot -1 (computed, never written) that look at one slot, and spare rows of the canvas.
+Everything that changes from step to step is on the device; the host copies it there in one piece.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from dpad.decode.packed import Packed
+from dpad.decode.plan import Layout, Targets, tensors_of
+from dpad.decode.step import Controls, Decision
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """What a pass is padded to, each count for one of its streams."""
+
+    sequences: int
+    rows: int
+    logit_rows: int
+    streams: int
+
+    @classmethod
+    def of(cls, layout):
+        """The bucket of a pass of cached steps.
+
+        Sequences go up to the next power of two, and each of those has room for a whole block. One
+        more sequence takes the padding where there is some and no other does. Rows beside those of
+        the blocks (predecessors, the kept suffix) go up in steps of at most a quarter.
+        """
+        batch, streams = layout.length.shape[0], layout.streams
+        blocks, rows = layout.target.shape[0], layout.rows // streams
+        sequences = power_of_two(batch)
+        start, end = layout.live[0].blocks[0]  # the first is the longest
+        logit_rows = sequences * (end - start)
+        more = rows - blocks
+        if more > sequences:
+            step = max(16, power_of_two(more) // 8)
+            more = -(-more // step) * step
+        elif more:
+            more = sequences
+        exact = (batch, blocks, rows) == (sequences, logit_rows, logit_rows + more)
+        padding = int(not exact and batch == sequences)
+        return cls(sequences + padding, logit_rows + more, logit_rows, streams)
+
+
+def power_of_two(n):
+    """The smallest one that is not below n >= 1."""
+    return 1 << (n - 1).bit_length()
+
+
+class Inputs:
+    """The inputs of a captured step: a layout and controls at fixed addresses on the device."""
+
+    def __init__(self, bucket, canvas, names, device):
+        sequences, all_sequences = bucket.sequences, bucket.sequences * bucket.streams
+        all_rows, all_logits = bucket.rows * bucket.streams, bucket.logit_rows * bucket.streams
+        long, double = torch.int64, torch.float64
+        shapes = {
+            "slot": ((all_rows,), long),
+            "position": ((all_rows,), long),
+            "q_offsets": ((all_sequences + 1,), long),
+            "n_keys": ((all_sequences,), long),
+            "logit_row": ((all_logits,), long),
+            "l_offsets": ((all_sequences + 1,), long),
+            "canvas_row": ((all_sequences,), long),
+            "cache_row": ((all_sequences,), long),
+            "hidden_until": ((all_sequences,), long),
+            "target": ((bucket.logit_rows,), long),
+            "length": ((sequences,), long),
+            "rng": ((sequences, 3), long),
+            "temperature": ((sequences,), double),
+            "amount": ((sequences,), double),
+            "quota": ((sequences,), long),
+            "leave": ((sequences,), long),
+        }
+        self.bucket, self.spare = bucket, torch.arange(canvas.rows, canvas.rows + canvas.spare)
+        packed = Packed({name: shapes[name] for name in shapes if name in names})
+        self._staging = packed.staging(device)
+        self._device = self._staging.to(device, copy=True)
+        self._filled = None  # the layout that stands there
+        self._host, found = packed.views(self._staging), packed.views(self._device)
+        layout = {n: found.get(n) for n in Layout.__dataclass_fields__ if n in shapes}
+        last = canvas.tokens.shape[1] - 1
+        self.layout = Layout(live=[], **layout, max_position=last)
+        self.controls = Controls(**{n: t for n, t in found.items() if n not in layout})
+
+    def fill(self, layout=None, controls=None):
+        """Pads a pass to the bucket and sends it; without one, all is padding."""
+        given = {} if layout is None else {**tensors_of(layout), **tensors_of(controls)}
+        if layout is not None and layout is self._filled:  # its controls alone have changed
+            batch = layout.length.shape[0]
+            for name in vars(self.controls).keys() & given.keys():
+                self._host[name][:batch] = given[name]
+        else:
+            self._pad(layout, given)
+            self._filled = layout
+        self._device.copy_(self._staging, non_blocking=True)
+
+    def _pad(self, layout, given):
+        batch = 0 if layout is None else layout.length.shape[0]
+        bucket = self.bucket
+        padding = {"slot": -1, "n_keys": 1, "length": 1, "quota": 1, "leave": -1}
+        padding["canvas_row"] = self.spare[: bucket.sequences - batch]
+        ends = {"q_offsets": bucket.rows, "l_offsets": bucket.logit_rows}
+        shared = ("target", "length", *vars(self.controls))  # by the streams
+        for name, to in self._host.items():
+            streams = 1 if name in shared else bucket.streams
+            have = given.get(name)
+            if name in ends:
+                _offsets(to, have, streams, ends[name])
+                continue
+            to = to.view(streams, -1, *to.shape[1:])
+            have = to.new_empty(0) if have is None else have
+            have = have.view(streams, -1, *to.shape[2:]) if have.numel() else to[:, :0]
+            if name == "logit_row":
+                more = bucket.rows - (0 if layout is None else layout.rows // streams)
+                have = have + more * torch.arange(streams)[:, None]
+            to[:, : have.shape[1]] = have
+            to[:, have.shape[1] :] = padding.get(name, 0)
+
+
+def _offsets(to, have, streams, last):
+    """Offsets of all streams: those of the live sequences, none, and `last` for the last one."""
+    one = to.new_empty((to.shape[0] - 1) // streams + 1)
+    count = 1 if have is None else (have.shape[0] - 1) // streams + 1
+    one[:count] = 0 if have is None else have[:count]
+    one[count:] = one[count - 1]
+    one[-1] = last
+    to[0] = 0
+    for stream in range(streams):
+        first = stream * (one.shape[0] - 1) + 1
+        to[first : first + one.shape[0] - 1] = one[1:] + stream * last
+
+
+class CapturedStep:
+    """One bucket's step. A call fills in its inputs, replays it and gives back what it decided."""
+
+    def __init__(self, step, inputs, capture, pool):
+        self._step, self._inputs, self._decision = step, inputs, None
+        inputs.fill()  # what is run before the capture must change nothing
+        self._graph = capture(self._run, pool)
+
+    def _run(self):
+        self._decision = self._step(self._inputs.layout, self._inputs.controls)
+
+    def __call__(self, layout, controls):
+        """The `Targets` and the `Decision` of a pass: views, which the next replay overwrites."""
+        self._inputs.fill(layout, controls)
+        self._graph.replay()
+        batch, count = layout.length.shape[0], layout.target.shape[0]
+        fixed = self._inputs.layout
+        targets = Targets(
+            fixed.canvas_row[:batch],
+            fixed.l_offsets[: batch + 1],
+            fixed.target[:count],
+            fixed.length[:batch],
+        )
+        return targets, Decision(*(t[:count] for t in self._decision))
