@@ -147,6 +147,10 @@ def _not_plain(adapter):
         for module in _modules(adapter)
         if not linear_layers.only_own_forward(module)
         or (id(module) in called and type(module) not in plain)
+        or not all(
+            linear_layers.is_ordinary(t, t.dtype, adapter.device.type)
+            for t in module.parameters(recurse=False)
+        )
     }
     if not odd and not linear_layers.hooked_everywhere():
         return None
