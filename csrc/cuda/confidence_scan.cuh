@@ -50,22 +50,25 @@ DPAD_DEVICE Found warp_xor(const Found& x, int lanes) {
   return out;
 }
 
-// Over the block; valid in warp 0.
-DPAD_DEVICE Found block_merge(Found x) {
-  DPAD_SHARED unsigned long long of_warp[kThreads / 32][kFoundWords];
+DPAD_DEVICE Found warp_merge(const Found& x, int lanes = 16) {
   const auto add = [](Found a, const Found& b) {
     a.add(b);
     return a;
   };
-  x = warp_reduce(x, add);
-  block_sync();  // the results of the block's previous merge have been read
+  return warp_reduce(x, add, lanes);
+}
+
+// Over the block; valid in warp 0.
+DPAD_DEVICE Found block_merge(Found x) {
+  constexpr int kWarps = kThreads / 32;
+  DPAD_SHARED unsigned long long of_warp[kWarps][kFoundWords];
+  x = warp_merge(x);
   const int lane = thread_index() % 32, warp = thread_index() / 32;
   if (lane == 0) memcpy(of_warp[warp], &x, sizeof x);
   block_sync();
   if (warp > 0) return x;
-  x = Found();
-  if (lane < kThreads / 32) memcpy(&x, of_warp[lane], sizeof x);
-  return warp_reduce(x, add);
+  memcpy(&x, of_warp[lane % kWarps], sizeof x);
+  return warp_merge(x, kWarps / 2);
 }
 
 // One bit per id of a chunk.
@@ -117,15 +120,23 @@ class Noise {
     return philox(counter, key_);
   }
 
-  // Only a candidate whose upper bound reaches the best so far pays for logarithms.
+  // The high word of the draw of `id`, out of that of its pair: selected, not indexed, as an index
+  // would cost local memory.
+  DPAD_DEVICE static uint32_t high_word(const PhiloxCounter& drawn, int64_t id) {
+    return id & 1 ? drawn.word[2] : drawn.word[0];
+  }
+
+  // False: x with the noise of this high word cannot be as large as `best`. Without a logarithm.
+  DPAD_DEVICE bool may_reach(double best, float x, uint32_t high) const {
+    const double bound = x + temperature_ * gumbel_bound(high);
+    return !(bound < best - 1e-6 * (fabs(best) + 220.0 * temperature_));
+  }
+
   DPAD_DEVICE void consider(Best<double>& best, int64_t id, float x,
                             const PhiloxCounter& drawn) const {
-    const bool odd = id & 1;  // selected, not indexed: an index would cost local memory
-    const uint32_t high = odd ? drawn.word[2] : drawn.word[0];
-    const uint32_t low = odd ? drawn.word[3] : drawn.word[1];
-    const double bound = x + temperature_ * gumbel_bound(high);
-    if (bound < best.value - 1e-6 * (fabs(best.value) + 220.0 * temperature_)) return;
-    best.consider(add_rn(double{x}, mul_rn(temperature_, gumbel_of_words(high, low))), id);
+    const uint32_t low = id & 1 ? drawn.word[3] : drawn.word[1];
+    const double noise = gumbel_of_words(high_word(drawn, id), low);
+    best.consider(add_rn(double{x}, mul_rn(temperature_, noise)), id);
   }
 
  private:
@@ -142,10 +153,12 @@ class ChunkScan {
                         int64_t first)
       : suppress_(suppress), exclude_(exclude), noise_(noise), first_(first) {}
 
-  // `count` <= N ids from `at` of the chunk on; `at` is even where N is.
+  // `count` <= N ids from `at` of the chunk on, possibly none; `at` is even where N is. The whole
+  // warp comes here.
   template <int N>
   DPAD_DEVICE void take(const float (&x)[N], int at, int count) {
-    const unsigned suppressed = suppress_.from(at), excluded = exclude_.from(at);
+    const unsigned suppressed = count > 0 ? suppress_.from(at) : 0;
+    const unsigned excluded = count > 0 ? exclude_.from(at) : 0;
     DPAD_UNROLL
     for (int j = 0; j < N; ++j) {
       if (j >= count) continue;
@@ -154,18 +167,14 @@ class ChunkScan {
       if (!(suppressed >> j & 1)) found_.greedy.consider(x[j], id);
     }
     if (!noise_.on()) return;
-    PhiloxCounter drawn{};
-    DPAD_UNROLL
-    for (int j = 0; j < N; ++j) {
-      if (j >= count) continue;
-      const int64_t id = first_ + at + j;
-      if (j % 2 == 0 && !noise_.given()) drawn = noise_.draw(id);
-      if (suppressed >> j & 1) continue;
-      if (noise_.given()) {
-        noise_.consider_given(found_.sampled, id, x[j]);
-      } else {
-        noise_.consider(found_.sampled, id, x[j], drawn);
+    if (noise_.given()) {
+      DPAD_UNROLL
+      for (int j = 0; j < N; ++j) {
+        if (j >= count || suppressed >> j & 1) continue;
+        noise_.consider_given(found_.sampled, first_ + at + j, x[j]);
       }
+    } else {
+      sample<N>(x, first_ + at, count, suppressed);
     }
   }
 
@@ -175,11 +184,40 @@ class ChunkScan {
   }
 
  private:
+  // Only the few ids whose bound reaches the best of the warp so far pay for logarithms; they are
+  // drawn again, in a loop, so that the code of a draw is there once.
+  template <int N>
+  DPAD_DEVICE void sample(const float (&x)[N], int64_t from, int count, unsigned suppressed) {
+    unsigned open = 0;
+    PhiloxCounter drawn{};
+    DPAD_UNROLL
+    for (int j = 0; j < N; ++j) {
+      if (j % 2 == 0) drawn = noise_.draw(from + j);
+      if (j >= count || suppressed >> j & 1) continue;
+      const uint32_t high = Noise::high_word(drawn, from + j);
+      if (noise_.may_reach(reached_, x[j], high)) open |= 1u << j;
+    }
+    const double before = reached_;
+    DPAD_NO_UNROLL
+    for (; open != 0; open &= open - 1) {
+      const int lowest = highest_lane(open & -open);
+      float value = x[0];
+      DPAD_UNROLL
+      for (int j = 1; j < N; ++j) value = j == lowest ? x[j] : value;
+      drawn = noise_.draw(from + lowest);
+      if (!noise_.may_reach(reached_, value, Noise::high_word(drawn, from + lowest))) continue;
+      noise_.consider(found_.sampled, from + lowest, value, drawn);
+      reached_ = Largest()(found_.sampled.value, reached_);
+    }
+    if (warp_votes(reached_ > before) != 0) reached_ = warp_reduce(reached_, Largest());
+  }
+
   const IdSet suppress_, exclude_;
   const Noise& noise_;
   const int64_t first_;
   SoftmaxState<float> soft_ = softmax::empty<float>();
   Found found_;
+  double reached_ = -INFINITY;  // best sampled value that some lane of the warp has found
 };
 
 }  // namespace dpad::cuda

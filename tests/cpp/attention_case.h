@@ -10,7 +10,7 @@ namespace dpad::test {
 
 using Ints = std::vector<int64_t>;
 
-inline constexpr int64_t kCacheRows = 3, kCapacity = 230;
+inline constexpr int64_t kCacheRows = 3, kCapacity = 460;
 
 struct Shape {
   int64_t heads, kv_heads, dim;
@@ -20,7 +20,7 @@ struct Shape {
 struct AttentionCase {
   Shape shape;
   DType dtype;
-  Ints q_offsets{0, 1, 18, 18, 91}, cache_row{2, 0, 1, 0}, n_keys{0, 97, 5, 230};
+  Ints q_offsets{0, 1, 18, 18, 91}, cache_row{2, 0, 1, 0}, n_keys{0, 97, 5, 460};
   Values q, k, v;
   std::unique_ptr<bool[]> mask;
   Ints limit;
@@ -48,7 +48,7 @@ struct AttentionCase {
         v.set(i, NAN);
       }
     }
-    for (int64_t r = 0; with_limit && r < q_rows; ++r) limit.push_back(bits() % 260 - 10);
+    for (int64_t r = 0; with_limit && r < q_rows; ++r) limit.push_back(bits() % 490 - 10);
   }
 
   bool visible(int64_t row, int64_t slot) const {

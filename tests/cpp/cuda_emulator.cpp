@@ -159,8 +159,6 @@ void fail(const std::string& what) {
   block->leave();
 }
 
-bool aligned_16(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
-
 }  // namespace
 
 void run(const Launch& launch, const std::function<void()>& kernel) {
@@ -206,12 +204,19 @@ void expect_in_shared(const void* at, size_t bytes) {
   if (byte < begin || byte + bytes > begin + block->place.launch->shared_bytes) {
     fail("an address outside shared memory");
   }
-  if (!aligned_16(at)) fail("an address in shared memory that is not aligned to 16 bytes");
+  expect_aligned(at, 16);
+}
+
+void expect_aligned(const void* at, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(at) % bytes == 0) return;
+  const std::string what = "an address that is not aligned to " + std::to_string(bytes) + " bytes";
+  if (block == nullptr) throw std::runtime_error(what);
+  fail(what);
 }
 
 void queue_copy(void* to, const void* from, bool valid) {
   expect_in_shared(to, 16);
-  if (!aligned_16(from)) fail("a copy from an address that is not aligned to 16 bytes");
+  expect_aligned(from, 16);
   block->current().open.push_back({to, from, valid});
 }
 

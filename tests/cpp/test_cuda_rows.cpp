@@ -25,7 +25,7 @@ uint64_t bits(T x) {
   return out;
 }
 
-const int64_t kWidths[] = {1, 3, 8, 31, 64, 129, 4096 / 4 + 8};
+const int64_t kWidths[] = {1, 3, 8, 31, 64, 129, 4096 / 4 + 8, 4096 + 8};
 
 }  // namespace
 
