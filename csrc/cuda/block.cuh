@@ -44,6 +44,7 @@ DPAD_DEVICE V block_reduce(V x, Op op) {
 // sequence_of() for a row that is the same in the whole warp: every lane looks at another sequence,
 // so that nothing waits for one load after the other.
 DPAD_DEVICE int64_t warp_sequence_of(const int64_t* offsets, int64_t batch, int64_t row) {
+  DPAD_NO_UNROLL
   for (int64_t first = 0; first < batch; first += 32) {
     const int64_t b = first + thread_index() % 32;
     const bool here = b < batch && offsets[b] <= row && row < offsets[b + 1];

@@ -23,7 +23,7 @@ Cut cut_of(const BlockAttentionParams& p) {
   if (p.batch <= 0 || !block_attention_fits(p) || p.q_rows * p.num_heads > kMostBlocks) return {};
   if (device_attribute(cudaDevAttrComputeCapabilityMajor) < 8) return {};
   const int parts = attention_parts(p, device_attribute(cudaDevAttrMultiProcessorCount));
-  const int64_t tiles = most_tiles(p.q_rows, p.batch, p.num_heads / p.num_kv_heads);
+  const int64_t tiles = most_tiles(p.q_rows, p.batch, group_of(p));
   const Cut cut{attention_blocks(tiles, parts), parts};
   return cut.blocks * p.num_kv_heads <= kMostBlocks ? cut : Cut{};
 }

@@ -37,7 +37,6 @@ DPAD_DEVICE void attend(const BlockAttentionParams& p, const AttentionTask& task
     rows.step(number, shared, p.scale * kLog2E);
     block_sync();  // the tile has been used
   }
-  wait_copies<0>();
   rows.finish();
 }
 
@@ -87,7 +86,7 @@ DPAD_DEVICE void merge_row(const BlockAttentionParams& p, int parts, const float
                            int64_t query, int head) {
   using T = typename S::T;
   constexpr int kWidth = S::kDim / 32;  // elements per lane
-  const int group = static_cast<int>(p.num_heads / p.num_kv_heads), lane = thread_index() % 32;
+  const int group = group_of(p), lane = thread_index() % 32;
   const Share share = find_share(p, parts, [&](const SequenceWork&, const Share& s) {
     return query >= p.q_offsets[s.sequence] && query < p.q_offsets[s.sequence + 1];
   });

@@ -18,6 +18,11 @@ inline constexpr int kMaxSplits = 32;  // one for every lane of the warp that me
 
 DPAD_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Heads of the queries that share a key/value head; in 32 bits, which divide quickly.
+DPAD_HOST_DEVICE inline int group_of(const BlockAttentionParams& p) {
+  return static_cast<int>(p.num_heads) / static_cast<int>(p.num_kv_heads);
+}
+
 // Tiles of packed rows over all sequences: never fewer than there are, whatever q_offsets holds.
 DPAD_HOST_DEVICE constexpr int64_t most_tiles(int64_t q_rows, int64_t batch, int64_t group) {
   return (q_rows * group + batch * (kTileRows - 1)) / kTileRows;
@@ -26,7 +31,7 @@ DPAD_HOST_DEVICE constexpr int64_t most_tiles(int64_t q_rows, int64_t batch, int
 // Parts that the keys of one key/value head may be split into, over all tiles, for about two blocks
 // per processor; 1 where the tiles alone are as many.
 inline int attention_parts(const BlockAttentionParams& p, int processors) {
-  const int64_t fewest = ceil_div(p.q_rows * (p.num_heads / p.num_kv_heads), kTileRows);
+  const int64_t fewest = ceil_div(p.q_rows * group_of(p), kTileRows);
   const int64_t wanted = 2 * processors / p.num_kv_heads;
   const bool splits = wanted > fewest && p.capacity > 2 * kKeyTile;
   return static_cast<int>(splits ? wanted : 1);
@@ -48,7 +53,7 @@ struct SequenceWork {
 DPAD_HOST_DEVICE inline int packed_rows(const BlockAttentionParams& p, int64_t sequence) {
   const int64_t begin = p.q_offsets[sequence], end = p.q_offsets[sequence + 1];
   if (begin < 0 || end < begin || end > p.q_rows) return 0;
-  return static_cast<int>((end - begin) * (p.num_heads / p.num_kv_heads));
+  return static_cast<int>(end - begin) * group_of(p);
 }
 
 // False: the rows of the sequence become NaN, which ends as a status.
@@ -59,16 +64,18 @@ DPAD_HOST_DEVICE inline bool has_keys(const BlockAttentionParams& p, int64_t seq
 DPAD_HOST_DEVICE inline SequenceWork work_of(const BlockAttentionParams& p, int64_t sequence) {
   SequenceWork work;
   if (sequence >= p.batch) return work;
+  // All loads come first, so that none waits for another.
+  const int64_t row = p.cache_row[sequence], keys = p.n_keys[sequence];
   const int rows = packed_rows(p, sequence);
-  const int keys = has_keys(p, sequence) ? static_cast<int>(p.n_keys[sequence]) : 0;
-  work.tiles = static_cast<int>(ceil_div(rows, kTileRows));
-  if (rows > 0 && keys > 0) work.extra = static_cast<int>(ceil_div(keys, 2 * kKeyTile)) - 1;
+  work.tiles = (rows + kTileRows - 1) / kTileRows;
+  const bool split = rows > 0 && keys > 0 && inside(row, p.cache_rows) && keys <= p.capacity;
+  if (split) work.extra = static_cast<int>(ceil_div(keys, 2 * kKeyTile)) - 1;
   return work;
 }
 
 // The same over all sequences.
 struct AllWork {
-  int64_t tiles = 0;  // of the sequences whose keys can be split
+  int tiles = 0;  // of the sequences whose keys can be split
   int64_t extra = 0;
 
   DPAD_HOST_DEVICE void add(const SequenceWork& work) {
@@ -82,7 +89,7 @@ struct AllWork {
 // padding is, change nothing for the others.
 DPAD_HOST_DEVICE inline int splits_of(const SequenceWork& work, const AllWork& all, int parts) {
   if (work.extra == 0 || all.extra == 0 || parts <= all.tiles) return 1;
-  const int64_t more = (parts - all.tiles) * work.extra / all.extra;
+  const int64_t more = int64_t{parts - all.tiles} * work.extra / all.extra;
   const int64_t most = work.extra < kMaxSplits - 1 ? work.extra : kMaxSplits - 1;
   return 1 + static_cast<int>(more < most ? more : most);
 }
@@ -99,9 +106,9 @@ struct KeyRange {
 };
 
 // Key tiles of part `split`: in order, without gaps, and as even as whole tiles allow.
-DPAD_HOST_DEVICE constexpr KeyRange split_range(int64_t keys, int splits, int split) {
-  const int64_t tiles = ceil_div(keys, kKeyTile);
-  return {static_cast<int>(tiles * split / splits), static_cast<int>(tiles * (split + 1) / splits)};
+DPAD_HOST_DEVICE constexpr KeyRange split_range(int keys, int splits, int split) {
+  const unsigned tiles = keys / kKeyTile + (keys % kKeyTile > 0), all = splits, at = split;
+  return {static_cast<int>(tiles * at / all), static_cast<int>(tiles * (at + 1) / all)};
 }
 
 // What a warp of a block takes: sixteen rows and the keys [first_key, last_key) of every key tile.

@@ -43,10 +43,12 @@ DPAD_DEVICE Share find_share(const BlockAttentionParams& p, int parts, const Hol
   AllWork all;
   if (parts > 1) {
     all.add(head);
+    DPAD_NO_UNROLL
     for (int64_t first = 32; first < p.batch; first += 32) all.add(work_of(p, first + lane));
     all.tiles = warp_reduce(all.tiles, Sum()), all.extra = warp_reduce(all.extra, Sum());
   }
   int64_t before = 0;  // blocks, and in the high half parts, of the sequences before these 32
+  DPAD_NO_UNROLL
   for (int64_t first = 0; first < p.batch; first += 32) {
     const SequenceWork work = first == 0 ? head : work_of(p, first + lane);
     const int splits = splits_of(work, all, parts);
@@ -95,7 +97,7 @@ DPAD_DEVICE AttentionTask find_task(const BlockAttentionParams& p, int parts, in
   task.first = at / share.splits * kTileRows;
   task.count = left - task.first < kTileRows ? left - task.first : kTileRows;
   task.split = at % share.splits, task.splits = share.splits, task.part = share.part + at;
-  task.kv_head = kv_head, task.group = static_cast<int>(p.num_heads / p.num_kv_heads);
+  task.kv_head = kv_head, task.group = group_of(p);
   task.query = static_cast<int>(p.q_offsets[share.sequence]);
   return task;
 }

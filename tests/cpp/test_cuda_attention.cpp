@@ -24,7 +24,7 @@ Values attend(
   BlockAttentionParams p = c.params(out);
   change(p);
   REQUIRE(cuda::block_attention_fits(p));
-  const int64_t tiles = cuda::most_tiles(p.q_rows, p.batch, p.num_heads / p.num_kv_heads);
+  const int64_t tiles = cuda::most_tiles(p.q_rows, p.batch, cuda::group_of(p));
   const int64_t blocks = cuda::attention_blocks(tiles, parts) * p.num_kv_heads;
   const int64_t merging = (p.q_rows * p.num_heads + 7) / 8;
   std::vector<float> scratch(parts * p.num_kv_heads * S::kPart + 1, NAN);
@@ -128,6 +128,13 @@ TEST_CASE("tensor-core kernel: padding changes no bit of the sequences that are 
       if (got[i] != there) FAIL("element " << i << ": " << got[i] << ", expected " << there);
     }
   }
+}
+
+TEST_CASE("tensor-core kernel: as many parts as a warp has lanes, few rows to a block") {
+  using S = cuda::AttentionShape<cuda::Float16, 64>;
+  AttentionCase c({2, 2, 64}, DType::kFloat16, true, false, 8, 4200);
+  c.q_offsets = {0, 1, 2, 2, 5};
+  for (const int parts : {12, 100}) check(c, attend<S>(c, parts, Order::kBackward), 1.1);
 }
 
 TEST_CASE("tensor-core kernel: a NaN stays in its row") {

@@ -30,7 +30,7 @@ struct Pass {
 
   // What every block finds, in every lane of its warp.
   std::vector<cuda::AttentionTask> tasks(int parts) const {
-    const int64_t tiles = cuda::most_tiles(p.q_rows, p.batch, p.num_heads / p.num_kv_heads);
+    const int64_t tiles = cuda::most_tiles(p.q_rows, p.batch, cuda::group_of(p));
     const int64_t blocks = cuda::attention_blocks(tiles, parts);
     std::vector<cuda::AttentionTask> found(32 * (blocks + 1));
     cuda::emulator::run({blocks + 1, 1, 1, 32, 0, Order::kShuffled}, [&] {
@@ -121,7 +121,7 @@ TEST_CASE("keys are split over the machine by what the sequences hold, not by ho
 }
 
 TEST_CASE("parts cover the key tiles in order, as even as they allow") {
-  for (const int64_t keys : {0, 1, 63, 64, 65, 1000, 4096}) {
+  for (const int keys : {0, 1, 63, 64, 65, 1000, 4096}) {
     for (const int splits : {1, 2, 7, 32}) {
       int next = 0, most = 0, least = 1 << 30;
       for (int s = 0; s < splits; ++s) {

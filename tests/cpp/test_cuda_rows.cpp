@@ -165,6 +165,26 @@ TEST_CASE("rows find their sequences, whatever the offsets hold") {
   }
 }
 
+TEST_CASE("a warp finds the sequence of a row, whatever the offsets hold") {
+  std::mt19937 bits(3);
+  for (const bool broken : {false, true}) {
+    Ints offsets{0};
+    for (int b = 0; b < 80; ++b) {
+      offsets.push_back(broken ? bits() % 200 : offsets.back() + bits() % 4 * (bits() % 2));
+    }
+    const int64_t rows = 200;
+    Ints found(32 * rows);
+    emulator::run({rows, 1, 1, 32}, [&] {
+      found[32 * block_x() + thread_index()] = warp_sequence_of(offsets.data(), 80, block_x());
+    });
+    for (int64_t i = 0; i < 32 * rows; ++i) {
+      const int64_t row = i / 32, b = found[i];
+      REQUIRE((b == -1 || (offsets[b] <= row && row < offsets[b + 1])));
+      if (!broken) REQUIRE(b == sequence_of(offsets.data(), 80, row));
+    }
+  }
+}
+
 TEST_CASE("suffix_gather kernel: hidden prompt, and a token for everything out of range") {
   const Ints canvas{10, 11, 12, 13, -1, 20, 21, 22, 23, -1};
   const Ints canvas_row{1, 0, 7}, offsets{0, 3, 6, 7}, hidden{0, 2, 0};

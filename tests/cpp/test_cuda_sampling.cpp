@@ -141,6 +141,12 @@ TEST_CASE("confidence kernel: several chunks, ties across them, given noise, rou
   c.check();
 }
 
+TEST_CASE("confidence kernel: more chunks than a warp has lanes") {
+  Sampler c(DType::kFloat32, 1, 33 * cuda::kChunk + 5, 4);
+  c.temperature = {0, 0, 0.8};
+  c.check();
+}
+
 TEST_CASE("confidence kernel: NaN, infinities, nothing to choose") {
   const int64_t vocab = cuda::kChunk + 50;
   Sampler c(DType::kFloat32, 6, vocab, 3);
