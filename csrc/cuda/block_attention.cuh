@@ -96,9 +96,9 @@ DPAD_DEVICE void merge_row(const BlockAttentionParams& p, int parts, const float
   const int64_t step = p.num_kv_heads * S::kPart;  // from one part to the next
   const float* from =
       scratch + first * step + int64_t{head / group} * S::kPart + row % kTileRows * S::kPitch;
-  const bool there = lane < share.splits;
-  const float peak = there ? from[lane * step + S::kDim] : -INFINITY;
-  const float sum = there ? from[lane * step + S::kDim + 1] : 0.0f;
+  Pack<float, 2> mine{-INFINITY, 0.0f};  // peak and sum of the lane's part
+  if (lane < share.splits) mine = read_pack<float, 2>(from + lane * step + S::kDim);
+  const float peak = mine.at[0], sum = mine.at[1];
   const float weight = power_of_two(peak - softmax_base(warp_reduce(peak, Largest())));
   const float all = warp_reduce(sum * weight, Sum());
   Pack<float, kWidth> out{};

@@ -114,8 +114,8 @@ class AttentionRows {
       T* to = static_cast<T*>(p.out) + (task.query_of(r) * p.num_heads + task.head_of(r)) * S::kDim;
       DPAD_UNROLL
       for (int i = 0; i < S::kDim / 8; ++i) {
-        *reinterpret_cast<uint32_t*>(to + 8 * i + column) =
-            pair_of<T>(out_[i][2 * half] * inverse, out_[i][2 * half + 1] * inverse);
+        write_pack(to + 8 * i + column, Pack<T, 2>{from_float<T>(out_[i][2 * half] * inverse),
+                                                   from_float<T>(out_[i][2 * half + 1] * inverse)});
       }
     }
   }

@@ -2,10 +2,11 @@
 //
 // A fiber runs until it waits: at a barrier for its block, at an exchange for the 32 lanes of its
 // warp. Fibers and blocks are taken forward or backward, each warp as far as it can go, or
-// shuffled, so that a result that depends on the order (a missing barrier, a ticket taken for
-// granted) shows. Dynamic shared memory is poisoned and guarded; asynchronous copies arrive when
-// they are waited for and not before; addresses that the hardware wants aligned are checked; lanes
-// that diverge, and barriers that not all threads reach, are errors.
+// shuffled, so that a result that depends on the order (a missing barrier) shows. Dynamic shared
+// memory is poisoned and guarded; asynchronous copies arrive when they are waited for and not
+// before; addresses that the hardware wants aligned are checked. Errors are lanes that diverge,
+// barriers that not all threads reach, and packs in global memory that one block writes and another
+// block of the launch touches.
 #pragma once
 
 #include <bit>
@@ -57,6 +58,8 @@ void commit_copies();
 void wait_copies(size_t newest);
 void expect_in_shared(const void* at, size_t bytes);
 void expect_aligned(const void* at, size_t bytes);
+// Blocks run at the same time: what one of them writes is no other's to read or write.
+void note_access(const void* at, size_t bytes, bool writes);
 
 }  // namespace emulator
 
@@ -119,6 +122,7 @@ inline int highest_lane(unsigned votes) { return 31 - std::countl_zero(votes); }
 template <class T, int N>
 Pack<T, N> read_pack(const T* from) {
   emulator::expect_aligned(from, Pack<T, N>::kWord);
+  emulator::note_access(from, sizeof(T) * N, false);
   Pack<T, N> pack;
   std::memcpy(&pack, from, sizeof pack);
   return pack;
@@ -126,6 +130,7 @@ Pack<T, N> read_pack(const T* from) {
 template <class T, int N>
 void write_pack(T* to, const Pack<T, N>& pack) {
   emulator::expect_aligned(to, Pack<T, N>::kWord);
+  emulator::note_access(to, sizeof(T) * N, true);
   std::memcpy(to, &pack, sizeof pack);
 }
 
