@@ -32,8 +32,7 @@ template <class S>
 cudaError_t launch(const BlockAttentionParams& p, const Cut& cut, float* scratch,
                    cudaStream_t stream) {
   const auto kernel = block_attention_kernel<S>;
-  cudaError_t code = reported(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes));
+  cudaError_t code = allow_shared_memory(kernel, S::kSharedBytes);
   if (code != cudaSuccess) return code;
   const auto blocks = static_cast<unsigned>(cut.blocks * p.num_kv_heads);
   code = launch_kernel(kernel, blocks, S::kBlock, S::kSharedBytes, stream, p, cut.parts, scratch);

@@ -38,6 +38,18 @@ inline cudaError_t reported(cudaError_t code) {
   return code;
 }
 
+// Lets a kernel have this much dynamic shared memory on the current device, and asks for a division
+// of the processor's memory under which several of its blocks fit: left alone, the driver may
+// choose one that holds a single block. Not an operation of a stream: allowed during capture.
+template <class... Params>
+cudaError_t allow_shared_memory(void (*kernel)(Params...), int bytes) {
+  const cudaError_t code =
+      reported(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  if (code != cudaSuccess) return code;
+  return reported(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                       cudaSharedmemCarveoutMaxShared));
+}
+
 // Queues a kernel; the error is that of this launch and of no call before it.
 template <class... Params, class... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Params...), dim3 grid, int threads, size_t shared_bytes,
