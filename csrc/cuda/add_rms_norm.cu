@@ -8,8 +8,8 @@ namespace {
 
 template <class T, int N>
 cudaError_t launch(const AddRmsNormParams& p, cudaStream_t stream) {
-  add_rms_norm_kernel<T, N><<<blocks_for(p.rows, 1, 1 << 30), kThreads, 0, stream>>>(p);
-  return cudaGetLastError();
+  const unsigned blocks = blocks_for(p.rows, 1, 1 << 30);
+  return launch_kernel(add_rms_norm_kernel<T, N>, blocks, kThreads, 0, stream, p);
 }
 
 }  // namespace

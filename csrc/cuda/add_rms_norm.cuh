@@ -9,56 +9,78 @@
 
 namespace dpad::cuda {
 
-// Adds delta into this thread's part of the row; returns its sum of squares.
+// N elements of a row on their way from the sum to the norm.
 template <class T, int N>
-DPAD_HOST_DEVICE inline float add_and_square(const AddRmsNormParams& p, int64_t row, int thread,
-                                             int threads) {
-  T* residual = static_cast<T*>(p.residual) + row * p.residual_stride;
-  const T* delta = static_cast<const T*>(p.delta);
-  if (delta != nullptr) delta += row * p.delta_stride;
-  float sum = 0;
-  for (int64_t i = int64_t{thread} * N; i < p.width; i += int64_t{threads} * N) {
-    auto* place = reinterpret_cast<Pack<T, N>*>(residual + i);
-    Pack<T, N> x = *place;
-    if (delta != nullptr) {
-      const auto d = *reinterpret_cast<const Pack<T, N>*>(delta + i);
-      for (int j = 0; j < N; ++j) {
-        x.at[j] = from_float<T>(add_rn(to_float(x.at[j]), to_float(d.at[j])));
-      }
-      *place = x;
+struct NormItem {
+  Pack<T, N> x{}, delta{}, weight{};
+
+  DPAD_DEVICE void read(const AddRmsNormParams& p, int64_t row, int64_t at) {
+    x = read_pack<T, N>(static_cast<const T*>(p.residual) + row * p.residual_stride + at);
+    if (p.delta != nullptr) {
+      delta = read_pack<T, N>(static_cast<const T*>(p.delta) + row * p.delta_stride + at);
     }
+    weight = read_pack<T, N>(static_cast<const T*>(p.weight) + at);
+  }
+
+  // Adds delta, in the residual as well; `sum` grows by the squares.
+  DPAD_DEVICE void add(const AddRmsNormParams& p, int64_t row, int64_t at, float& sum) {
+    if (p.delta != nullptr) {
+      DPAD_UNROLL
+      for (int j = 0; j < N; ++j) {
+        x.at[j] = from_float<T>(add_rn(to_float(x.at[j]), to_float(delta.at[j])));
+      }
+      write_pack(static_cast<T*>(p.residual) + row * p.residual_stride + at, x);
+    }
+    DPAD_UNROLL
     for (int j = 0; j < N; ++j) sum = add_rn(sum, mul_rn(to_float(x.at[j]), to_float(x.at[j])));
   }
-  return sum;
-}
 
-// Writes this thread's part of the normed row; `sum` is the whole row's sum of squares.
-template <class T, int N>
-DPAD_HOST_DEVICE inline void normalise(const AddRmsNormParams& p, int64_t row, int thread,
-                                       int threads, float sum) {
-  const T* residual = static_cast<const T*>(p.residual) + row * p.residual_stride;
-  const T* weight = static_cast<const T*>(p.weight);
-  T* out = static_cast<T*>(p.out) + row * p.width;
-  const float scale = 1.0f / sqrtf(sum / static_cast<float>(p.width) + p.eps);
-  for (int64_t i = int64_t{thread} * N; i < p.width; i += int64_t{threads} * N) {
-    const auto x = *reinterpret_cast<const Pack<T, N>*>(residual + i);
-    const auto w = *reinterpret_cast<const Pack<T, N>*>(weight + i);
+  DPAD_DEVICE void write(const AddRmsNormParams& p, int64_t row, int64_t at, float scale) const {
     Pack<T, N> result;
+    DPAD_UNROLL
     for (int j = 0; j < N; ++j) {
       const float normed = rounded<T>(mul_rn(to_float(x.at[j]), scale));
-      result.at[j] = from_float<T>(mul_rn(to_float(w.at[j]), normed));
+      result.at[j] = from_float<T>(mul_rn(to_float(weight.at[j]), normed));
     }
-    *reinterpret_cast<Pack<T, N>*>(out + i) = result;
+    write_pack(static_cast<T*>(p.out) + row * p.width + at, result);
   }
-}
+};
+
+// Items that a thread reads before it works on the first, and keeps in registers; of wider rows it
+// reads the rest twice.
+inline constexpr int kHeld = 2;
 
 // One block takes a row at a time. Every thread reads back only what it wrote itself.
 template <class T, int N>
-DPAD_KERNEL(kThreads, 4)
+DPAD_KERNEL(kThreads, 3)
 add_rms_norm_kernel(const AddRmsNormParams p) {
+  constexpr int64_t kStep = kThreads * N;
+  const int64_t begin = int64_t{thread_index()} * N, rest = begin + kHeld * kStep;
   for (int64_t row = block_x(); row < p.rows; row += grid_x()) {
-    const float part = add_and_square<T, N>(p, row, thread_index(), kThreads);
-    normalise<T, N>(p, row, thread_index(), kThreads, block_reduce(part, Sum(), 0.0f));
+    NormItem<T, N> held[kHeld], item;
+    float sum = 0;
+    DPAD_UNROLL
+    for (int i = 0; i < kHeld; ++i) {
+      if (begin + i * kStep < p.width) held[i].read(p, row, begin + i * kStep);
+    }
+    DPAD_UNROLL
+    for (int i = 0; i < kHeld; ++i) {
+      if (begin + i * kStep < p.width) held[i].add(p, row, begin + i * kStep, sum);
+    }
+    for (int64_t at = rest; at < p.width; at += kStep) {
+      item.read(p, row, at);
+      item.add(p, row, at, sum);
+    }
+    sum = block_reduce(sum, Sum());
+    const float scale = 1.0f / sqrtf(sum / static_cast<float>(p.width) + p.eps);
+    DPAD_UNROLL
+    for (int i = 0; i < kHeld; ++i) {
+      if (begin + i * kStep < p.width) held[i].write(p, row, begin + i * kStep, scale);
+    }
+    for (int64_t at = rest; at < p.width; at += kStep) {
+      item.read(p, row, at);
+      item.write(p, row, at, scale);
+    }
   }
 }
 

@@ -1,4 +1,4 @@
-// Reductions over a block and over the blocks of a group, in a fixed order.
+// Reductions over a block, in a fixed order.
 #pragma once
 
 #include "cuda/simt.cuh"
@@ -21,34 +21,37 @@ struct Largest {
   }
 };
 
+// Over the lanes that differ in the bits of `lanes` and below; each of them gets it.
 template <class Op, class V>
-DPAD_DEVICE V warp_reduce(V x, Op op) {
-  for (int lanes = 16; lanes > 0; lanes /= 2) x = op(x, warp_xor(x, lanes));
+DPAD_DEVICE V warp_reduce(V x, Op op, int lanes = 16) {
+  DPAD_UNROLL
+  for (; lanes > 0; lanes /= 2) x = op(x, warp_xor(x, lanes));
   return x;
 }
 
 // Over the kThreads threads of a block; every thread gets it.
 template <class Op, class V>
-DPAD_DEVICE V block_reduce(V x, Op op, V neutral) {
-  DPAD_SHARED V of_warp[kThreads / 32];
-  const int lane = thread_index() % 32, warp = thread_index() / 32;
+DPAD_DEVICE V block_reduce(V x, Op op) {
+  constexpr int kWarps = kThreads / 32;
+  DPAD_SHARED V of_warp[kWarps];
   x = warp_reduce(x, op);
   block_sync();  // the results of the block's previous reduction have been read
-  if (lane == 0) of_warp[warp] = x;
+  if (thread_index() % 32 == 0) of_warp[thread_index() / 32] = x;
   block_sync();
-  return warp_reduce(lane < kThreads / 32 ? of_warp[lane] : neutral, op);
+  return warp_reduce(of_warp[thread_index() % kWarps], op, kWarps / 2);
 }
 
-// True in the block that is the last of `members` to call it for this counter, which starts at 0:
-// everything the others wrote before is there for load_fresh. Blocks never wait for each other.
-DPAD_DEVICE bool last_of_group(unsigned* counter, unsigned members) {
-  DPAD_SHARED unsigned ticket;
-  fence();
-  block_sync();  // the whole block has written
-  if (thread_index() == 0) ticket = take_ticket(counter);
-  block_sync();
-  fence();
-  return ticket + 1 == members;
+// sequence_of() for a row that is the same in the whole warp: every lane looks at another sequence,
+// so that nothing waits for one load after the other.
+DPAD_DEVICE int64_t warp_sequence_of(const int64_t* offsets, int64_t batch, int64_t row) {
+  DPAD_NO_UNROLL
+  for (int64_t first = 0; first < batch; first += 32) {
+    const int64_t b = first + thread_index() % 32;
+    const bool here = b < batch && offsets[b] <= row && row < offsets[b + 1];
+    const int found = highest_lane(warp_votes(here));
+    if (found >= 0) return first + found;
+  }
+  return -1;
 }
 
 }  // namespace dpad::cuda

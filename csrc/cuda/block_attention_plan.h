@@ -1,6 +1,7 @@
-// Index maths of block_attention on CUDA: which rows and keys a block takes, and how the parts of a
-// row are put together. Rows are packed: row r of a sequence and key/value head is query r / group,
-// head r % group of the group.
+// Index maths of block_attention: how the work of a call is shared out. Rows are packed: row r of a
+// sequence and key/value head is query r / group, head r % group of the group. The host knows
+// neither the rows nor the keys of a sequence, so it launches as many blocks as any division could
+// need, and the blocks divide the work among themselves.
 #pragma once
 
 #include <cmath>
@@ -10,54 +11,87 @@
 
 namespace dpad::cuda {
 
-inline constexpr int kKeyTile = 64;  // keys that a block loads at a time
-inline constexpr int kMaxSplits = 32;
+inline constexpr int kKeyTile = 64;    // keys that a block loads at a time
+inline constexpr int kTileRows = 96;   // packed rows that a block works on at most
+inline constexpr int kTileWarps = 6;   // 16 rows each; of fewer rows several warps share the keys
+inline constexpr int kMaxSplits = 32;  // one for every lane of the warp that merges them
 
 DPAD_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Tiles of `tile_rows` packed rows over all sequences: never fewer than there are, whatever
-// q_offsets, which the host does not see, will hold.
-DPAD_HOST_DEVICE constexpr int64_t most_tiles(int64_t q_rows, int64_t batch, int64_t group,
-                                              int64_t tile_rows) {
-  return (q_rows * group + batch * (tile_rows - 1)) / tile_rows;
+// Heads of the queries that share a key/value head; in 32 bits, which divide quickly.
+DPAD_HOST_DEVICE inline int group_of(const BlockAttentionParams& p) {
+  return static_cast<int>(p.num_heads) / static_cast<int>(p.num_kv_heads);
 }
 
-// Parts that the keys are split into: about two blocks per processor, whatever the number of keys,
-// which only the device knows. Sequences are taken to be of equal length.
-inline int attention_splits(const BlockAttentionParams& p, int64_t tile_rows, int processors) {
-  const int64_t group = p.num_heads / p.num_kv_heads;
-  const int64_t tiles = p.batch * ceil_div(ceil_div(p.q_rows, p.batch) * group, tile_rows);
-  const int64_t wanted = 2 * processors / (tiles * p.num_kv_heads);
-  const int64_t most = ceil_div(p.capacity, kKeyTile);
-  const int64_t splits = wanted < most ? wanted : most;
-  return static_cast<int>(splits < 1 ? 1 : splits < kMaxSplits ? splits : kMaxSplits);
+// Tiles of packed rows over all sequences: never fewer than there are, whatever q_offsets holds.
+DPAD_HOST_DEVICE constexpr int64_t most_tiles(int64_t q_rows, int64_t batch, int64_t group) {
+  return (q_rows * group + batch * (kTileRows - 1)) / kTileRows;
 }
 
-// Packed rows and slots are counted in 32 bits: 2^31 of them would not fit into any memory.
-struct RowTile {
-  int sequence = -1;  // -1: there is no such tile
-  int first = 0;      // of the sequence's packed rows
-  int count = 0;
+// Parts that the keys of one key/value head may be split into, over all tiles, for about two blocks
+// per processor; 1 where the tiles alone are as many.
+inline int attention_parts(const BlockAttentionParams& p, int processors) {
+  const int64_t fewest = ceil_div(p.q_rows * group_of(p), kTileRows);
+  const int64_t wanted = 2 * processors / p.num_kv_heads;
+  const bool splits = wanted > fewest && p.capacity > 2 * kKeyTile;
+  return static_cast<int>(splits ? wanted : 1);
+}
+
+// Blocks of a key/value head: each tile has one, and one more for every part beyond its first.
+DPAD_HOST_DEVICE constexpr int64_t attention_blocks(int64_t tiles, int parts) {
+  return tiles + parts - 1;
+}
+
+// What one sequence brings in. Packed rows and slots are counted in 32 bits: 2^31 of them would not
+// fit into any memory.
+struct SequenceWork {
+  int tiles = 0;
+  int extra = 0;  // parts beyond the first that its keys allow: a part has two key tiles
 };
 
 // Packed rows of a sequence. Sequences whose offsets make no sense have none.
-DPAD_HOST_DEVICE inline int64_t packed_rows(const BlockAttentionParams& p, int64_t sequence) {
+DPAD_HOST_DEVICE inline int packed_rows(const BlockAttentionParams& p, int64_t sequence) {
   const int64_t begin = p.q_offsets[sequence], end = p.q_offsets[sequence + 1];
   if (begin < 0 || end < begin || end > p.q_rows) return 0;
-  return (end - begin) * (p.num_heads / p.num_kv_heads);
-}
-
-// Tile `index` of a sequence with that many rows.
-DPAD_HOST_DEVICE inline RowTile tile_of(int64_t sequence, int64_t rows, int64_t tile_rows,
-                                        int64_t index) {
-  const int64_t first = index * tile_rows, left = rows - first;
-  return {static_cast<int>(sequence), static_cast<int>(first),
-          static_cast<int>(left < tile_rows ? left : tile_rows)};
+  return static_cast<int>(end - begin) * group_of(p);
 }
 
 // False: the rows of the sequence become NaN, which ends as a status.
 DPAD_HOST_DEVICE inline bool has_keys(const BlockAttentionParams& p, int64_t sequence) {
   return inside(p.cache_row[sequence], p.cache_rows) && inside(p.n_keys[sequence], p.capacity + 1);
+}
+
+DPAD_HOST_DEVICE inline SequenceWork work_of(const BlockAttentionParams& p, int64_t sequence) {
+  SequenceWork work;
+  if (sequence >= p.batch) return work;
+  // All loads come first, so that none waits for another.
+  const int64_t row = p.cache_row[sequence], keys = p.n_keys[sequence];
+  const int rows = packed_rows(p, sequence);
+  work.tiles = (rows + kTileRows - 1) / kTileRows;
+  const bool split = rows > 0 && keys > 0 && inside(row, p.cache_rows) && keys <= p.capacity;
+  if (split) work.extra = static_cast<int>(ceil_div(keys, 2 * kKeyTile)) - 1;
+  return work;
+}
+
+// The same over all sequences.
+struct AllWork {
+  int tiles = 0;  // of the sequences whose keys can be split
+  int64_t extra = 0;
+
+  DPAD_HOST_DEVICE void add(const SequenceWork& work) {
+    if (work.extra == 0) return;
+    tiles += work.tiles;
+    extra += int64_t{work.tiles} * work.extra;
+  }
+};
+
+// Parts of each tile of a sequence, in proportion to its keys. Sequences too short to be split, as
+// padding is, change nothing for the others.
+DPAD_HOST_DEVICE inline int splits_of(const SequenceWork& work, const AllWork& all, int parts) {
+  if (work.extra == 0 || all.extra == 0 || parts <= all.tiles) return 1;
+  const int64_t more = int64_t{parts - all.tiles} * work.extra / all.extra;
+  const int64_t most = work.extra < kMaxSplits - 1 ? work.extra : kMaxSplits - 1;
+  return 1 + static_cast<int>(more < most ? more : most);
 }
 
 // A row of the query sees the slots below this, of a sequence with n keys.
@@ -72,9 +106,22 @@ struct KeyRange {
 };
 
 // Key tiles of part `split`: in order, without gaps, and as even as whole tiles allow.
-DPAD_HOST_DEVICE constexpr KeyRange split_range(int64_t keys, int splits, int split) {
-  const int64_t tiles = ceil_div(keys, kKeyTile);
-  return {static_cast<int>(tiles * split / splits), static_cast<int>(tiles * (split + 1) / splits)};
+DPAD_HOST_DEVICE constexpr KeyRange split_range(int keys, int splits, int split) {
+  const unsigned tiles = keys / kKeyTile + (keys % kKeyTile > 0), all = splits, at = split;
+  return {static_cast<int>(tiles * at / all), static_cast<int>(tiles * (at + 1) / all)};
+}
+
+// What a warp of a block takes: sixteen rows and the keys [first_key, last_key) of every key tile.
+// Warps that find no rows have no keys.
+struct WarpPlace {
+  int row, part, parts, first_key, last_key;
+};
+
+DPAD_HOST_DEVICE constexpr WarpPlace warp_place(int rows, int warp) {
+  const int row_warps = (rows + 15) / 16;
+  const int parts = row_warps <= 1 ? 4 : 2 * row_warps <= kTileWarps ? 2 : 1;
+  const int part = warp / row_warps, keys = part < parts ? kKeyTile / parts : 0;
+  return {16 * (warp % row_warps), part, parts, part * keys, part * keys + keys};
 }
 
 // Soft-max weights of a part: 2^(score - base). `base` is 0 where there is no key yet.

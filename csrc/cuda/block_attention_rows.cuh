@@ -14,14 +14,17 @@ template <class S>
 class AttentionRows {
  public:
   using T = typename S::T;
+  using Pair = Pack<float, 2>;
+  static constexpr int kStep = 16;  // keys whose scores a warp holds in registers
 
   // Reads the queries; nothing has been seen yet.
   DPAD_DEVICE void begin(const BlockAttentionParams& p, const AttentionTask& task) {
-    idle_ = thread_index() / 32 % S::kRowWarps * 16 >= task.tile.count;
+    const WarpPlace place = warp_place(task.count, thread_index() / 32);
+    first_key_ = place.first_key, last_key_ = place.last_key;
+    const int64_t keys = p.n_keys[task.sequence];
     for (int half = 0; half < 2; ++half) {
-      const int r = row(thread_index(), half);
-      const bool there = r < task.tile.count;
-      const int64_t keys = p.n_keys[task.tile.sequence];
+      const int r = row(place, thread_index(), half);
+      const bool there = r < task.count && place.part < place.parts;
       limit_[half] = there ? static_cast<int>(limit_of(p, task.query_of(r), keys)) : 0;
       peak_[half] = -INFINITY, sum_[half] = 0;
       const T* q = static_cast<const T*>(p.q);
@@ -41,13 +44,12 @@ class AttentionRows {
 
   // One key tile, which lies in shared memory.
   DPAD_DEVICE void step(int number, const unsigned char* shared, float scale) {
-    if (idle_) return;
     const int stage = number % kStages;
     const int k = stage * 2 * S::kTileBytes;
     const unsigned char* seen = shared + S::kMaskOffset + stage * kKeyTile;
     DPAD_NO_UNROLL
-    for (int key = key_part() * S::kKeys; key < (key_part() + 1) * S::kKeys; key += S::kStep) {
-      float s[S::kStep / 8][4] = {};
+    for (int key = first_key_; key < last_key_; key += kStep) {
+      float s[kStep / 8][4] = {};
       multiply_keys(s, shared, k + key * S::kRowBytes);
       soften(s, number * kKeyTile + key, seen + key, scale);
       blend_values(s, shared, k + S::kTileBytes + key * S::kRowBytes);
@@ -63,63 +65,57 @@ class AttentionRows {
     }
   }
 
-  DPAD_DEVICE bool leads() const { return key_part() == 0; }
-  DPAD_DEVICE static int key_part() {
-    return S::kKeyWarps == 1 ? 0 : thread_index() / 32 / S::kRowWarps;
-  }
-
-  // To and from the float32 layout of a part: out [rows][dims], peaks [rows], sums [rows].
-  DPAD_DEVICE void store(float* part) const {
+  // To and from rows of kPitch floats: out, peak, sum.
+  DPAD_DEVICE void store(const WarpPlace& place, float* part) const {
     const int thread = thread_index_again();
     DPAD_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int r = row(thread, half), column = 2 * (thread % 4);
-      float* to = part + r * S::kDim + column;
+      const int column = 2 * (thread % 4);
+      float* to = part + row(place, thread, half) * S::kPitch;
       DPAD_UNROLL
       for (int i = 0; i < S::kDim / 8; ++i) {
-        to[8 * i] = out_[i][2 * half], to[8 * i + 1] = out_[i][2 * half + 1];
+        write_pack(to + 8 * i + column, Pair{out_[i][2 * half], out_[i][2 * half + 1]});
       }
-      if (column != 0) continue;
-      part[S::kRows * S::kDim + r] = peak_[half];
-      part[S::kRows * (S::kDim + 1) + r] = sum_[half];
+      if (column == 0) write_pack(to + S::kDim, Pair{peak_[half], sum_[half]});
     }
   }
 
-  DPAD_DEVICE void add(const float* part) {
+  DPAD_DEVICE void add(const WarpPlace& place, const float* part) {
     const int thread = thread_index_again();
     DPAD_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int r = row(thread, half), column = 2 * (thread % 4);
-      const float peak = part[S::kRows * S::kDim + r];
-      const float sum = part[S::kRows * (S::kDim + 1) + r];
-      const float* from = part + r * S::kDim + column;
+      const int column = 2 * (thread % 4);
+      const float* from = part + row(place, thread, half) * S::kPitch;
+      const float peak = from[S::kDim], sum = from[S::kDim + 1];
       const float base = softmax_base(Largest()(peak_[half], peak));
-      const float mine = exp2f(peak_[half] - base), theirs = exp2f(peak - base);
+      const float mine = power_of_two(peak_[half] - base), theirs = power_of_two(peak - base);
       peak_[half] = Largest()(peak_[half], peak);
       sum_[half] = sum_[half] * mine + sum * theirs;
       DPAD_UNROLL
       for (int i = 0; i < S::kDim / 8; ++i) {
+        const Pair other = read_pack<float, 2>(from + 8 * i + column);
         for (int e = 0; e < 2; ++e) {
           float& x = out_[i][2 * half + e];
-          x = x * mine + from[8 * i + e] * theirs;
+          x = x * mine + other.at[e] * theirs;
         }
       }
     }
   }
 
   // The finished rows; a row that saw no key has sum 0 and becomes zeros.
-  DPAD_DEVICE void write(const BlockAttentionParams& p, const AttentionTask& task) const {
+  DPAD_DEVICE void write(const BlockAttentionParams& p, const AttentionTask& task,
+                         const WarpPlace& place) const {
     const int thread = thread_index_again();
     DPAD_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int r = row(thread, half), column = 2 * (thread % 4);
-      if (r >= task.tile.count) continue;
+      const int r = row(place, thread, half), column = 2 * (thread % 4);
+      if (r >= task.count) continue;
       const float inverse = sum_[half] == 0.0f ? 0.0f : 1.0f / sum_[half];
       T* to = static_cast<T*>(p.out) + (task.query_of(r) * p.num_heads + task.head_of(r)) * S::kDim;
       DPAD_UNROLL
       for (int i = 0; i < S::kDim / 8; ++i) {
-        *reinterpret_cast<uint32_t*>(to + 8 * i + column) =
-            pair_of<T>(out_[i][2 * half] * inverse, out_[i][2 * half + 1] * inverse);
+        write_pack(to + 8 * i + column, Pack<T, 2>{from_float<T>(out_[i][2 * half] * inverse),
+                                                   from_float<T>(out_[i][2 * half + 1] * inverse)});
       }
     }
   }
@@ -127,20 +123,20 @@ class AttentionRows {
  private:
   DPAD_DEVICE static int lane() { return thread_index() % 32; }
   // Row of the tile: the warp's sixteen, then lane / 4 or lane / 4 + 8.
-  DPAD_DEVICE static int row(int thread, int half) {
-    return thread / 32 % S::kRowWarps * 16 + thread % 32 / 4 + 8 * half;
+  DPAD_DEVICE static int row(const WarpPlace& place, int thread, int half) {
+    return place.row + thread % 32 / 4 + 8 * half;
   }
 
   // s += Q K^T for the keys at `at` in shared memory. Matrices of a load: keys 0..7 and 8..15, of
   // each the dims 0..7 and 8..15. Chunks 2 d and 2 d + 1 lie where those of d = 0 lie, but for
   // bits of the offset that chunk_offset() flips.
-  DPAD_DEVICE void multiply_keys(float (&s)[S::kStep / 8][4], const unsigned char* shared,
+  DPAD_DEVICE void multiply_keys(float (&s)[kStep / 8][4], const unsigned char* shared,
                                  int at) const {
     at += chunk_offset(S::kRowBytes, lane() / 16 * 8 + lane() % 8, lane() / 8 % 2);
     DPAD_UNROLL
     for (int d = 0; d < S::kDim / 16; ++d) {
       DPAD_UNROLL
-      for (int j = 0; j < S::kStep / 8; j += 2) {
+      for (int j = 0; j < kStep / 8; j += 2) {
         uint32_t b[4];
         load_matrices(b, shared + (at ^ d << 5) + 8 * j * S::kRowBytes);
         multiply_add(s[j], q_[d], b[0], b[1], T{});
@@ -150,20 +146,21 @@ class AttentionRows {
   }
 
   // Scores become weights; peaks, sums and out move to the new peaks.
-  DPAD_DEVICE void soften(float (&s)[S::kStep / 8][4], int slot, const unsigned char* seen,
+  DPAD_DEVICE void soften(float (&s)[kStep / 8][4], int slot, const unsigned char* seen,
                           float scale) {
     unsigned visible = 0;  // one bit per key of this lane
     DPAD_UNROLL
-    for (int j = 0; j < S::kStep / 8; ++j) {
+    for (int j = 0; j < kStep / 8; ++j) {
       const int key = 8 * j + 2 * (lane() % 4);
       visible |= (seen[key] | seen[key + 1] << 1) << 2 * j;
     }
+    float shift[2];
     DPAD_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int limit = limit_[half] - slot - 2 * (lane() % 4);  // of the step's keys
       float peak = peak_[half];
       DPAD_UNROLL
-      for (int j = 0; j < S::kStep / 8; ++j) {
+      for (int j = 0; j < kStep / 8; ++j) {
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
           const bool there = 8 * j + e % 2 < limit && (visible >> (2 * j + e % 2) & 1);
           s[j][e] = there ? s[j][e] * scale : -INFINITY;
@@ -172,29 +169,33 @@ class AttentionRows {
       }
       peak = Largest()(warp_xor(peak, 1), peak);
       peak = Largest()(warp_xor(peak, 2), peak);
-      const float base = softmax_base(peak), shift = exp2f(peak_[half] - base);
+      const float base = softmax_base(peak);
+      shift[half] = power_of_two(peak_[half] - base);
       peak_[half] = peak;
-      float sum = sum_[half] * shift;
+      float sum = sum_[half] * shift[half];
       DPAD_UNROLL
-      for (int j = 0; j < S::kStep / 8; ++j) {
+      for (int j = 0; j < kStep / 8; ++j) {
         for (int e = 2 * half; e < 2 * half + 2; ++e) {
-          s[j][e] = exp2f(s[j][e] - base);
+          s[j][e] = power_of_two(s[j][e] - base);
           sum += s[j][e];
         }
       }
       sum_[half] = sum;
-      DPAD_UNROLL
-      for (int i = 0; i < S::kDim / 8; ++i)
-        out_[i][2 * half] *= shift, out_[i][2 * half + 1] *= shift;
+    }
+    // After some keys most peaks stay where they are.
+    if (warp_votes(shift[0] != 1.0f || shift[1] != 1.0f) == 0) return;
+    DPAD_UNROLL
+    for (int i = 0; i < S::kDim / 8; ++i) {
+      for (int e = 0; e < 4; ++e) out_[i][e] *= shift[e / 2];
     }
   }
 
   // out += P V. Matrices of a load: keys 0..7 and 8..15 of the dims 0..7, then of the dims 8..15.
-  DPAD_DEVICE void blend_values(const float (&s)[S::kStep / 8][4], const unsigned char* shared,
+  DPAD_DEVICE void blend_values(const float (&s)[kStep / 8][4], const unsigned char* shared,
                                 int at) {
     at += chunk_offset(S::kRowBytes, lane() % 16, lane() / 16);
     DPAD_UNROLL
-    for (int j = 0; j < S::kStep / 16; ++j) {
+    for (int j = 0; j < kStep / 16; ++j) {
       const auto& low = s[2 * j];
       const auto& high = s[2 * j + 1];
       const uint32_t a[4] = {pair_of<T>(low[0], low[1]), pair_of<T>(low[2], low[3]),
@@ -209,7 +210,7 @@ class AttentionRows {
     }
   }
 
-  bool idle_;  // no row of this warp exists
+  int first_key_, last_key_;  // of every key tile
   int limit_[2];
   float peak_[2], sum_[2];  // of the scaled scores, base 2; sums of this lane until finish()
   uint32_t q_[S::kDim / 16][4];

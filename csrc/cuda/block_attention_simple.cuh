@@ -65,7 +65,7 @@ block_attention_simple_kernel(const BlockAttentionParams p) {
   const T* from = static_cast<const T*>(p.q) + query * p.q_row_stride + head * p.q_head_stride;
   for (int d = thread_index(); d < dim; d += kSimpleThreads) q[d] = to_float(from[d]);
   block_sync();
-  const int64_t kv_head = head / (p.num_heads / p.num_kv_heads);
+  const int64_t kv_head = head / group_of(p);
   const int64_t keys = limit_of(p, query, p.n_keys[sequence]);
   const SimpleState mine = attend_in_turns<T>(p, sequence, kv_head, keys, q, outs + warp * dim);
   if (thread_index() % 32 == 0) peaks[warp] = mine.peak, sums[warp] = mine.sum;

@@ -10,60 +10,96 @@ namespace dpad::cuda {
 inline constexpr int kStages = 2;  // key tiles in shared memory: one computed, one on its way
 inline constexpr float kLog2E = 1.44269504f;
 
-template <class Element, int kHeadDim, int kRows16, int kKeyParts>
+template <class Element, int kHeadDim>
 struct AttentionShape {
   using T = Element;
-  static constexpr int kDim = kHeadDim, kRowWarps = kRows16, kKeyWarps = kKeyParts;
-  static constexpr int kRows = 16 * kRowWarps;
-  static constexpr int kBlock = 32 * kRowWarps * kKeyWarps;  // threads
-  static constexpr int kKeys = kKeyTile / kKeyWarps;         // of a tile, per warp
-  // Keys whose scores a warp holds in registers; fewer where its rows take most of them.
-  static constexpr int kStep = kRowWarps * kDim > 4 * 128 ? 16 : 32;
-  static_assert(kKeys % kStep == 0);
+  static constexpr int kDim = kHeadDim;
+  static constexpr int kBlock = 32 * kTileWarps;  // threads
   static constexpr int kRowBytes = 2 * kDim, kTileBytes = kKeyTile * kRowBytes;
   static constexpr int kMaskOffset = kStages * 2 * kTileBytes;
   static constexpr int kSharedBytes = kMaskOffset + kStages * kKeyTile;
-  static constexpr int kPart = kRows * (kDim + 2);  // floats of a part: out, peaks, sums
-  static_assert((kKeyWarps - 1) * kPart * 4 <= kMaskOffset, "key parts meet in the tiles' memory");
+  // A row of a part, in floats: out, peak, sum; padded, so that the rows that a warp stores
+  // together lie in different banks.
+  static constexpr int kPitch = kDim + 8;
+  static constexpr int kPart = kTileRows * kPitch;
+  static_assert(kTileWarps / 2 * 16 * kPitch * 4 <= kMaskOffset, "keys meet in the tiles' memory");
 };
 
-// The tile of number `index` over all sequences. The warp looks at 32 sequences at a time, each
-// lane at one: one after the other, the loads of a large batch would take longer than the
+// Where the work of a sequence lies: of its first tile the first block, and the place of the first
+// part in scratch memory, which only tiles of several parts have.
+struct Share {
+  int sequence = -1;  // -1: nothing is there
+  int splits = 1;
+  int block = 0, part = 0;
+};
+
+// The sequence of which `holds(work, share)` is true. The warp looks at 32 sequences at a time,
+// each lane at one: one after the other, the loads of a large batch would take longer than the
 // attention.
-DPAD_DEVICE RowTile find_tile(const BlockAttentionParams& p, int64_t tile_rows, int64_t index) {
+template <class Holds>
+DPAD_DEVICE Share find_share(const BlockAttentionParams& p, int parts, const Holds& holds) {
   const int lane = thread_index() % 32;
+  const SequenceWork head = work_of(p, lane);
+  AllWork all;
+  if (parts > 1) {
+    all.add(head);
+    DPAD_NO_UNROLL
+    for (int64_t first = 32; first < p.batch; first += 32) all.add(work_of(p, first + lane));
+    all.tiles = warp_reduce(all.tiles, Sum()), all.extra = warp_reduce(all.extra, Sum());
+  }
+  int64_t before = 0;  // blocks, and in the high half parts, of the sequences before these 32
+  DPAD_NO_UNROLL
   for (int64_t first = 0; first < p.batch; first += 32) {
-    const int64_t rows = first + lane < p.batch ? packed_rows(p, first + lane) : 0;
-    const int64_t own = ceil_div(rows, tile_rows);
-    int64_t upto = own;  // tiles of this lane's sequence and of those before it
+    const SequenceWork work = first == 0 ? head : work_of(p, first + lane);
+    const int splits = splits_of(work, all, parts);
+    const int64_t blocks = int64_t{work.tiles} * splits;
+    const int64_t own = blocks + (splits > 1 ? blocks << 32 : 0);
+    int64_t upto = own;
     for (int distance = 1; distance < 32; distance *= 2) {
-      const int64_t before = warp_from(upto, lane - distance);
-      if (lane >= distance) upto += before;
+      const int64_t other = warp_from(upto, lane - distance);
+      if (lane >= distance) upto += other;
     }
-    const bool here = index >= upto - own && index < upto;
-    const int found = warp_reduce(here ? lane : -1, Largest());
+    const int64_t start = before + upto - own;
+    const Share share{static_cast<int>(first) + lane, splits, static_cast<int>(start),
+                      static_cast<int>(start >> 32)};
+    const int found = highest_lane(warp_votes(work.tiles > 0 && holds(work, share)));
     if (found >= 0) {
-      const int64_t in_sequence = warp_from(index - (upto - own), found);
-      return tile_of(first + found, warp_from(rows, found), tile_rows, in_sequence);
+      return {static_cast<int>(first) + found, warp_from(splits, found),
+              warp_from(share.block, found), warp_from(share.part, found)};
     }
-    index -= warp_from(upto, 31);
+    before += warp_from(upto, 31);
   }
   return {};
 }
 
-// The rows that a block works on.
+// What a block works on.
 struct AttentionTask {
-  RowTile tile;
+  int sequence;             // -1: nothing
+  int first, count;         // the tile: packed rows of the sequence
+  int split, splits, part;  // the part of the keys; where it lies in scratch memory
   int kv_head, group;
   int query;  // first query of the sequence
 
-  DPAD_DEVICE int64_t query_of(int r) const { return query + (tile.first + r) / group; }
-  DPAD_DEVICE int head_of(int r) const { return kv_head * group + (tile.first + r) % group; }
+  DPAD_DEVICE int64_t query_of(int r) const { return query + (first + r) / group; }
+  DPAD_DEVICE int head_of(int r) const { return kv_head * group + (first + r) % group; }
 };
 
-DPAD_DEVICE AttentionTask task_of(const BlockAttentionParams& p, const RowTile& tile) {
-  return {tile, static_cast<int>(block_y()), static_cast<int>(p.num_heads / p.num_kv_heads),
-          static_cast<int>(p.q_offsets[tile.sequence])};
+// Block `index` of those of one key/value head.
+DPAD_DEVICE AttentionTask find_task(const BlockAttentionParams& p, int parts, int index,
+                                    int kv_head) {
+  const Share share = find_share(p, parts, [&](const SequenceWork& work, const Share& s) {
+    return index >= s.block && index - s.block < work.tiles * s.splits;
+  });
+  AttentionTask task{};
+  task.sequence = share.sequence;
+  if (share.sequence < 0) return task;
+  const int at = index - share.block, left = packed_rows(p, share.sequence);
+  task.first = at / share.splits * kTileRows;
+  task.count = left - task.first < kTileRows ? left - task.first : kTileRows;
+  task.split = at % share.splits, task.splits = share.splits, task.part = share.part + at;
+  task.kv_head = kv_head, task.group = group_of(p);
+  task.query = static_cast<int>(p.q_offsets[share.sequence]);
+  return task;
 }
 
 // The keys and values that a block works on.
@@ -72,12 +108,12 @@ struct KeySource {
   int keys;  // slots that some row of the tile may look at
 
   DPAD_DEVICE KeySource(const BlockAttentionParams& p, const AttentionTask& task)
-      : row(static_cast<int>(p.cache_row[task.tile.sequence])) {
-    const int64_t n = p.n_keys[task.tile.sequence];
+      : row(static_cast<int>(p.cache_row[task.sequence])) {
+    const int64_t n = p.n_keys[task.sequence];
     keys = static_cast<int>(n);
     if (p.key_limit == nullptr) return;
     int most = 0;
-    for (int r = thread_index() % 32; r < task.tile.count; r += 32) {
+    for (int r = thread_index() % 32; r < task.count; r += 32) {
       most = Largest()(most, static_cast<int>(limit_of(p, task.query_of(r), n)));
     }
     keys = warp_reduce(most, Largest());
@@ -87,8 +123,8 @@ struct KeySource {
 // What a block writes down before its loop and reads again in it: registers are dearer there than
 // shared memory.
 struct Notes {
-  int sequence, first, count;  // the tile
-  int row, keys;               // the key source
+  AttentionTask task;
+  int row, keys;  // the key source
 };
 
 // Begins to copy key tile `number` into shared memory; keys that no row may look at become zeros.
@@ -100,11 +136,11 @@ DPAD_DEVICE void load_tile(const BlockAttentionParams& p, const Notes& notes, in
   static_assert(S::kBlock % kChunks == 0);  // every thread keeps to its chunk of the rows
   const int stage = number % kStages, chunk = thread_index() % kChunks;
   unsigned char* keys = shared + stage * 2 * S::kTileBytes;
-  const int keys_end = notes.keys;
+  const int keys_end = notes.keys, head = notes.task.kv_head;
   const T* k = static_cast<const T*>(p.k_cache) + notes.row * p.k_cache_stride +
-               block_y() * p.k_head_stride + chunk * 8;
+               head * p.k_head_stride + chunk * 8;
   const T* v = static_cast<const T*>(p.v_cache) + notes.row * p.v_cache_stride +
-               block_y() * p.v_head_stride + chunk * 8;
+               head * p.v_head_stride + chunk * 8;
   const bool* mask = p.key_mask == nullptr ? nullptr : p.key_mask + notes.row * p.key_mask_stride;
   DPAD_NO_UNROLL
   for (int key = thread_index() / kChunks; key < kKeyTile; key += S::kBlock / kChunks) {

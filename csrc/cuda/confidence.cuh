@@ -1,6 +1,6 @@
 // Token and scores of logit rows. A row is cut into chunks of kChunk ids, whatever the batch, so
-// its bits depend on nothing else; one block takes a chunk, and the last block of a row merges
-// them.
+// its bits depend on nothing else; one block takes a chunk, and a second kernel merges those of a
+// row.
 #pragma once
 
 #include "cuda/confidence_scan.cuh"
@@ -8,9 +8,22 @@
 
 namespace dpad::cuda {
 
+// The N logits from `at` on of the `count` of a chunk; zeros beyond it.
 template <class T, int N>
-DPAD_DEVICE Found scan_chunk(const ConfidenceParams& p, int64_t row, int64_t first,
-                             const Noise& noise) {
+DPAD_DEVICE Pack<T, N> read_logits(const T* logits, int at, int count) {
+  if (at + N <= count) return read_pack<T, N>(logits + at);
+  Pack<T, N> pack{};
+  DPAD_UNROLL
+  for (int j = 0; j < N; ++j) {
+    if (at + j < count) pack.at[j] = logits[at + j];
+  }
+  return pack;
+}
+
+// `next` holds this thread's first logits, which were on their way before anything else.
+template <class T, int N>
+DPAD_DEVICE Found scan_chunk(const ConfidenceParams& p, const T* logits, int64_t first, int count,
+                             Pack<T, N> next, const Noise& noise) {
   DPAD_SHARED unsigned suppressed[kChunk / 32], excluded[kChunk / 32];
   const IdSet suppress(suppressed), exclude(excluded);
   suppress.clear();
@@ -19,21 +32,15 @@ DPAD_DEVICE Found scan_chunk(const ConfidenceParams& p, int64_t row, int64_t fir
   suppress.add(p.suppress, p.suppress_count, first);
   exclude.add(p.exclude, p.exclude_count, first);
   block_sync();
-  const T* logits = static_cast<const T*>(p.logits) + row * p.logits_stride + first;
-  const int count = static_cast<int>(p.vocab - first < kChunk ? p.vocab - first : kChunk);
   ChunkScan scan(suppress, exclude, noise, first);
-  for (int at = thread_index() * N; at < count; at += kThreads * N) {
+  DPAD_NO_UNROLL
+  for (int begin = 0; begin < count; begin += kThreads * N) {  // in step: the warps vote
+    const int at = begin + thread_index() * N;
     float x[N];
-    const int here = count - at < N ? count - at : N;
-    if (here == N) {
-      const auto pack = *reinterpret_cast<const Pack<T, N>*>(logits + at);
-      DPAD_UNROLL
-      for (int j = 0; j < N; ++j) x[j] = to_float(pack.at[j]);
-    } else {
-      DPAD_UNROLL
-      for (int j = 0; j < N; ++j) x[j] = j < here ? to_float(logits[at + j]) : 0.0f;
-    }
-    scan.take<N>(x, at, here);
+    DPAD_UNROLL
+    for (int j = 0; j < N; ++j) x[j] = to_float(next.at[j]);
+    next = read_logits<T, N>(logits, at + kThreads * N, count);
+    scan.take<N>(x, at, count - at < N ? count - at : N);
   }
   return scan.result();
 }
@@ -70,33 +77,43 @@ DPAD_DEVICE void write_row(const ConfidenceParams& p, int64_t row, const Found& 
   emit(p.entropy, scores.entropy);
 }
 
-// Blocks [rows x chunks]. `parts` holds the words of a Found for each; `tickets`, [rows], is 0.
+// Blocks [rows x chunks]. `parts` gets the words of a Found from each, where there are several.
 template <class T, int N>
 DPAD_KERNEL(kThreads, 2)
-confidence_kernel(const ConfidenceParams p, int chunks, unsigned long long* parts,
-                  unsigned* tickets) {
-  const int64_t row = block_x() / chunks, chunk = block_x() % chunks;
-  const int64_t sequence = sequence_of(p.l_offsets, p.batch, row);
+confidence_kernel(const ConfidenceParams p, int chunks, unsigned long long* parts) {
+  const int64_t row = block_x() / chunks, first = block_x() % chunks * kChunk;
+  const T* logits = static_cast<const T*>(p.logits) + row * p.logits_stride + first;
+  const int count = static_cast<int>(p.vocab - first < kChunk ? p.vocab - first : kChunk);
+  const Pack<T, N> next = read_logits<T, N>(logits, thread_index() * N, count);
+  const int64_t sequence = warp_sequence_of(p.l_offsets, p.batch, row);
   const Noise noise(p, row, sequence);
-  Found found = block_merge(scan_chunk<T, N>(p, row, chunk * kChunk, noise));
-  if (chunks > 1) {
+  const Found found = block_merge(scan_chunk<T, N>(p, logits, first, count, next, noise));
+  if (thread_index() > 0) return;
+  if (chunks == 1) return write_row<T>(p, row, found, sequence >= 0, noise.on());
+  unsigned long long words[kFoundWords];
+  memcpy(words, &found, sizeof found);
+  for (int w = 0; w < kFoundWords; ++w) parts[block_x() * kFoundWords + w] = words[w];
+}
+
+// A warp takes a row: its chunks in their order.
+template <class T>
+DPAD_KERNEL(kThreads, 2)
+confidence_merge_kernel(const ConfidenceParams p, int chunks, const unsigned long long* parts) {
+  const int64_t row = block_x() * (kThreads / 32) + thread_index() / 32;
+  if (row >= p.rows) return;
+  Found found;
+  for (int c = thread_index() % 32; c < chunks; c += 32) {
     unsigned long long words[kFoundWords];
-    if (thread_index() == 0) {
-      memcpy(words, &found, sizeof found);
-      for (int w = 0; w < kFoundWords; ++w) parts[block_x() * kFoundWords + w] = words[w];
-    }
-    if (!last_of_group(tickets + row, chunks)) return;
-    found = Found();
-    for (int64_t c = thread_index(); c < chunks; c += kThreads) {
-      const unsigned long long* from = parts + (row * chunks + c) * kFoundWords;
-      for (int w = 0; w < kFoundWords; ++w) words[w] = load_fresh(from + w);
-      Found part;
-      memcpy(&part, words, sizeof part);
-      found.add(part);
-    }
-    found = block_merge(found);
+    for (int w = 0; w < kFoundWords; ++w) words[w] = parts[(row * chunks + c) * kFoundWords + w];
+    Found part;
+    memcpy(&part, words, sizeof part);
+    found.add(part);
   }
-  if (thread_index() == 0) write_row<T>(p, row, found, sequence >= 0, noise.on());
+  found = warp_merge(found);
+  const int64_t sequence = warp_sequence_of(p.l_offsets, p.batch, row);
+  if (thread_index() % 32 > 0) return;
+  const bool sampling = sequence >= 0 && p.temperature[sequence] > 0;
+  write_row<T>(p, row, found, sequence >= 0, sampling);
 }
 
 inline int confidence_chunks(const ConfidenceParams& p) {

@@ -1,29 +1,14 @@
 // What the threads of a block find out about a chunk of a row's ids, and how two findings merge.
 #pragma once
 
-#include "core/gumbel.h"
-#include "core/rows.h"
 #include "core/softmax_state.h"
 #include "cuda/block.cuh"
-#include "params.h"
+#include "cuda/confidence_noise.cuh"
+#include "cuda/rows.cuh"
 
 namespace dpad::cuda {
 
 inline constexpr int kChunk = 8192;
-
-// The largest value and the lowest id that has it; -1: none.
-template <class Real>
-struct Best {
-  Real value = -INFINITY;
-  int64_t id = -1;
-
-  DPAD_DEVICE void consider(Real other, int64_t other_id) {
-    if (other_id < 0 || !(other > value || (other == value && (id < 0 || other_id < id)))) return;
-    if (other == -INFINITY) return;
-    value = other;
-    id = other_id;
-  }
-};
 
 // What some ids of a row come to.
 struct Found {
@@ -50,22 +35,25 @@ DPAD_DEVICE Found warp_xor(const Found& x, int lanes) {
   return out;
 }
 
-// Over the block; valid in warp 0.
-DPAD_DEVICE Found block_merge(Found x) {
-  DPAD_SHARED unsigned long long of_warp[kThreads / 32][kFoundWords];
+DPAD_DEVICE Found warp_merge(const Found& x, int lanes = 16) {
   const auto add = [](Found a, const Found& b) {
     a.add(b);
     return a;
   };
-  x = warp_reduce(x, add);
-  block_sync();  // the results of the block's previous merge have been read
+  return warp_reduce(x, add, lanes);
+}
+
+// Over the block; valid in warp 0.
+DPAD_DEVICE Found block_merge(Found x) {
+  constexpr int kWarps = kThreads / 32;
+  DPAD_SHARED unsigned long long of_warp[kWarps][kFoundWords];
+  x = warp_merge(x);
   const int lane = thread_index() % 32, warp = thread_index() / 32;
   if (lane == 0) memcpy(of_warp[warp], &x, sizeof x);
   block_sync();
   if (warp > 0) return x;
-  x = Found();
-  if (lane < kThreads / 32) memcpy(&x, of_warp[lane], sizeof x);
-  return warp_reduce(x, add);
+  memcpy(&x, of_warp[lane % kWarps], sizeof x);
+  return warp_merge(x, kWarps / 2);
 }
 
 // One bit per id of a chunk.
@@ -89,52 +77,6 @@ class IdSet {
   unsigned* words_;
 };
 
-// The noise of one row: the caller's, or the counter-based stream.
-class Noise {
- public:
-  DPAD_DEVICE Noise(const ConfidenceParams& p, int64_t row, int64_t sequence) {
-    if (sequence < 0 || !(p.temperature[sequence] > 0)) return;
-    temperature_ = p.temperature[sequence];
-    if (p.noise != nullptr) {
-      given_ = p.noise + row * p.noise_stride;
-      return;
-    }
-    const int64_t* rng = p.rng + 3 * sequence;
-    key_ = stream_key(rng[0], rng[1], Stream::kNoise);
-    counter_ = gumbel_counter(0, p.position[row], rng[2]);
-  }
-
-  DPAD_DEVICE bool on() const { return temperature_ > 0; }
-  DPAD_DEVICE bool given() const { return given_ != nullptr; }
-
-  DPAD_DEVICE void consider_given(Best<double>& best, int64_t id, float x) const {
-    best.consider(add_rn(double{x}, mul_rn(temperature_, given_[id])), id);
-  }
-
-  DPAD_DEVICE PhiloxCounter draw(int64_t id) const {
-    PhiloxCounter counter = counter_;
-    counter.word[0] = low32(id >> 1);
-    return philox(counter, key_);
-  }
-
-  // Only a candidate whose upper bound reaches the best so far pays for logarithms.
-  DPAD_DEVICE void consider(Best<double>& best, int64_t id, float x,
-                            const PhiloxCounter& drawn) const {
-    const bool odd = id & 1;  // selected, not indexed: an index would cost local memory
-    const uint32_t high = odd ? drawn.word[2] : drawn.word[0];
-    const uint32_t low = odd ? drawn.word[3] : drawn.word[1];
-    const double bound = x + temperature_ * gumbel_bound(high);
-    if (bound < best.value - 1e-6 * (fabs(best.value) + 220.0 * temperature_)) return;
-    best.consider(add_rn(double{x}, mul_rn(temperature_, gumbel_of_words(high, low))), id);
-  }
-
- private:
-  double temperature_ = 0;
-  const double* given_ = nullptr;
-  PhiloxKey key_{};
-  PhiloxCounter counter_{};
-};
-
 // This thread's part of a chunk: SoftmaxState in float32 over at most kChunk / kThreads ids.
 class ChunkScan {
  public:
@@ -142,10 +84,12 @@ class ChunkScan {
                         int64_t first)
       : suppress_(suppress), exclude_(exclude), noise_(noise), first_(first) {}
 
-  // `count` <= N ids from `at` of the chunk on; `at` is even where N is.
+  // `count` <= N ids from `at` of the chunk on, possibly none; `at` is even where N is. The whole
+  // warp comes here.
   template <int N>
   DPAD_DEVICE void take(const float (&x)[N], int at, int count) {
-    const unsigned suppressed = suppress_.from(at), excluded = exclude_.from(at);
+    const unsigned suppressed = count > 0 ? suppress_.from(at) : 0;
+    const unsigned excluded = count > 0 ? exclude_.from(at) : 0;
     DPAD_UNROLL
     for (int j = 0; j < N; ++j) {
       if (j >= count) continue;
@@ -154,18 +98,14 @@ class ChunkScan {
       if (!(suppressed >> j & 1)) found_.greedy.consider(x[j], id);
     }
     if (!noise_.on()) return;
-    PhiloxCounter drawn{};
-    DPAD_UNROLL
-    for (int j = 0; j < N; ++j) {
-      if (j >= count) continue;
-      const int64_t id = first_ + at + j;
-      if (j % 2 == 0 && !noise_.given()) drawn = noise_.draw(id);
-      if (suppressed >> j & 1) continue;
-      if (noise_.given()) {
-        noise_.consider_given(found_.sampled, id, x[j]);
-      } else {
-        noise_.consider(found_.sampled, id, x[j], drawn);
+    if (noise_.given()) {
+      DPAD_UNROLL
+      for (int j = 0; j < N; ++j) {
+        if (j >= count || suppressed >> j & 1) continue;
+        noise_.consider_given(found_.sampled, first_ + at + j, x[j]);
       }
+    } else {
+      sample<N>(x, first_ + at, count, suppressed);
     }
   }
 
@@ -175,11 +115,40 @@ class ChunkScan {
   }
 
  private:
+  // Only the few ids whose bound reaches the best of the warp so far pay for logarithms; they are
+  // drawn again, in a loop, so that the code of a draw is there once.
+  template <int N>
+  DPAD_DEVICE void sample(const float (&x)[N], int64_t from, int count, unsigned suppressed) {
+    unsigned open = 0;
+    PhiloxCounter drawn{};
+    DPAD_UNROLL
+    for (int j = 0; j < N; ++j) {
+      if (j % 2 == 0) drawn = noise_.draw(from + j);
+      if (j >= count || suppressed >> j & 1) continue;
+      const uint32_t high = Noise::high_word(drawn, from + j);
+      if (noise_.may_reach(reached_, x[j], high)) open |= 1u << j;
+    }
+    const double before = reached_;
+    DPAD_NO_UNROLL
+    for (; open != 0; open &= open - 1) {
+      const int lowest = highest_lane(open & -open);
+      float value = x[0];
+      DPAD_UNROLL
+      for (int j = 1; j < N; ++j) value = j == lowest ? x[j] : value;
+      drawn = noise_.draw(from + lowest);
+      if (!noise_.may_reach(reached_, value, Noise::high_word(drawn, from + lowest))) continue;
+      noise_.consider(found_.sampled, from + lowest, value, drawn);
+      reached_ = Largest()(found_.sampled.value, reached_);
+    }
+    if (warp_votes(reached_ > before) != 0) reached_ = warp_reduce(reached_, Largest());
+  }
+
   const IdSet suppress_, exclude_;
   const Noise& noise_;
   const int64_t first_;
   SoftmaxState<float> soft_ = softmax::empty<float>();
   Found found_;
+  double reached_ = -INFINITY;  // best sampled value that some lane of the warp has found
 };
 
 }  // namespace dpad::cuda

@@ -25,9 +25,11 @@ struct Float16 {
   uint16_t bits;
 };
 
-// N elements that are loaded and stored at once.
+// N elements that are loaded and stored at once, by read_pack() and write_pack().
 template <class T, int N>
-struct alignas(sizeof(T) * N) Pack {
+struct Pack {
+  static constexpr int kBytes = sizeof(T) * N;
+  static constexpr int kWord = kBytes < 16 ? kBytes : 16;  // bytes that one access moves
   T at[N];
 };
 

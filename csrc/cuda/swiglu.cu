@@ -9,8 +9,7 @@ namespace {
 template <class T, int N>
 cudaError_t launch(const SwigluParams& p, cudaStream_t stream) {
   const dim3 grid(blocks_for(p.width, kThreads * N, 1 << 16), blocks_for(p.rows, 1, 65535));
-  swiglu_kernel<T, N><<<grid, kThreads, 0, stream>>>(p);
-  return cudaGetLastError();
+  return launch_kernel(swiglu_kernel<T, N>, grid, kThreads, 0, stream, p);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 namespace dpad::cuda {
 
 template <class T>
-DPAD_HOST_DEVICE inline T swiglu_element(T gate, T up) {
+DPAD_DEVICE T swiglu_element(T gate, T up) {
   const float x = to_float(gate);
   const float silu = rounded<T>(x / add_rn(1.0f, expf(-x)));
   return from_float<T>(mul_rn(silu, to_float(up)));
@@ -17,17 +17,17 @@ DPAD_HOST_DEVICE inline T swiglu_element(T gate, T up) {
 
 // What thread `thread` of the `threads` of one row does, N elements at a time.
 template <class T, int N>
-DPAD_HOST_DEVICE inline void swiglu_row(const SwigluParams& p, int64_t row, int64_t thread,
-                                        int64_t threads) {
+DPAD_DEVICE void swiglu_row(const SwigluParams& p, int64_t row, int64_t thread, int64_t threads) {
   const T* gate = static_cast<const T*>(p.gate) + row * p.gate_stride;
   const T* up = static_cast<const T*>(p.up) + row * p.up_stride;
   T* out = static_cast<T*>(p.out) + row * p.width;
   for (int64_t i = thread * N; i < p.width; i += threads * N) {
-    const auto g = *reinterpret_cast<const Pack<T, N>*>(gate + i);
-    const auto u = *reinterpret_cast<const Pack<T, N>*>(up + i);
+    const auto g = read_pack<T, N>(gate + i);
+    const auto u = read_pack<T, N>(up + i);
     Pack<T, N> result;
+    DPAD_UNROLL
     for (int j = 0; j < N; ++j) result.at[j] = swiglu_element(g.at[j], u.at[j]);
-    *reinterpret_cast<Pack<T, N>*>(out + i) = result;
+    write_pack(out + i, result);
   }
 }
 

@@ -7,8 +7,8 @@ namespace dpad::cuda {
 
 cudaError_t launch_uniform(const UniformParams& p, cudaStream_t stream) {
   if (p.rows <= 0) return cudaSuccess;
-  uniform_kernel<<<blocks_for(p.rows, kThreads, 1 << 20), kThreads, 0, stream>>>(p);
-  return cudaGetLastError();
+  const unsigned blocks = blocks_for(p.rows, kThreads, 1 << 20);
+  return launch_kernel(uniform_kernel, blocks, kThreads, 0, stream, p);
 }
 
 }  // namespace dpad::cuda

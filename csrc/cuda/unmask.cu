@@ -11,9 +11,9 @@ int64_t unmask_scratch(const UnmaskParams& p) {
 
 cudaError_t launch_unmask(const UnmaskParams& p, void* scratch, cudaStream_t stream) {
   if (p.batch <= 0) return cudaSuccess;
-  const auto blocks = static_cast<unsigned>(p.batch);
-  unmask_kernel<<<blocks, kThreads, 0, stream>>>(p, static_cast<int32_t*>(scratch));
-  return cudaGetLastError();
+  if (p.batch > kMostBlocks) return cudaErrorInvalidValue;
+  return launch_kernel(unmask_kernel, static_cast<unsigned>(p.batch), kThreads, 0, stream, p,
+                       static_cast<int32_t*>(scratch));
 }
 
 }  // namespace dpad::cuda

@@ -40,8 +40,8 @@ DPAD_DEVICE Candidates look_at_rows(const UnmaskParams& p, const int64_t* canvas
   }
   found.invalid = any_in_block(found.invalid);
   found.nan = any_in_block(found.nan);
-  found.count = block_reduce(found.count, Sum(), int64_t{0});
-  found.last = block_reduce(found.last, Largest(), int64_t{-1});
+  found.count = block_reduce(found.count, Sum());
+  found.last = block_reduce(found.last, Largest());
   return found;
 }
 

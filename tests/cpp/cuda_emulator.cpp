@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -146,7 +147,39 @@ class Block {
   jmp_buf scheduler_;
 };
 
+// Places in global memory that packs of this launch were read from or written to, by first byte.
+struct Touched {
+  const char* end;
+  int64_t block;  // kSeveral: read by more than one
+  bool written;
+};
+constexpr int64_t kSeveral = -1;
+
+class Accesses {
+ public:
+  // False where another block was there and one of the two writes.
+  bool note(const char* at, size_t bytes, int64_t block, bool writes) {
+    auto next = places_.lower_bound(at);
+    if (next != places_.begin() && std::prev(next)->second.end > at) --next;
+    for (; next != places_.end() && next->first < at + bytes; ++next) {
+      Touched& there = next->second;
+      if (there.block == block) continue;
+      if (writes || there.written) return false;
+      there.block = kSeveral;
+    }
+    Touched& mine = places_.try_emplace(at, Touched{at + bytes, block, false}).first->second;
+    mine.end = std::max(mine.end, at + bytes);
+    mine.written = mine.written || writes;
+    return true;
+  }
+  void clear() { places_.clear(); }
+
+ private:
+  std::map<const char*, Touched> places_;
+};
+
 Block* block = nullptr;
+Accesses accesses;
 
 void Block::body() {
   block->kernel_();
@@ -159,8 +192,6 @@ void fail(const std::string& what) {
   block->leave();
 }
 
-bool aligned_16(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
-
 }  // namespace
 
 void run(const Launch& launch, const std::function<void()>& kernel) {
@@ -170,12 +201,14 @@ void run(const Launch& launch, const std::function<void()>& kernel) {
   std::iota(order.begin(), order.end(), int64_t{0});
   if (launch.order == Order::kBackward) std::reverse(order.begin(), order.end());
   if (launch.order == Order::kShuffled) std::shuffle(order.begin(), order.end(), random);
-  block = &state;
+  struct Entered {
+    explicit Entered(Block& state) { block = &state, accesses.clear(); }
+    ~Entered() { block = nullptr; }
+  } const entered(state);
   for (const int64_t i : order) {
     state.run(i % launch.grid_x, i / launch.grid_x % launch.grid_y,
               i / (launch.grid_x * launch.grid_y), random);
   }
-  block = nullptr;
 }
 
 const Place& place() { return block->place; }
@@ -206,12 +239,29 @@ void expect_in_shared(const void* at, size_t bytes) {
   if (byte < begin || byte + bytes > begin + block->place.launch->shared_bytes) {
     fail("an address outside shared memory");
   }
-  if (!aligned_16(at)) fail("an address in shared memory that is not aligned to 16 bytes");
+  expect_aligned(at, 16);
+}
+
+void expect_aligned(const void* at, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(at) % bytes == 0) return;
+  const std::string what = "an address that is not aligned to " + std::to_string(bytes) + " bytes";
+  if (block == nullptr) throw std::runtime_error(what);
+  fail(what);
+}
+
+void note_access(const void* at, size_t bytes, bool writes) {
+  if (block == nullptr) return;
+  const auto* byte = static_cast<const unsigned char*>(at);
+  const Place& p = block->place;
+  const bool shared = byte >= block->shared() && byte < block->shared() + p.launch->shared_bytes;
+  const int64_t own = (p.block_z * p.launch->grid_y + p.block_y) * p.launch->grid_x + p.block_x;
+  if (shared || accesses.note(static_cast<const char*>(at), bytes, own, writes)) return;
+  fail("two blocks meet in global memory");
 }
 
 void queue_copy(void* to, const void* from, bool valid) {
   expect_in_shared(to, 16);
-  if (!aligned_16(from)) fail("a copy from an address that is not aligned to 16 bytes");
+  expect_aligned(from, 16);
   block->current().open.push_back({to, from, valid});
 }
 

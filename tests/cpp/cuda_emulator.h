@@ -2,13 +2,15 @@
 //
 // A fiber runs until it waits: at a barrier for its block, at an exchange for the 32 lanes of its
 // warp. Fibers and blocks are taken forward or backward, each warp as far as it can go, or
-// shuffled, so that a result that depends on the order (a missing barrier, a ticket taken for
-// granted) shows. Dynamic shared memory is poisoned and guarded; asynchronous copies arrive when
-// they are waited for and not before; addresses that the hardware wants aligned are checked; lanes
-// that diverge, and barriers that not all threads reach, are errors.
+// shuffled, so that a result that depends on the order (a missing barrier) shows. Dynamic shared
+// memory is poisoned and guarded; asynchronous copies arrive when they are waited for and not
+// before; addresses that the hardware wants aligned are checked. Errors are lanes that diverge,
+// barriers that not all threads reach, and packs in global memory that one block writes and another
+// block of the launch touches.
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -20,6 +22,7 @@
 #define DPAD_SHARED static
 #define DPAD_UNROLL
 #define DPAD_NO_UNROLL
+#define DPAD_UNROLL_BY(n)
 #define DPAD_KERNEL(threads, blocks) inline void
 
 namespace dpad::cuda {
@@ -54,6 +57,9 @@ void queue_copy(void* to, const void* from, bool valid);
 void commit_copies();
 void wait_copies(size_t newest);
 void expect_in_shared(const void* at, size_t bytes);
+void expect_aligned(const void* at, size_t bytes);
+// Blocks run at the same time: what one of them writes is no other's to read or write.
+void note_access(const void* at, size_t bytes, bool writes);
 
 }  // namespace emulator
 
@@ -61,7 +67,6 @@ inline int thread_index() { return emulator::place().thread; }
 inline int thread_index_again() { return thread_index(); }
 inline int64_t block_x() { return emulator::place().block_x; }
 inline int64_t block_y() { return emulator::place().block_y; }
-inline int64_t block_z() { return emulator::place().block_z; }
 inline int64_t grid_x() { return emulator::place().launch->grid_x; }
 inline int64_t grid_y() { return emulator::place().launch->grid_y; }
 inline void* dynamic_shared() { return emulator::shared(); }
@@ -98,12 +103,38 @@ V warp_from(V value, int from) {
   return mine.out;
 }
 
-inline void fence() {}
-inline unsigned take_ticket(unsigned* counter) { return (*counter)++; }
-template <class V>
-V load_fresh(const V* from) {
-  return *from;
+inline unsigned warp_votes(bool value) {
+  struct Exchange {
+    bool in;
+    unsigned out;
+  } mine{value, 0};
+  emulator::exchange(&mine, [](void* const* all) {
+    unsigned votes = 0;
+    for (int lane = 0; lane < 32; ++lane) {
+      votes |= unsigned{static_cast<Exchange*>(all[lane])->in} << lane;
+    }
+    for (int lane = 0; lane < 32; ++lane) static_cast<Exchange*>(all[lane])->out = votes;
+  });
+  return mine.out;
 }
+inline int highest_lane(unsigned votes) { return 31 - std::countl_zero(votes); }
+
+template <class T, int N>
+Pack<T, N> read_pack(const T* from) {
+  emulator::expect_aligned(from, Pack<T, N>::kWord);
+  emulator::note_access(from, sizeof(T) * N, false);
+  Pack<T, N> pack;
+  std::memcpy(&pack, from, sizeof pack);
+  return pack;
+}
+template <class T, int N>
+void write_pack(T* to, const Pack<T, N>& pack) {
+  emulator::expect_aligned(to, Pack<T, N>::kWord);
+  emulator::note_access(to, sizeof(T) * N, true);
+  std::memcpy(to, &pack, sizeof pack);
+}
+
+inline float power_of_two(float x) { return std::exp2(x); }
 inline void atomic_or(unsigned* word, unsigned bits) { *word |= bits; }
 
 inline void copy_16(void* to, const void* from, bool valid) {

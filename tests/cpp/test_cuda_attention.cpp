@@ -1,9 +1,6 @@
 // The kernels of block_attention in the emulator against float64: tensor-core layouts, split keys,
-// merges, masks and limits; and the index maths that cuts a call up.
+// merges, masks, limits and padding.
 #include <sys/mman.h>
-
-#include <algorithm>
-#include <set>
 
 #include "attention_case.h"
 #include "cuda/block_attention.cuh"
@@ -17,22 +14,34 @@ namespace {
 
 constexpr Order kOrders[] = {Order::kForward, Order::kBackward, Order::kShuffled};
 
+// Both kernels, the second where it is launched: `parts` > 1. In forward order twice on the same
+// scratch memory, as a graph is replayed.
 template <class S>
 Values attend(
-    AttentionCase& c, int splits, Order order,
+    AttentionCase& c, int parts, Order order,
     const std::function<void(BlockAttentionParams&)>& change = [](auto&) {}) {
   Values out(c.dtype, c.q_rows * c.shape.heads * c.shape.dim);
-  for (int64_t i = 0; i < out.size(); ++i) out.set(i, 77);
   BlockAttentionParams p = c.params(out);
   change(p);
   REQUIRE(cuda::block_attention_fits(p));
-  const int64_t group = p.num_heads / p.num_kv_heads;
-  const int64_t tiles = cuda::most_tiles(p.q_rows, p.batch, group, S::kRows);
-  std::vector<float> parts(tiles * p.num_kv_heads * splits * S::kPart, NAN);
-  std::vector<unsigned> tickets(tiles * p.num_kv_heads, 0);
-  cuda::emulator::run({splits, p.num_kv_heads, tiles, S::kBlock, S::kSharedBytes, order}, [&] {
-    cuda::block_attention_kernel<S>(p, splits, parts.data(), tickets.data());
-  });
+  const int64_t tiles = cuda::most_tiles(p.q_rows, p.batch, cuda::group_of(p));
+  const int64_t blocks = cuda::attention_blocks(tiles, parts) * p.num_kv_heads;
+  const int64_t merging = (p.q_rows * p.num_heads + 7) / 8;
+  std::vector<float> scratch(parts * p.num_kv_heads * S::kPart + 1, NAN);
+  const auto run = [&] {
+    for (int64_t i = 0; i < out.size(); ++i) out.set(i, 77);
+    cuda::emulator::run({blocks, 1, 1, S::kBlock, S::kSharedBytes, order},
+                        [&] { cuda::block_attention_kernel<S>(p, parts, scratch.data()); });
+    if (parts == 1) return;
+    cuda::emulator::run({merging, 1, 1, cuda::kThreads, 0, order},
+                        [&] { cuda::block_attention_merge_kernel<S>(p, parts, scratch.data()); });
+  };
+  run();
+  REQUIRE(std::isnan(scratch.back()));
+  if (order != Order::kForward) return out;
+  const Values first = out;
+  run();
+  REQUIRE(out == first);
   return out;
 }
 
@@ -57,12 +66,12 @@ void check(const AttentionCase& c, const Values& out, double weights) {
 }
 
 template <class S>
-void check_shape(Shape shape, DType dtype, bool masked, bool limited, int splits) {
+void check_shape(Shape shape, DType dtype, bool masked, bool limited, int parts) {
   AttentionCase c(shape, dtype, masked, limited, 8);
-  CAPTURE(shape.heads, shape.kv_heads, shape.dim, masked, limited, splits, S::kRows);
-  const Values out = attend<S>(c, splits, Order::kForward);
+  CAPTURE(shape.heads, shape.kv_heads, shape.dim, masked, limited, parts);
+  const Values out = attend<S>(c, parts, Order::kForward);
   check(c, out, 1.1);
-  CHECK(out == attend<S>(c, splits, Order::kShuffled));
+  CHECK(out == attend<S>(c, parts, Order::kShuffled));
 }
 
 template <class T>
@@ -72,16 +81,15 @@ DType dtype_of() {
 
 template <class T>
 void check_type() {
-  using Few64 = cuda::AttentionShape<T, 64, 2, 2>;
-  using Many64 = cuda::AttentionShape<T, 64, 6, 1>;
-  using Few128 = cuda::AttentionShape<T, 128, 2, 2>;
-  using Many128 = cuda::AttentionShape<T, 128, 6, 1>;
+  using S64 = cuda::AttentionShape<T, 64>;
+  using S128 = cuda::AttentionShape<T, 128>;
   const DType dtype = dtype_of<T>();
-  check_shape<Few64>({2, 1, 64}, dtype, false, false, 1);
-  check_shape<Few64>({2, 1, 64}, dtype, true, true, 3);
-  check_shape<Many64>({3, 1, 64}, dtype, true, true, 2);
-  check_shape<Few128>({2, 2, 128}, dtype, false, true, 3);
-  check_shape<Many128>({2, 1, 128}, dtype, true, false, 1);
+  check_shape<S64>({2, 1, 64}, dtype, false, false, 1);
+  check_shape<S64>({2, 1, 64}, dtype, true, true, 3);
+  check_shape<S64>({3, 1, 64}, dtype, true, true, 20);
+  check_shape<S128>({2, 2, 128}, dtype, false, true, 5);
+  check_shape<S128>({2, 1, 128}, dtype, true, false, 1);
+  check_shape<S128>({3, 3, 128}, dtype, false, false, 8);
 }
 
 }  // namespace
@@ -91,16 +99,46 @@ TEST_CASE("tensor-core kernel, bfloat16") { check_type<cuda::BFloat16>(); }
 TEST_CASE("tensor-core kernel, float16") { check_type<cuda::Float16>(); }
 
 TEST_CASE("tensor-core kernel: any order of blocks and threads gives the same bits") {
-  using S = cuda::AttentionShape<cuda::BFloat16, 64, 2, 2>;
+  using S = cuda::AttentionShape<cuda::BFloat16, 64>;
   AttentionCase c({2, 2, 64}, DType::kBFloat16, false, false, 0);
-  for (const int splits : {1, 4, 7}) {
-    const Values first = attend<S>(c, splits, Order::kForward);
-    for (const Order order : kOrders) CHECK(first == attend<S>(c, splits, order));
+  for (const int parts : {1, 4, 7}) {
+    const Values first = attend<S>(c, parts, Order::kForward);
+    for (const Order order : kOrders) CHECK(first == attend<S>(c, parts, order));
   }
 }
 
+TEST_CASE("tensor-core kernel: padding changes no bit of the sequences that are there") {
+  using S = cuda::AttentionShape<cuda::BFloat16, 64>;
+  AttentionCase c({2, 1, 64}, DType::kBFloat16, false, false, 8);
+  // One sequence of 32 rows and 460 keys; then empty sequences before it, and padding behind it.
+  const Ints alone{0, 32}, row{0}, keys{460};
+  const Ints offsets{0, 0, 32, 32, 32, 48}, rows{1, 0, 2, 0, 0}, n_keys{230, 460, 460, 0, 1};
+  for (const int parts : {1, 5, 8}) {
+    const Values want = attend<S>(c, parts, Order::kForward, [&](auto& p) {
+      p.batch = 1, p.q_rows = 32;
+      p.q_offsets = alone.data(), p.cache_row = row.data(), p.n_keys = keys.data();
+    });
+    const Values got = attend<S>(c, parts, Order::kBackward, [&](auto& p) {
+      p.batch = 5, p.q_rows = 48;
+      p.q_offsets = offsets.data(), p.cache_row = rows.data(), p.n_keys = n_keys.data();
+    });
+    for (int64_t i = 0; i < 48 * 128; ++i) {
+      // Rows of padding see one key, whose values they become.
+      const float there = i < 32 * 128 ? want[i] : c.v[i % 64];
+      if (got[i] != there) FAIL("element " << i << ": " << got[i] << ", expected " << there);
+    }
+  }
+}
+
+TEST_CASE("tensor-core kernel: as many parts as a warp has lanes, few rows to a block") {
+  using S = cuda::AttentionShape<cuda::Float16, 64>;
+  AttentionCase c({2, 2, 64}, DType::kFloat16, true, false, 8, 4200);
+  c.q_offsets = {0, 1, 2, 2, 5};
+  for (const int parts : {12, 100}) check(c, attend<S>(c, parts, Order::kBackward), 1.1);
+}
+
 TEST_CASE("tensor-core kernel: a NaN stays in its row") {
-  using S = cuda::AttentionShape<cuda::BFloat16, 64, 2, 2>;
+  using S = cuda::AttentionShape<cuda::BFloat16, 64>;
   AttentionCase c({1, 1, 64}, DType::kBFloat16, false, false, 0);
   const Values good = attend<S>(c, 2, Order::kForward);
   c.q.set(30 * c.row_stride + 3, NAN);
@@ -111,11 +149,12 @@ TEST_CASE("tensor-core kernel: a NaN stays in its row") {
 }
 
 TEST_CASE("tensor-core kernel: rows whose sequence is out of range") {
-  using S = cuda::AttentionShape<cuda::BFloat16, 64, 2, 2>;
+  using S = cuda::AttentionShape<cuda::BFloat16, 64>;
   AttentionCase c({1, 1, 64}, DType::kBFloat16, false, false, 0);
   const Values good = attend<S>(c, 3, Order::kForward);
   // Sequence 1 (rows 1 to 17): no such cache row, too many keys; sequence 3: offsets that fall.
-  const Ints rows{2, kCacheRows, 1, 0}, keys{0, kCapacity + 1, 5, 230}, fall{0, 1, 18, 18, 17};
+  const Ints rows{2, kCacheRows, 1, 0}, keys{0, kCapacity + 1, 5, kCapacity},
+      fall{0, 1, 18, 18, 17};
   const auto state = [&](const Values& out, int64_t row) {
     bool nan = true, same = true, untouched = true;
     for (int64_t i = row * 64; i < (row + 1) * 64; ++i) {
@@ -139,7 +178,7 @@ TEST_CASE("tensor-core kernel: rows whose sequence is out of range") {
 }
 
 TEST_CASE("tensor-core kernel: offsets beyond 2^31 elements") {
-  using S = cuda::AttentionShape<cuda::BFloat16, 64, 2, 2>;
+  using S = cuda::AttentionShape<cuda::BFloat16, 64>;
   const int64_t stride = (int64_t{1} << 31) + 64, keys = 70;
   const size_t bytes = (stride + keys * 64) * 2;
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
@@ -196,97 +235,5 @@ TEST_CASE("simple kernel: other head sizes and float32, any order, out of range"
   for (int64_t i = 0; i < bad.size(); ++i) {
     const int64_t row = i / 66;
     if (row == 0 || row == 90 ? !std::isnan(bad[i]) : bad[i] != good[i]) FAIL("row " << row);
-  }
-}
-
-TEST_CASE("tiles hold every packed row once, and there are never more than the grid has") {
-  std::mt19937 bits(1);
-  for (int turn = 0; turn < 60; ++turn) {
-    const int64_t batch = 1 + bits() % (turn % 4 ? 6 : 80);
-    const int64_t group = 1 + bits() % 8, tile_rows = bits() % 2 ? 32 : 96;
-    Ints offsets{0};
-    for (int64_t b = 0; b < batch; ++b) offsets.push_back(offsets.back() + bits() % 40);
-    BlockAttentionParams p{};
-    p.q_offsets = offsets.data(), p.batch = batch, p.q_rows = offsets.back();
-    p.num_heads = group * 2, p.num_kv_heads = 2;
-    const int64_t tiles = cuda::most_tiles(p.q_rows, batch, group, tile_rows);
-    // Block i finds tile i, every lane the same; the last block finds none.
-    std::vector<cuda::RowTile> found(32 * (tiles + 1));
-    cuda::emulator::run({tiles + 1, 1, 1, 32, 0, Order::kShuffled}, [&] {
-      found[32 * cuda::block_x() + cuda::thread_index()] =
-          cuda::find_tile(p, tile_rows, cuda::block_x());
-    });
-    int64_t next = 0;
-    for (int64_t b = 0; b < batch; ++b) {
-      const int64_t rows = cuda::packed_rows(p, b);
-      for (int64_t first = 0; first < rows; first += tile_rows, ++next) {
-        REQUIRE(next < tiles);
-        for (int lane = 0; lane < 32; ++lane) {
-          const cuda::RowTile& tile = found[32 * next + lane];
-          REQUIRE((tile.sequence == b && tile.first == first));
-          REQUIRE(tile.count == std::min(rows - first, tile_rows));
-        }
-      }
-    }
-    for (size_t i = 32 * next; i < found.size(); ++i) REQUIRE(found[i].sequence == -1);
-  }
-}
-
-TEST_CASE("splits cover the keys in order, and fill the machine") {
-  for (const int64_t keys : {0, 1, 63, 64, 65, 1000, 4096}) {
-    for (const int splits : {1, 2, 7, 32}) {
-      int next = 0, most = 0, least = 1 << 30;
-      for (int s = 0; s < splits; ++s) {
-        const cuda::KeyRange range = cuda::split_range(keys, splits, s);
-        REQUIRE(range.begin == next);
-        REQUIRE(range.end >= range.begin);
-        next = range.end;
-        most = std::max(most, range.end - range.begin);
-        least = std::min(least, range.end - range.begin);
-      }
-      REQUIRE(next == (keys + 63) / 64);
-      REQUIRE(most - least <= 1);
-    }
-  }
-  BlockAttentionParams p{};
-  p.num_heads = p.num_kv_heads = 32, p.q_rows = 32, p.batch = 1, p.capacity = 4096;
-  CHECK(cuda::attention_splits(p, 32, 132) == 8);
-  p.batch = 16, p.q_rows = 16 * 32;
-  CHECK(cuda::attention_splits(p, 32, 132) == 1);
-  p.batch = 1, p.q_rows = 32, p.num_heads = 28, p.num_kv_heads = 4;
-  CHECK(cuda::attention_splits(p, 96, 132) == 22);
-  p.capacity = 100;
-  CHECK(cuda::attention_splits(p, 96, 132) == 2);
-  p.num_kv_heads = 1, p.num_heads = 1, p.q_rows = 1, p.capacity = 1 << 20;
-  CHECK(cuda::attention_splits(p, 32, 132) == cuda::kMaxSplits);
-}
-
-TEST_CASE("two blocks fit into the shared memory of a processor, as the registers' budget asks") {
-  const auto twice = [](int bytes) { return 2 * (bytes + 1024); };  // 1 KiB each is reserved
-  CHECK(twice(cuda::AttentionShape<cuda::BFloat16, 128, 2, 2>::kSharedBytes) <= 164 << 10);
-  CHECK(twice(cuda::AttentionShape<cuda::BFloat16, 128, 6, 1>::kSharedBytes) <= 164 << 10);
-  CHECK(twice(cuda::AttentionShape<cuda::BFloat16, 64, 6, 1>::kSharedBytes) <= 100 << 10);
-}
-
-TEST_CASE("shared memory: every chunk has its place, and eight rows lie in different banks") {
-  for (const int bytes : {128, 256}) {
-    std::set<int> seen;
-    for (int key = 0; key < cuda::kKeyTile; ++key) {
-      for (int chunk = 0; chunk < bytes / 16; ++chunk) {
-        const int at = cuda::chunk_offset(bytes, key, chunk);
-        REQUIRE((at % 16 == 0 && at / bytes == key && seen.insert(at).second));
-        // The kernel flips the bits of d instead of computing the offset of chunk 2 d again.
-        REQUIRE(at == (cuda::chunk_offset(bytes, key, chunk % 2) ^ chunk / 2 << 5));
-      }
-    }
-    for (int first = 0; first < cuda::kKeyTile; first += 8) {
-      for (int chunk = 0; chunk < bytes / 16; ++chunk) {
-        std::set<int> banks;
-        for (int key = first; key < first + 8; ++key) {
-          banks.insert(cuda::chunk_offset(bytes, key, chunk) % 128);
-        }
-        REQUIRE(banks.size() == 8);
-      }
-    }
   }
 }

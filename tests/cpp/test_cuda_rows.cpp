@@ -25,7 +25,7 @@ uint64_t bits(T x) {
   return out;
 }
 
-const int64_t kWidths[] = {1, 3, 8, 31, 64, 129, 4096 / 4 + 8};
+const int64_t kWidths[] = {1, 3, 8, 31, 64, 129, 4096 / 4 + 8, 4096 + 8};
 
 }  // namespace
 
@@ -162,6 +162,26 @@ TEST_CASE("rows find their sequences, whatever the offsets hold") {
   for (int64_t row = 0; row < 100; ++row) {
     const int64_t b = sequence_of(broken.data(), 3, row);
     CHECK((b == -1 || (broken[b] <= row && row < broken[b + 1])));
+  }
+}
+
+TEST_CASE("a warp finds the sequence of a row, whatever the offsets hold") {
+  std::mt19937 bits(3);
+  for (const bool broken : {false, true}) {
+    Ints offsets{0};
+    for (int b = 0; b < 80; ++b) {
+      offsets.push_back(broken ? bits() % 200 : offsets.back() + bits() % 4 * (bits() % 2));
+    }
+    const int64_t rows = 200;
+    Ints found(32 * rows);
+    emulator::run({rows, 1, 1, 32}, [&] {
+      found[32 * block_x() + thread_index()] = warp_sequence_of(offsets.data(), 80, block_x());
+    });
+    for (int64_t i = 0; i < 32 * rows; ++i) {
+      const int64_t row = i / 32, b = found[i];
+      REQUIRE((b == -1 || (offsets[b] <= row && row < offsets[b + 1])));
+      if (!broken) REQUIRE(b == sequence_of(offsets.data(), 80, row));
+    }
   }
 }
 

@@ -61,10 +61,11 @@ struct Sampler {
     const ConfidenceParams p = params();
     const int chunks = cuda::confidence_chunks(p);
     std::vector<unsigned long long> parts(rows * chunks * cuda::kFoundWords, ~0ull);
-    std::vector<unsigned> tickets(rows, 0);
-    cuda::emulator::run({rows * chunks, 1, 1, cuda::kThreads, 0, order}, [&] {
-      cuda::confidence_kernel<T, N>(p, chunks, parts.data(), tickets.data());
-    });
+    cuda::emulator::run({rows * chunks, 1, 1, cuda::kThreads, 0, order},
+                        [&] { cuda::confidence_kernel<T, N>(p, chunks, parts.data()); });
+    if (chunks == 1) return;
+    cuda::emulator::run({(rows + 7) / 8, 1, 1, cuda::kThreads, 0, order},
+                        [&] { cuda::confidence_merge_kernel<T>(p, chunks, parts.data()); });
   }
 
   void emulate(Order order, bool wide) {
@@ -140,6 +141,12 @@ TEST_CASE("confidence kernel: several chunks, ties across them, given noise, rou
   c.check();
 }
 
+TEST_CASE("confidence kernel: more chunks than a warp has lanes") {
+  Sampler c(DType::kFloat32, 1, 33 * cuda::kChunk + 5, 4);
+  c.temperature = {0, 0, 0.8};
+  c.check();
+}
+
 TEST_CASE("confidence kernel: NaN, infinities, nothing to choose") {
   const int64_t vocab = cuda::kChunk + 50;
   Sampler c(DType::kFloat32, 6, vocab, 3);
@@ -173,7 +180,9 @@ TEST_CASE("the kernel's noise has the bits of core/gumbel.h") {
   const PhiloxKey key = stream_key(c.rng[6], c.rng[7], Stream::kNoise);
   for (int64_t id = 0; id < 100; ++id) {
     cuda::Best<double> best;
+    CHECK(noise.may_reach(-INFINITY, 0.25f, cuda::Noise::high_word(noise.draw(id), id)));
     noise.consider(best, id, 0.25f, noise.draw(id));
+    CHECK(noise.may_reach(best.value, 0.25f, cuda::Noise::high_word(noise.draw(id), id)));
     CHECK(best.id == id);
     CHECK(best.value == 0.25f + 1.5 * gumbel_noise(key, id, c.position[1], c.rng[8]));
   }
