@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import dpad
+from dpad.decode import cache
 from dpad.testing.reference_decoder import reference
 from tests.generation.common import MASK_ID
 
@@ -113,3 +114,11 @@ def test_nor_for_what_runs_in_the_loop_and_for_likelihoods(llada, prompts):
     expected = run()
     with torch.device("meta"):
         assert run() == expected
+
+
+def test_memory_that_torch_keeps_counts_as_free(monkeypatch):
+    """A cache that grows frees its buffers first, which the driver does not see."""
+    for name, value in (("memory_reserved", 70), ("memory_allocated", 30)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 100))
+    assert cache._free_bytes(torch.device("cuda")) == 45
