@@ -34,11 +34,16 @@ def torch_folder():
     )
 
 
+def program(name):
+    """Path of a program on PATH, or beside this Python, where pip puts it; None without one."""
+    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+
+
 class CMakeBuild(build_ext):
     """Configures, builds and installs into the package; the build folder is kept between runs."""
 
     def run(self):
-        cmake = shutil.which("cmake")
+        cmake = program("cmake")
         if cmake is None:
             sys.exit("dpad needs CMake to be built. Type:\n    pip install cmake ninja")
         if not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
@@ -56,7 +61,7 @@ class CMakeBuild(build_ext):
         options.update({name: os.environ[name] for name in names})
         if "DPAD_CUDA_ARCHITECTURES" in os.environ:
             options["CMAKE_CUDA_ARCHITECTURES"] = os.environ["DPAD_CUDA_ARCHITECTURES"]
-        ninja = shutil.which("ninja")
+        ninja = program("ninja")
         # Named every time: under build isolation the program of the last build is gone.
         generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
         # Options of an earlier call are forgotten (-U): only this environment counts.

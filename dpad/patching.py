@@ -116,7 +116,10 @@ class Handle:
     def stock_forward(self):
         """The model's own forward, bound."""
         saved = self._saved.get("forward", _Missing)
-        return type(self.model).forward.__get__(self.model) if saved is _Missing else saved
+        if saved is not _Missing:
+            return saved
+        # torch.compile of torch 2.11 can trace neither `forward.__get__` nor `MethodType`.
+        return functools.partial(type(self.model).forward, self.model)
 
     @property
     def full_forward(self):

@@ -23,14 +23,13 @@ measurements.json, goals.json, summary.md, plots and log.txt.
 """
 
 import argparse
-import importlib.util
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from benchmarks.gpu import steps
+from benchmarks.gpu import needs, steps
 
 
 def parse(arguments=None):
@@ -105,6 +104,7 @@ def install(wheels):
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(site), before] if before else [str(site)])
     os.environ["CMAKE_PREFIX_PATH"] = str(site / "cmeel.prefix")
+    sys.path.insert(0, str(site))
 
 
 def run_all(options, arch, report):
@@ -136,12 +136,14 @@ def main(arguments=None):
     if arch is None:
         print("no CUDA device: torch.cuda.is_available() is False", file=sys.stderr)
         return 2
-    if importlib.util.find_spec("pytest") is None and not options.small:
-        print("pytest is not installed", file=sys.stderr)
-        return 2
-    options.out.mkdir(parents=True, exist_ok=True)
+    needs.look_further()
     if options.wheels is not None:
         install(options.wheels)
+    absent = None if options.small else needs.missing()
+    if absent is not None:
+        print(absent, file=sys.stderr)
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
     return run_all(options, arch, steps.Report(options.out))
 
 

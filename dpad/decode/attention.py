@@ -40,9 +40,11 @@ class Attention:
         parts = [self._run(run, q, k_cache, v_cache) for run in self._runs]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def of_rows(self, q, k_cache, v_cache, offsets, sequences=slice(None)):
-        """The same for the rows of some sequences, ``offsets`` from 0 on, by dpad's operator."""
-        cache_row, n_keys = self._layout.cache_row[sequences], self._layout.n_keys[sequences]
+    def of_rows(self, q, k_cache, v_cache, offsets, first=0, end=None):
+        """The same for the rows of sequences ``[first, end)``, by dpad's operator; ``offsets`` from
+        0 on.
+        """
+        cache_row, n_keys = self._layout.cache_row[first:end], self._layout.n_keys[first:end]
         mask = self._key_mask
         return ops.block_attention(
             q, k_cache, v_cache, offsets, cache_row, n_keys, self._scale, mask
@@ -55,7 +57,7 @@ class Attention:
         q = q[first : first + rows]
         if not wide:
             offsets = self._layout.q_offsets[sequence : sequence + count + 1] - first
-            return self.of_rows(q, k_cache, v_cache, offsets, slice(sequence, sequence + count))
+            return self.of_rows(q, k_cache, v_cache, offsets, sequence, sequence + count)
         _, cache_row, keys = sizes[0]
         k, v = (t[cache_row : cache_row + count, :, :keys] for t in (k_cache, v_cache))
         q = q.unflatten(0, (count, -1)).transpose(1, 2)

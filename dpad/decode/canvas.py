@@ -21,9 +21,8 @@ class Canvas:
         self.tokens, self.committed_at = new(rows + spare, length), new(rows + spare, length)
         self.committed = new(rows + spare, length, dtype=torch.float64)
         self.masks_left, self.status, self.forward = (new(rows + spare) for _ in range(3))
-        self._read = torch.empty(
-            rows + spare, dtype=torch.int64, pin_memory=self.tokens.device.type == "cuda"
-        )
+        pinned = self.tokens.device.type == "cuda"
+        self._read = torch.empty(rows + spare, dtype=torch.int64, device="cpu", pin_memory=pinned)
 
     @classmethod
     def of(cls, prompts, new_tokens, mask_id, device):
@@ -36,7 +35,7 @@ class Canvas:
         self.prompt_lengths = [len(p) for p in prompts]
         self.lengths = [n + new_tokens for n in self.prompt_lengths]
         self.mask_id = mask_id
-        tokens = torch.full(self.tokens.shape, mask_id, dtype=torch.int64)
+        tokens = torch.full(self.tokens.shape, mask_id, dtype=torch.int64, device="cpu")
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)] = prompt
         self.tokens.copy_(tokens)
@@ -70,10 +69,10 @@ class Canvas:
 
     def eligible(self, targets):
         """Bool ``[logit_rows]``: the canvas still holds a mask there."""
-        return self.tokens[self._places(targets)] == self.mask_id
+        return self.tokens[self.places(targets)] == self.mask_id
 
     @staticmethod
-    def _places(targets):
+    def places(targets):
         """Row and position of every target."""
         sizes, count = targets.l_offsets.diff(), targets.position.shape[0]
         rows = torch.repeat_interleave(targets.canvas_row, sizes, output_size=count)
@@ -109,7 +108,7 @@ class Canvas:
 
         A commit with a quota of 0 decides what a commit decides, and commits nothing.
         """
-        at, count = self._places(targets), targets.position.shape[0]
+        at, count = self.places(targets), targets.position.shape[0]
         masked = self.tokens[at] == self.mask_id
         filled = ~masked & (self.committed_at[at] < 0)
         now = self.forward[at[0]] - 1

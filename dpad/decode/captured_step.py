@@ -79,7 +79,8 @@ class Inputs:
             "quota": ((sequences,), long),
             "leave": ((sequences,), long),
         }
-        self.bucket, self.spare = bucket, torch.arange(canvas.rows, canvas.rows + canvas.spare)
+        spare = range(canvas.rows, canvas.rows + canvas.spare)
+        self.bucket, self.spare = bucket, torch.tensor(spare, dtype=torch.int64, device="cpu")
         packed = Packed({name: shapes[name] for name in shapes if name in names})
         self._staging = packed.staging(device)
         self._device = self._staging.to(device, copy=True)
@@ -120,7 +121,7 @@ class Inputs:
             have = have.view(streams, -1, *to.shape[2:]) if have.numel() else to[:, :0]
             if name == "logit_row":
                 more = bucket.rows - (0 if layout is None else layout.rows // streams)
-                have = have + more * torch.arange(streams)[:, None]
+                have = have + more * torch.arange(streams, device="cpu")[:, None]
             to[:, : have.shape[1]] = have
             to[:, have.shape[1] :] = padding.get(name, 0)
 

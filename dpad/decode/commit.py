@@ -81,7 +81,7 @@ class Schedule:
         if rule.steps is not None:
             self.steps = ops.transfer_schedule(rule.steps, len(block_lengths)).tolist()
             # Times fall linearly from 1 to eps in float32, as published.
-            self.times = [torch.linspace(1, rule.eps, n + 1) for n in self.steps]
+            self.times = [torch.linspace(1, rule.eps, n + 1, device="cpu") for n in self.steps]
         self._made = None, None  # pairs of amount and quota, as tensors
 
     def of(self, live):
@@ -93,13 +93,13 @@ class Schedule:
         pairs = [self._step(q, live) for q in live]
         if self._made[0] != pairs:
             amount, quota = zip(*pairs, strict=True)
-            amount = torch.tensor(amount, dtype=torch.float64)
-            self._made = pairs, (amount, torch.tensor(quota))
+            amount = torch.tensor(amount, dtype=torch.float64, device="cpu")
+            self._made = pairs, (amount, torch.tensor(quota, device="cpu"))
         amount, quota = self._made[1]
         if not self.carried:
             return amount, quota, None
-        quota, leave = zip(*map(self._carried, live), strict=True)
-        return amount, torch.tensor(quota), torch.tensor(leave)
+        quota, leave = torch.tensor([self._carried(q) for q in live], device="cpu").unbind(1)
+        return amount, quota, leave
 
     def _step(self, q, live):
         """(amount, quota) of one sequence; keeps its count of masks."""
@@ -147,7 +147,7 @@ class Schedule:
         if step >= self.steps[q.block] - 1:
             return max(q.masks, 1)
         together = [r.masks for r in live if (r.block, r.step) == (q.block, q.step) and r.masks]
-        mean = torch.tensor(sum(together)) / max(len(together), 1)
+        mean = torch.tensor(sum(together), device="cpu") / max(len(together), 1)
         times = self.times[q.block]
         return int(mean * (1 - times[step + 1] / times[step]))
 

@@ -209,11 +209,12 @@ class Decoder:
         """What the step of these sequences depends on beside its layout, on the host."""
         rows, forwards = [q.row for q in live], [len(q.forwards) for q in live]
         if self._per_batch[0] != rows:
-            rng = torch.tensor([[self.settings.seed, q.row_key, 0] for q in live])
-            temperature = torch.full((len(live),), self.step.temperature, dtype=torch.float64)
+            rng = [[self.settings.seed, q.row_key, 0] for q in live]
+            rng = torch.tensor(rng, device="cpu")
+            temperature = torch.full_like(rng[:, 0], self.step.temperature, dtype=torch.float64)
             self._per_batch = rows, rng, temperature
         _, rng, temperature = self._per_batch
-        rng[:, 2] = torch.tensor(forwards)
+        rng[:, 2] = torch.tensor(forwards, device="cpu")
         outranks = None
         if self.first_alone and any(q.refresh for q in live):
             outranks = torch.cat([self._first_alone(q) for q in live])
@@ -223,10 +224,15 @@ class Decoder:
     def _first_alone(q):
         """In a refresh the block's first position outranks everything, the others nothing."""
         start, end = q.current
-        score = torch.full((end - start,), -torch.inf if q.refresh else torch.nan)
+        score = torch.full(
+            (end - start,),
+            -torch.inf if q.refresh else torch.nan,
+            dtype=torch.float64,
+            device="cpu",
+        )
         if q.refresh:
             score[0] = torch.inf
-        return score.double()
+        return score
 
     def _advance(self, live):
         """Reads the status once and moves every sequence on; returns those that still run."""

@@ -23,7 +23,8 @@ class Packed:
 
     def staging(self, device):
         """int64 ``[size]`` on the host, from where copies to `device` need not be waited for."""
-        return torch.zeros(self.size, dtype=torch.int64, pin_memory=device.type == "cuda")
+        pinned = device.type == "cuda"
+        return torch.zeros(self.size, dtype=torch.int64, device="cpu", pin_memory=pinned)
 
     def views(self, buffer):
         """The tensors in a buffer, by name."""

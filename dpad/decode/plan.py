@@ -26,7 +26,8 @@ def blocks_of(prompt_length, length, block_length):
 
 
 def _column(values):
-    return torch.tensor(list(values), dtype=torch.int64)
+    # Planning is the host's, whatever torch's default device is.
+    return torch.tensor(list(values), dtype=torch.int64, device="cpu")
 
 
 @dataclass

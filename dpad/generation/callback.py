@@ -63,7 +63,7 @@ class StepCallback:
     def __call__(self, first, step, vocab):
         """`first`: number in the batch of the step's row 0."""
         with plain_mode():
-            tensors = {"row": torch.tensor([first + q.row for q in step.live])}
+            tensors = {"row": torch.tensor([first + q.row for q in step.live], device="cpu")}
             tensors |= {name: getattr(self, f"_{name}")(step) for name in self.inputs}
             given = {name: value.clone() for name, value in tensors.items()}
             timestep = [q.step for q in step.live]
@@ -77,9 +77,7 @@ class StepCallback:
 
     @staticmethod
     def _at(step):
-        sizes = torch.tensor([e - s for s, e in (q.current for q in step.live)])
-        rows = torch.repeat_interleave(torch.tensor([q.row for q in step.live]), sizes)
-        return rows.to(step.targets.position.device), step.targets.position
+        return step.canvas.places(step.targets)
 
     @staticmethod
     def _padded(step, values, padding):

@@ -143,7 +143,8 @@ def supplied_kept(kept, sequences_blocks):
         return blocks[block]
 
     def draw(row, block):
-        positions = torch.as_tensor(look_up(row, block), dtype=torch.int64).flatten().cpu()
+        given = look_up(row, block)
+        positions = torch.as_tensor(given, dtype=torch.int64, device="cpu").flatten()
         blocks, length = sequences_blocks[row]
         low = blocks[block][1]
         inside = ((positions >= low) & (positions < length)).all()

@@ -37,7 +37,7 @@ class Job:
         )
         self.seed = config.seed
         if self.seed is None:  # last: a refused call must not move torch's generator
-            self.seed = int(torch.randint(2**63 - 1, (1,)))
+            self.seed = int(torch.randint(2**63 - 1, (1,), device="cpu"))
 
     def _step_hooks(self, part):
         """The `StepHooks` of a micro-batch, or None."""
@@ -121,8 +121,9 @@ class Job:
         return self._output(sequences, runs, rows)
 
     def _output(self, sequences, runs, rows):
-        forwards = torch.tensor([len(q.forwards) for _, q in rows])
+        forwards = torch.tensor([len(q.forwards) for _, q in rows], device="cpu")
         committed = [int((run.canvas.committed_at[q.row] >= 0).sum()) for run, q in rows]
+        committed = torch.tensor(committed, dtype=torch.float64, device="cpu")
         timings = {name: sum(run.seconds[name] for run in runs) for name in runs[0].seconds}
         for name in ("positions", "passes", "replayed"):
             timings[name] = sum(getattr(run, name) for run in runs)
@@ -138,7 +139,7 @@ class Job:
             sequences=sequences,
             seed=self.seed,
             forwards=forwards,
-            tokens_per_forward=torch.tensor(committed, dtype=torch.float64) / forwards,
+            tokens_per_forward=committed / forwards,
             kept_suffix=[[k.cpu() for k in q.log] for _, q in rows],
             finish_reason=[run.reasons[q.row] for run, q in rows],
             timings=timings,
@@ -152,7 +153,7 @@ def _rule(config, kept_quirks, dtype):
     that of the logits.
     """
     if config.confidence_threshold is not None:
-        value = torch.tensor(config.confidence_threshold, dtype=torch.float64)
+        value = torch.tensor(config.confidence_threshold, dtype=torch.float64, device="cpu")
         if kept_quirks.get("round_scores", False):
             value = value.to(dtype)
         return commit.threshold(value, steps=config.steps)

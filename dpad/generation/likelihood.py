@@ -91,20 +91,27 @@ def loglikelihood(
     mask_id = mask_id_of(adapter, mask_token_id)
     texts = _texts(pairs, adapter, mask_id)
     keys = _row_keys(row_keys, texts)
-    seed = int(torch.randint(2**63 - 1, (1,))) if seed is None else _int64("seed", seed)
+    if seed is None:
+        seed = int(torch.randint(2**63 - 1, (1,), device="cpu"))
+    seed = _int64("seed", seed)
     drawn = [_masks(len(t) - p, samples, seed, k) for (t, p), k in zip(texts, keys, strict=True)]
     with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
         scorer = _Scorer(adapter, workspace.cache, mask_id, float(cfg_scale or 0))
         sums = scorer.run(texts, [d.mask for d in drawn], micro_batch)
     found = [d.estimate(s) for d, s in zip(drawn, sums, strict=True)]
-    columns = torch.tensor(found, dtype=torch.float64).reshape(-1, 2).unbind(1)
-    return LogLikelihood(*columns, torch.tensor([len(s) for s in sums], dtype=torch.int64), seed)
+    columns = _host(found, torch.float64).reshape(-1, 2).unbind(1)
+    return LogLikelihood(*columns, _host([len(s) for s in sums], torch.int64), seed)
+
+
+def _host(values, dtype):
+    """A tensor on the CPU, whatever torch's default device is."""
+    return torch.tensor(values, dtype=dtype, device="cpu")
 
 
 def _ids(name, value):
     """Token ids as int64 ``[length]`` on the CPU."""
     try:
-        ids = torch.as_tensor(value)
+        ids = torch.as_tensor(value, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} = {value!r}: expected token ids") from error
     if ids.dim() != 1:
@@ -112,7 +119,7 @@ def _ids(name, value):
     kind = ids.dtype
     if ids.numel() and (kind.is_floating_point or kind.is_complex or kind == torch.bool):
         raise ValueError(f"{name} has dtype {kind}: expected integer ids")
-    return ids.to("cpu", torch.int64)
+    return ids.to(torch.int64)
 
 
 def _texts(pairs, adapter, mask_id):
@@ -182,7 +189,7 @@ class _Masks:
         masked, length = self.mask.sum(1), self.mask.shape[1]
         if self.draw is None:
             weight = [1 / (n * math.comb(length, n)) for n in masked.tolist()]
-            return float(sums @ torch.tensor(weight, dtype=torch.float64)), 0.0
+            return float(sums @ _host(weight, torch.float64)), 0.0
         drawn = (sums * length / masked)[self.draw]
         value = float(drawn.mean())
         spread = float((drawn[0::2] - drawn[1::2]).norm()) / len(drawn)
@@ -192,11 +199,12 @@ class _Masks:
 def _masks(length, samples, seed, key):
     """All masks of an answer, or `samples` drawn ones, from (seed, key, number of the draw)."""
     if length < 63 and 2**length - 1 <= samples:
-        number = torch.arange(1, 2**length)
-        return _Masks((number[:, None] >> torch.arange(length)) & 1 == 1, None)
-    draws = torch.arange(samples)
+        bit = _host(range(length), torch.int64)
+        return _Masks((_host(range(1, 2**length), torch.int64)[:, None] >> bit) & 1 == 1, None)
+    draws = _host(range(samples), torch.int64)
     rng = torch.stack((torch.full_like(draws, seed), torch.full_like(draws, key), draws), dim=1)
-    offsets, position = torch.arange(samples + 1) * (length + 1), torch.arange(length + 1)
+    position = _host(range(length + 1), torch.int64)
+    offsets = _host(range(samples + 1), torch.int64) * (length + 1)
     u = ops.uniform(rng, offsets, position.repeat(samples)).view(samples, length + 1)
     share = (draws // 2 + u[:, -1]) / (samples // 2)  # in (0, 1], one stratum per two draws
     count = (share * length).ceil().clamp(1, length)
@@ -228,7 +236,7 @@ class _Scorer:
                     if math.isnan(value):
                         raise NaNLogitsError(f"the model gave NaN logits for pairs[{pair}]")
                 sums += found
-        return torch.tensor(sums, dtype=torch.float64).split([len(m) for m in masks])
+        return _host(sums, torch.float64).split([len(m) for m in masks])
 
     def _pass(self, part):
         """The sums of (text, length of its prompt, mask of its answer) in one pass."""

@@ -18,7 +18,7 @@ class BlockStreamer:
 
     def __init__(self, streamer, prompt, end_ids):
         self.streamer, self.prompt = streamer, prompt
-        self.end_ids = torch.tensor(end_ids, dtype=torch.int64)
+        self.end_ids = torch.tensor(end_ids, dtype=torch.int64, device="cpu")
         self.ended = False
         self.takes_drafts = callable(getattr(streamer, "put_draft", None))
 

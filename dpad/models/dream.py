@@ -35,7 +35,7 @@ def _rope_notes(base, theta, head_dim):
     Transformers 5.x leaves non-persistent buffers of remote code uninitialised, and `model.to`
     rounds them with the weights.
     """
-    index = torch.arange(0, head_dim, 2, dtype=torch.float32)
+    index = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu")
     wanted = 1.0 / (theta ** (index / head_dim))
     found = getattr(getattr(base, "rotary_emb", None), "inv_freq", None)
     if found is None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as program
-from benchmarks.gpu import shapes, steps
+from benchmarks.gpu import needs, shapes, steps
 
 
 def test_parts_keep_their_limits():
@@ -51,6 +51,31 @@ def test_bad_arguments(arguments, text, capsys, tmp_path, monkeypatch):
     assert end.value.code == 2
     assert text in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_missing_is_said_before_anything_is_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "architecture", lambda: "90")
+    monkeypatch.setattr(needs, "look_further", lambda: None)
+    monkeypatch.setattr(needs, "PACKAGES", ("pytest", "no_such_a", "no_such_b"))
+    monkeypatch.setattr(needs.shutil, "which", lambda name: None)
+    assert program.main(["--out", str(tmp_path / "out")]) == 2
+    shown = capsys.readouterr().err
+    assert "no_such_a, no_such_b, cmake: not installed" in shown and "-d wheels no_such_a" in shown
+    assert "nvcc is neither on PATH nor in CUDA_HOME" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_programs_are_also_looked_for_beside_python_and_in_cuda(tmp_path, monkeypatch):
+    for folder in ("scripts", "cuda/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("scripts/cmake", "cuda/bin/nvcc"):
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.setattr(needs.sys, "executable", str(tmp_path / "scripts" / "python"))
+    assert needs.missing() is not None
+    needs.look_further()
+    assert needs.missing() is None
 
 
 def test_without_a_device_nothing_is_done(capsys, tmp_path, monkeypatch):
@@ -138,6 +163,8 @@ def short_steps(monkeypatch):
     last = (steps.Step("summary", 0, 10, ("{python}", "-c", count % "summary")),)
     monkeypatch.setattr(steps, "STEPS", some)
     monkeypatch.setattr(steps, "LAST", last)
+    for name in ("look_further", "missing"):
+        monkeypatch.setattr(needs, name, lambda: None)
     monkeypatch.setattr(program, "architecture", lambda: "90")
 
 

@@ -23,6 +23,7 @@ def test_moved_tensors_keep_layout_and_aliases():
 
 
 def test_devices_of_this_machine(monkeypatch):
+    monkeypatch.delenv("DPAD_DEVICES", raising=False)
     assert devices(("a", "b"))[:2] == ("a", "b")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(ops, "loaded", lambda name: True)
