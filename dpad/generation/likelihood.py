@@ -89,7 +89,7 @@ def loglikelihood(
     _whole("micro_batch", micro_batch, 1)
     _whole("mask_token_id", mask_token_id, 0)
     mask_id = mask_id_of(adapter, mask_token_id)
-    texts = _texts(pairs, adapter, mask_id)
+    texts = checked_texts(pairs, adapter, mask_id)
     keys = _row_keys(row_keys, texts)
     seed = int(torch.randint(2**63 - 1, (1,))) if seed is None else _int64("seed", seed)
     drawn = [_masks(len(t) - p, samples, seed, k) for (t, p), k in zip(texts, keys, strict=True)]
@@ -115,8 +115,8 @@ def _ids(name, value):
     return ids.to("cpu", torch.int64)
 
 
-def _texts(pairs, adapter, mask_id):
-    """(ids of prompt and answer, length of the prompt) of each pair, all checked."""
+def checked_texts(pairs, adapter, mask_id):
+    """(ids of prompt and answer, length of the prompt) of each pair; errors as `loglikelihood`."""
     texts = []
     for number, pair in enumerate(pairs):
         name = f"pairs[{number}]"
@@ -158,12 +158,13 @@ def _row_keys(given, texts):
         if len(keys) != len(texts):
             raise ValueError(f"row_keys holds {len(keys)} keys for {len(texts)} pairs")
         return keys
-    keys = []
-    for text, prompt in texts:
-        numbers = struct.pack(f"<{len(text) + 1}q", prompt, *text.tolist())
-        digest = blake2b(numbers, digest_size=8).digest()
-        keys.append(int.from_bytes(digest, "little", signed=True))
-    return keys
+    return [key_of(prompt, *text.tolist()) for text, prompt in texts]
+
+
+def key_of(*numbers):
+    """A row key that follows from 64-bit integers."""
+    digest = blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 @dataclass
