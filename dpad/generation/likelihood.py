@@ -83,8 +83,7 @@ def loglikelihood(
     """
     handle = getattr(model, "_dpad_handle", None)
     adapter = handle.adapter if handle is not None else find_adapter(model)
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2 or samples % 2:
-        raise ValueError(f"samples = {samples!r}: expected an even number >= 2")
+    check_samples("samples", samples)
     _real("cfg_scale", cfg_scale, 0)
     _whole("micro_batch", micro_batch, 1)
     _whole("mask_token_id", mask_token_id, 0)
@@ -99,6 +98,12 @@ def loglikelihood(
     found = [d.estimate(s) for d, s in zip(drawn, sums, strict=True)]
     columns = torch.tensor(found, dtype=torch.float64).reshape(-1, 2).unbind(1)
     return LogLikelihood(*columns, torch.tensor([len(s) for s in sums], dtype=torch.int64), seed)
+
+
+def check_samples(name, value):
+    """Raises ValueError for a number of masks that cannot be drawn in pairs."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 2 or value % 2:
+        raise ValueError(f"{name} = {value!r}: expected an even number >= 2")
 
 
 def _ids(name, value):
