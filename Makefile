@@ -2,7 +2,8 @@
 # environment .venv with pinned packages, and the C++ build in build/. Neither needs root.
 #
 #   make demo    install, then the demonstration
-#   make test    formatting, C++ tests, Python tests with Transformers 5.x and again with 4.57
+#   make test    formatting, C++ tests, Python tests with Transformers 5.x and again with 4.57, and
+#                those with lm-evaluation-harness
 #   make bench   the benchmarks behind the figures of README.md
 #   make format  formats Python and C++
 #   make clean   removes what was built; `make distclean` removes .venv as well
@@ -21,13 +22,14 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check
 OVERLAY := $(CURDIR)/$(VENV)/transformers-4
 ECOSYSTEM := $(CURDIR)/$(VENV)/ecosystem
+EVAL := $(CURDIR)/$(VENV)/eval
 CATCH2 := $(CURDIR)/$(VENV)/catch2
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc cmake -type f)
 CPP_FILES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.c*')
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export CXX
 
-.PHONY: demo test install bench lint format test-cpp test-python clean distclean
+.PHONY: demo test install bench lint format test-cpp test-python test-eval clean distclean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -36,7 +38,7 @@ demo: install
 # One architecture is enough to test the build: sm_80, with PTX that newer GPUs compile for
 # themselves.
 test: export DPAD_CUDA_ARCHITECTURES ?= 80
-test: lint test-cpp test-python
+test: lint test-cpp test-python test-eval
 
 install: $(VENV)/.dpad
 
@@ -81,14 +83,10 @@ $(VENV)/.dpad: $(VENV)/.packages $(SOURCES)
 	$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 
-$(OVERLAY)/.done: requirements/transformers-4.txt $(VENV)/.packages
-	rm -rf $(OVERLAY)
-	$(PIP) install --no-deps --target $(OVERLAY) -r requirements/transformers-4.txt
-	@touch $@
-
-$(ECOSYSTEM)/.done: requirements/ecosystem.txt $(VENV)/.packages
-	rm -rf $(ECOSYSTEM)
-	$(PIP) install --no-deps --target $(ECOSYSTEM) -r requirements/ecosystem.txt
+# Overlay folders, put before the environment's own packages: one per file in requirements/.
+$(CURDIR)/$(VENV)/%/.done: requirements/%.txt $(VENV)/.packages
+	rm -rf $(@D)
+	$(PIP) install --no-deps --target $(@D) -r $<
 	@touch $@
 
 # The single header of Catch2 2.13, which a wheel for Python 3.12 carries; else an installed Catch2.
@@ -120,6 +118,10 @@ test-python: install $(OVERLAY)/.done $(ECOSYSTEM)/.done
 	PYTHONPATH=$(OVERLAY) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/models tests/generation
 	PYTHONPATH=$(ECOSYSTEM) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/ecosystem
 	PYTHONPATH=$(OVERLAY):$(ECOSYSTEM) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/ecosystem
+
+# With lm-evaluation-harness (an overlay of 390 MB, mostly pyarrow, pandas and its tasks).
+test-eval: install $(EVAL)/.done
+	PYTHONPATH=$(EVAL) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/eval
 
 format: $(VENV)/.packages
 	$(VENV)/bin/ruff check --fix .

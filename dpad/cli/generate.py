@@ -10,6 +10,7 @@ import typer
 
 import dpad
 from dpad.cli.common import Json, print_json, quiet_loading
+from dpad.loading import load
 
 NAME = "generate"
 EXAMPLES = (
@@ -134,49 +135,14 @@ def assignments(words):
 def configuration(preset, options):
     """`DPadGenerationConfig` of a preset's values under `options`; ValueError if unknown."""
     from dpad.generation import presets
-    from dpad.generation.config import RULES, DPadGenerationConfig
+    from dpad.generation.config import DPadGenerationConfig
 
     if preset is None:
         return DPadGenerationConfig(**options)
     if preset not in presets.names():
         known = ", ".join(presets.names())
         raise ValueError(f"--preset {preset}: expected one of {known}")
-    values = presets.get(preset).given()
-    if set(options) & set(RULES):
-        values = {n: v for n, v in values.items() if n not in RULES}
-    return DPadGenerationConfig(**{**values, **options})
-
-
-def load(name, dtype="auto", device="auto"):
-    """(model, tokenizer) of a repository, a folder or "demo".
-
-    Raises:
-        ValueError: an unknown dtype or device.
-        OSError, UnsupportedModelError: nothing there, or nothing that dpad knows.
-    """
-    import torch
-
-    from dpad.models.adapter import UnsupportedModelError
-    from dpad.models.hf import AutoModel, AutoTokenizer
-
-    dtypes = {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16")}
-    if dtype != "auto" and dtype not in dtypes:
-        raise ValueError(f"--dtype {dtype}: expected auto, {', '.join(dtypes)}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"--device {device}: {error}") from error
-    if name == "demo":
-        model, tokenizer = dpad.demo.load(dtypes.get(dtype))
-    else:
-        try:
-            model = AutoModel.from_pretrained(name, dtype=dtypes.get(dtype, "auto"))
-        except ValueError as error:
-            raise UnsupportedModelError(str(error)) from error
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    return model.to(device).eval(), tokenizer
+    return presets.get(preset, **options)
 
 
 def encode(tokenizer, prompt, prefill="", raw=False):

@@ -56,7 +56,7 @@ def generate(
         logits_processor: list of Transformers' processors. Each sees one position at a time: the
             row's tokens before it, and its logits (`dpad.generation.processing.Processors`).
         stopping_criteria: list of Transformers' criteria, asked about each token of a finished
-            block (`dpad.generation.processing.Criteria`).
+            block (`dpad.generation.processing.Criteria`); or one such list per row.
         callback_on_step_end: a function (model, step, timestep, tensors), called after each step
             (`dpad.generation.callback.StepCallback`). It gets the tensors named in
             `callback_on_step_end_tensor_inputs` ("block", "confidence", "transfer_index",

@@ -34,8 +34,11 @@ class BoundConventions:
             self.streamer = BlockStreamer(given.streamer, prompts[0], end_ids)
         processors = check_processors(given.logits_processor, len(prompts))
         self.process_logits = Processors(processors) if processors else None
-        criteria = check_criteria(given.stopping_criteria)
-        self.criteria = [Criteria(criteria, p, end_ids) for p in prompts] if criteria else None
+        criteria = check_criteria(given.stopping_criteria, len(prompts))
+        self.criteria = None
+        if any(criteria):
+            of_rows = zip(criteria, prompts, strict=True)
+            self.criteria = [Criteria(c, prompt, end_ids) for c, prompt in of_rows]
         callback, *names = check_callback(
             given.callback_on_step_end,
             given.callback_on_step_end_tensor_inputs,

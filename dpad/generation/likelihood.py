@@ -83,13 +83,12 @@ def loglikelihood(
     """
     handle = getattr(model, "_dpad_handle", None)
     adapter = handle.adapter if handle is not None else find_adapter(model)
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2 or samples % 2:
-        raise ValueError(f"samples = {samples!r}: expected an even number >= 2")
+    check_samples("samples", samples)
     _real("cfg_scale", cfg_scale, 0)
     _whole("micro_batch", micro_batch, 1)
     _whole("mask_token_id", mask_token_id, 0)
     mask_id = mask_id_of(adapter, mask_token_id)
-    texts = _texts(pairs, adapter, mask_id)
+    texts = checked_texts(pairs, adapter, mask_id)
     keys = _row_keys(row_keys, texts)
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (1,), device="cpu"))
@@ -108,6 +107,12 @@ def _host(values, dtype):
     return torch.tensor(values, dtype=dtype, device="cpu")
 
 
+def check_samples(name, value):
+    """Raises ValueError for a number of masks that cannot be drawn in pairs."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 2 or value % 2:
+        raise ValueError(f"{name} = {value!r}: expected an even number >= 2")
+
+
 def _ids(name, value):
     """Token ids as int64 ``[length]`` on the CPU."""
     try:
@@ -122,8 +127,8 @@ def _ids(name, value):
     return ids.to(torch.int64)
 
 
-def _texts(pairs, adapter, mask_id):
-    """(ids of prompt and answer, length of the prompt) of each pair, all checked."""
+def checked_texts(pairs, adapter, mask_id):
+    """(ids of prompt and answer, length of the prompt) of each pair; errors as `loglikelihood`."""
     texts = []
     for number, pair in enumerate(pairs):
         name = f"pairs[{number}]"
@@ -165,12 +170,13 @@ def _row_keys(given, texts):
         if len(keys) != len(texts):
             raise ValueError(f"row_keys holds {len(keys)} keys for {len(texts)} pairs")
         return keys
-    keys = []
-    for text, prompt in texts:
-        numbers = struct.pack(f"<{len(text) + 1}q", prompt, *text.tolist())
-        digest = blake2b(numbers, digest_size=8).digest()
-        keys.append(int.from_bytes(digest, "little", signed=True))
-    return keys
+    return [key_of(prompt, *text.tolist()) for text, prompt in texts]
+
+
+def key_of(*numbers):
+    """A row key that follows from 64-bit integers."""
+    digest = blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 @dataclass

@@ -6,6 +6,7 @@ import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from dpad.generation.config import ALIASES, FIELDS
+from dpad.generation.processing import per_row
 
 
 def check_loop(loop):
@@ -39,9 +40,14 @@ def run_loop(loop, model, ids, mask, config, arguments):
         arguments: name -> value of the other arguments of `generate`; None is not given.
 
     Raises:
-        ValueError: an argument that the loop's signature does not name: it would do nothing.
+        ValueError: an argument that the loop's signature does not name: it would do nothing; or
+            stopping criteria per row, which Transformers has not.
     """
     arguments = {n: v for n, v in arguments.items() if v is not None}
+    if per_row(arguments.get("stopping_criteria")):
+        raise ValueError(
+            "stopping_criteria holds one list per row, custom_generate takes one list for all"
+        )
     prepared = {
         "logits_processor": LogitsProcessorList(arguments.pop("logits_processor", ())),
         "stopping_criteria": StoppingCriteriaList(arguments.pop("stopping_criteria", ())),

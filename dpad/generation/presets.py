@@ -89,9 +89,15 @@ def names():
 
 
 def get(name, **changes):
-    """The `DPadGenerationConfig` of a preset, with `changes`; KeyError listing the names."""
-    from dpad.generation.config import DPadGenerationConfig
+    """The `DPadGenerationConfig` of a preset, with `changes`; KeyError listing the names.
+
+    A commit rule among the changes takes the place of the published one.
+    """
+    from dpad.generation.config import RULES, DPadGenerationConfig, resolve_names
 
     if name not in PRESETS:
         raise KeyError(f"no preset {name!r}; known: {', '.join(names())}")
-    return DPadGenerationConfig(**{**PRESETS[name], **changes})
+    values, changes = PRESETS[name], resolve_names(changes)
+    if any(changes.get(n) is not None for n in RULES):
+        values = {n: v for n, v in values.items() if n not in RULES}
+    return DPadGenerationConfig(**{**values, **changes})

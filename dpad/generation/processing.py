@@ -155,18 +155,32 @@ class Processors:
         return out
 
 
-def check_criteria(given):
-    """The criteria as a list.
+def check_criteria(given, rows):
+    """The criteria of each row, `rows` lists; a list of lists holds them already.
 
     Raises:
-        TypeError: not a list of callables.
-        ValueError: a criterion that reads the scores, by name.
+        TypeError: not a list of callables, nor a list of such lists.
+        ValueError: a criterion that reads the scores, by name, or lists for another count of rows.
     """
-    criteria = _checked("stopping_criteria", given)
+    if per_row(given):
+        if len(given) != rows:
+            raise ValueError(f"stopping_criteria holds {len(given)} lists for {rows} rows")
+        return [_criteria(f"stopping_criteria[{row}]", of_row) for row, of_row in enumerate(given)]
+    return [_criteria("stopping_criteria", given)] * rows
+
+
+def per_row(criteria):
+    """Whether stopping criteria are given as one list per row."""
+    lists = isinstance(criteria, (list, tuple)) and len(criteria) > 0
+    return lists and all(isinstance(c, (list, tuple)) and not callable(c) for c in criteria)
+
+
+def _criteria(name, given):
+    criteria = _checked(name, given)
     for place, criterion in enumerate(criteria):
         if "ConfidenceCriteria" in _names(criterion):
             raise ValueError(
-                f"stopping_criteria[{place}] = {type(criterion).__name__} is refused: it reads the "
+                f"{name}[{place}] = {type(criterion).__name__} is refused: it reads the "
                 "scores of a left-to-right step"
             )
     return criteria

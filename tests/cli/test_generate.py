@@ -9,6 +9,7 @@ import dpad
 from dpad.cli import generate
 from dpad.generation import presets
 from dpad.generation.output import Trace
+from dpad.loading import load
 
 ASK = 'generate demo --prompt "by 3 forward from" --prefill 4185e --max-new-tokens 64'
 PROMPT = dpad.demo.encode("<|startoftext|><|user|>by 3 forward from<|assistant|>4185e")
@@ -95,7 +96,7 @@ def test_raw_and_stdin_prompts_are_the_templated_one(run):
 def test_a_folder_with_its_own_tokenizer(run, folder):
     line = ["generate", str(folder), "--prompt", "one two", "--max-new-tokens", "24", "--json"]
     found = run([*line, "--seed", "1"]).json
-    model, tokenizer = generate.load(str(folder))
+    model, tokenizer = load(str(folder))
     ids = tokenizer("one two", return_tensors="pt")["input_ids"]
     out = dpad.generate(model, ids, max_new_tokens=24, seed=1)
     assert found["prompt_tokens"] == 7
@@ -137,8 +138,8 @@ BAD = {
     "name": ('--prompt "by 1" --set abc=1', 2, "unknown option 'abc' = 1"),
     "no value": ('--prompt "by 1" --set seed', 2, "--set seed: expected name=value"),
     "preset": ('--prompt "by 1" --preset nope', 2, "--preset nope: expected one of dream-base/"),
-    "dtype": ('--prompt "by 1" --dtype int8', 2, "--dtype int8: expected auto, float32"),
-    "device": ('--prompt "by 1" --device abacus', 2, "--device abacus"),
+    "dtype": ('--prompt "by 1" --dtype int8', 2, "dtype = 'int8': expected auto, float32"),
+    "device": ('--prompt "by 1" --device abacus', 2, "device = 'abacus'"),
     "folder": ('--prompt "by 1" --trace no/where.jsonl', 2, "there is no folder no"),
     "prompt": ("--prompt Hello", 2, "--prompt: the tokenizer refuses"),
     "length": ('--prompt "by 1" --max-new-tokens 4000', 2, "the model has 1024"),
@@ -207,6 +208,6 @@ def test_defects_are_not_hidden(run, monkeypatch):
 
 
 def test_the_model_is_put_on_the_wanted_device():
-    model, _ = generate.load("demo", device="cpu")
+    model, _ = load("demo", device="cpu")
     assert {p.device for p in model.parameters()} == {torch.device("cpu")}
     assert not model.training

@@ -99,6 +99,8 @@ def test_presets_are_the_published_settings():
     assert (config.suffix.window, config.suffix.decay, config.suffix.scale) == (256, 4.0, 2.0)
     assert presets.get("llada-1.5/humaneval-sequential").steps == 512
     assert presets.get("llada-1.5/math", cache="prefix").cache == "prefix"
+    ruled = presets.get("llada-1.5/math", max_denoising_steps=64)
+    assert (ruled.steps, ruled.confidence_threshold, ruled.block_length) == (64, None, 32)
     for name in presets.names():
         assert presets.get(name).suffix.near == 0
     with pytest.raises(KeyError, match="llada-1.5/gsm8k"):

@@ -166,6 +166,8 @@ def test_bad_loops_are_named(llada, prompts):
         dpad.generate(llada, [prompts[0]], custom_generate=loop, beta=3)
     with pytest.raises(ValueError, match="kept_suffix is given, and custom_generate does not"):
         dpad.generate(llada, [prompts[0]], custom_generate=loop, kept_suffix=[[]])
+    with pytest.raises(ValueError, match="stopping_criteria holds one list per row"):
+        dpad.generate(llada, [prompts[0]], custom_generate=loop, stopping_criteria=[[]])
     with pytest.raises(ValueError, match="temperature = -1"):
         dpad.generate(llada, [prompts[0]], custom_generate=loop, temperature=-1)
 

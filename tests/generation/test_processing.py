@@ -200,6 +200,18 @@ def test_a_criterion_ends_a_row_at_its_token(llada, prompts, batching):
     assert len(asked) == sum(counts)
 
 
+def test_each_row_has_its_own_criteria(llada, prompts):
+    """Cut at 3, 8 and 20 (the end) by its own list; one row has none."""
+    plain = run(llada, prompts[:4], **FULL)
+    lengths = [len(p) for p in prompts]
+    longest = transformers.MaxLengthCriteria
+    lists = [[longest(lengths[0] + 3)], [], [longest(lengths[2] + 8)], [longest(lengths[3] + 20)]]
+    out = run(llada, prompts[:4], stopping_criteria=lists, micro_batch=3, trace=True, **FULL)
+    for row, count in enumerate((3, 20, 8, 20)):
+        assert torch.equal(out.sequences[row], cut_at(plain, row, prompts[row], count))
+    assert out.finish_reason == ["criteria", "length", "criteria", "length"]
+
+
 def test_criteria_of_transformers():
     model, tokenizer = dpad.demo.load()
     ids = tokenizer(dpad.demo.problems(1, seed=0)[0].prompt, return_tensors="pt")
@@ -267,6 +279,8 @@ def test_what_stands_behind_an_end_is_not_asked_about(llada, prompts):
     [
         (lambda ids, scores: False, TypeError, "stopping_criteria is a function"),
         ([None], TypeError, r"stopping_criteria\[0\] is a NoneType"),
+        ([[], []], ValueError, "stopping_criteria holds 2 lists for 1 rows"),
+        ([[3]], TypeError, r"stopping_criteria\[0\]\[0\] is a int"),
     ],
 )
 def test_bad_criteria_are_named(llada, prompts, criteria, error, words):

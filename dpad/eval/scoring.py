@@ -1,0 +1,65 @@
+"""How the harness's likelihood requests are answered: Monte-Carlo bounds and greedy fills."""
+
+import torch
+
+import dpad
+from dpad.decode.suffix import Suffix
+from dpad.eval.batches import Row, StopStrings, batches
+from dpad.generation.checks import mask_id_of
+from dpad.generation.likelihood import checked_texts
+
+# Pairs of one call of `loglikelihood`: between calls the bar moves and the cache is written.
+PAIRS = 32
+
+
+def bounds(lm, pairs):
+    """(value, standard error, canvases) of each (prompt ids, answer ids), one after the other.
+
+    All pairs are checked now; they are scored when they are asked for.
+
+    Raises TypeError or ValueError, naming ``pairs[place of the request]``.
+    """
+    checked_texts(pairs, lm.adapter, mask_id_of(lm.adapter, lm.settings.mask_token_id))
+    return _scored(lm, pairs)
+
+
+def _scored(lm, pairs):
+    for first in range(0, len(pairs), PAIRS):
+        part = pairs[first : first + PAIRS]
+        found = dpad.loglikelihood(
+            lm.model,
+            part,
+            samples=lm.mc_samples,
+            cfg_scale=lm.settings.cfg_scale,
+            seed=lm.seed,
+            micro_batch=lm.batch_size,
+            mask_token_id=lm.settings.mask_token_id,
+        )
+        columns = (found.value, found.standard_error, found.canvases)
+        yield from zip(*(column.tolist() for column in columns), strict=True)
+
+
+def fills(lm, pairs):
+    """Whether each answer is what the model fills in, one token at a time, the surest first."""
+    nothing, rows = StopStrings(lm.tokenizer, ()), []
+    for number, (prompt, answer) in enumerate(pairs):
+        length = len(answer)
+        options = {
+            "max_new_tokens": length,
+            "block_length": length,
+            "steps": length,
+            "suffix": Suffix("all"),
+            "cache": "none",
+            "early_stop": False,
+            "temperature": 0.0,
+            "compatible": "fast-dllm-llada",  # what stands behind an end id counts too
+            "cfg_scale": lm.settings.cfg_scale,
+            "mask_token_id": lm.settings.mask_token_id,
+        }
+        rows.append(Row(number, torch.tensor(prompt, dtype=torch.int64), options, 0, nothing))
+    found = [False] * len(rows)
+    for batch in batches(rows, lm.batch_size):
+        _, filled = lm.decode(batch, dpad.DPadGenerationConfig(seed=lm.seed))
+        for row, tokens in zip(batch, filled.tolist(), strict=True):
+            found[row.number] = tokens == list(pairs[row.number][1])
+    return found
