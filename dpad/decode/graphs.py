@@ -100,7 +100,7 @@ class Graphs:
         device = step.adapter.device
         capture = CAPTURES[device.type]
         try:
-            if self._pool is None:
+            if not self._steps:  # a pool that has lost all its graphs is gone as well
                 self._pool = capture.pool()
             inputs = Inputs(bucket, step.canvas, names, device)
             self._steps[key] = CapturedStep(step.alone(), inputs, capture, self._pool)
