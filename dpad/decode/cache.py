@@ -17,11 +17,12 @@ def _free_bytes(device):
 class KVCache:
     """K and V of every layer, each ``[rows, num_kv_heads, capacity, head_dim]``, K after RoPE.
 
-    Buffers are kept between calls and grow when a request needs more.
+    Buffers are kept between calls and grow when a request needs more. `made` counts how often: who
+    has kept their addresses looks at it.
     """
 
     def __init__(self):
-        self.layers = []
+        self.layers, self.made = [], 0
         self._shape = None
 
     def reserve(self, adapter, rows, capacity):
@@ -47,6 +48,7 @@ class KVCache:
     def release(self):
         """Frees the buffers."""
         self.layers, self._shape = [], None
+        self.made += 1
 
     @property
     def bytes(self):

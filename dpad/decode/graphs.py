@@ -54,7 +54,7 @@ class Graphs:
 
     def __init__(self, wanted=True):
         self.wanted, self.why_not = wanted, None
-        self._steps, self._pool, self._weights = OrderedDict(), None, None
+        self._steps, self._pool, self._read = OrderedDict(), None, None
         self._last = None, None, None
 
     def __len__(self):
@@ -65,15 +65,15 @@ class Graphs:
         """Whether the steps of the current run are captured."""
         return self.why_not is None
 
-    def prepare(self, adapter, settings):
+    def prepare(self, adapter, cache, settings):
         """Before a run: finds out whether its steps can be captured; `active`."""
         self._last = None, None, None  # step, layout and what was found for them
         self.why_not = "not wanted" if not self.wanted else obstacle(adapter, settings)
         if self.active:
-            weights = addresses(adapter)
-            if weights != self._weights:
+            read = cache.made, *addresses(adapter)
+            if read != self._read:
                 self.drop()
-            self._weights = weights
+            self._read = read
         return self.active
 
     def drop(self):

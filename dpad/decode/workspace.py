@@ -25,10 +25,7 @@ class Workspace:
         Raises:
             MemoryError: the K/V cache does not fit.
         """
-        before = self.cache.layers
         self.cache.reserve(adapter, streams * rows, length)
-        if self.cache.layers is not before:
-            self.graphs.drop()
         have = self._canvas
         if have is not None and have.tokens.device == adapter.device:
             if have.rows >= rows and have.tokens.shape[1] >= length:
@@ -42,7 +39,7 @@ class Workspace:
 
         Prompts are int64 tensors, one per sequence.
         """
-        if not self.graphs.prepare(adapter, settings):
+        if not self.graphs.prepare(adapter, self.cache, settings):
             return Canvas.of(prompts, new_tokens, mask_id, adapter.device)
         if self._canvas is None:
             rows, length = self._size

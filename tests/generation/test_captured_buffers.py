@@ -1,0 +1,31 @@
+"""What captured steps were captured on: buffers that move, grow, are shared or freed meanwhile."""
+
+import pytest
+import torch
+
+import dpad
+from dpad.decode import graphs
+from dpad.testing.recorded_calls import RecordedCalls
+from tests.generation.test_captured_steps import decode, decode_eagerly
+
+
+@pytest.fixture(autouse=True)
+def recorded(monkeypatch):
+    monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
+
+
+def check(model, prompts, eager, **options):
+    """Captured steps on the patched model give what `eager` gave; the output."""
+    out = decode(model, prompts, **options)
+    assert out.timings["replayed"] > 0
+    assert torch.equal(out.sequences, eager.sequences)
+    assert torch.equal(out.forwards, eager.forwards)
+    return out
+
+
+def test_a_likelihood_that_needs_a_larger_cache(llada, prompts):
+    eager = decode_eagerly(llada, prompts)
+    with dpad.patched(llada):
+        check(llada, prompts, eager)
+        dpad.loglikelihood(llada, [([1] * 60, [2] * 40)], samples=16, seed=1)
+        check(llada, prompts, eager)
