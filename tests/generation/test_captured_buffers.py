@@ -29,3 +29,12 @@ def test_a_likelihood_that_needs_a_larger_cache(llada, prompts):
         check(llada, prompts, eager)
         dpad.loglikelihood(llada, [([1] * 60, [2] * 40)], samples=16, seed=1)
         check(llada, prompts, eager)
+
+
+def test_a_forward_over_more_positions(llada, prompts):
+    """Longer tables of cos and sin take the place of those that graphs read."""
+    eager = decode_eagerly(llada, prompts)
+    with dpad.patched(llada) as handle:
+        check(llada, prompts, eager)
+        handle.adapter.rope(2 * len(handle.adapter.rope(0)[0]))
+        check(llada, prompts, eager)
