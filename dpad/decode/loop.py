@@ -292,8 +292,9 @@ def decode(adapter, workspace, prompts, new_tokens, row_keys, settings, mask_id)
     device = adapter.device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         workspace.reserve(adapter, len(sequences), max(lengths), streams)
-        # Not in inference mode: hooks write to the canvas, and they run as their caller's code.
-        canvas = workspace.canvas_for(adapter, prompts, new_tokens, mask_id, settings)
+        # Hooks write to the canvas, and they run as their caller's code; a later run reuses it.
+        with torch.inference_mode(False):
+            canvas = workspace.canvas_for(adapter, prompts, new_tokens, mask_id, settings)
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             if settings.on_begin is not None:
                 settings.on_begin(canvas, sequences)

@@ -38,3 +38,11 @@ def test_a_forward_over_more_positions(llada, prompts):
         check(llada, prompts, eager)
         handle.adapter.rope(2 * len(handle.adapter.rope(0)[0]))
         check(llada, prompts, eager)
+
+
+def test_calls_inside_and_outside_of_inference_mode(llada, prompts):
+    eager = decode_eagerly(llada, prompts)
+    with dpad.patched(llada):
+        with torch.inference_mode():
+            check(llada, prompts, eager)
+        check(llada, prompts, eager)
