@@ -26,13 +26,11 @@ class Workspace:
             MemoryError: the K/V cache does not fit.
         """
         self.cache.reserve(adapter, streams * rows, length)
+        size = max(rows, self._size[0]), max(length, self._size[1])
         have = self._canvas
-        if have is not None and have.tokens.device == adapter.device:
-            if have.rows >= rows and have.tokens.shape[1] >= length:
-                return
-            rows, length = max(rows, have.rows), max(length, have.tokens.shape[1])
-        self._canvas, self._size = None, (rows, length)
-        self.graphs.drop()
+        if size != self._size or (have is not None and have.tokens.device != adapter.device):
+            self._canvas, self._size = None, size
+            self.graphs.drop()
 
     def canvas_for(self, adapter, prompts, new_tokens, mask_id, settings):
         """The canvas of a run within what was reserved: the one that stays, if steps are captured.

@@ -46,3 +46,20 @@ def test_calls_inside_and_outside_of_inference_mode(llada, prompts):
         with torch.inference_mode():
             check(llada, prompts, eager)
         check(llada, prompts, eager)
+
+
+def test_micro_batches_share_graphs(llada, prompts):
+    """The canvas has room for all of them from the start."""
+    prompts = sorted(prompts, key=len)
+    eager = decode_eagerly(llada, prompts, micro_batch=1)
+    captures = []
+
+    class Counted(RecordedCalls):
+        def __init__(self, *args):
+            captures.append(1)
+            super().__init__(*args)
+
+    graphs.CAPTURES["cpu"] = Counted
+    with dpad.patched(llada):
+        check(llada, prompts, eager, micro_batch=1)
+    assert len(captures) == 1
