@@ -156,10 +156,13 @@ class Handle:
     @contextmanager
     def workspace(self):
         """Buffers that nobody else uses meanwhile, for one call; what is fused is up to date."""
-        if self.adapter.fused is not None:
-            self.adapter.fused.refresh()
+        kept, fused = [], self.adapter.fused
+        if fused is not None:
+            fused.refresh()
+            kept = fused.tensors()  # graphs read them, even if the handle is removed meanwhile
         with self._workspaces.one() as workspace:
             yield workspace
+        del kept
 
     def _cached_steps(self):
         """How cached steps run, as words for the report."""

@@ -63,3 +63,20 @@ def test_micro_batches_share_graphs(llada, prompts):
     with dpad.patched(llada):
         check(llada, prompts, eager, micro_batch=1)
     assert len(captures) == 1
+
+
+def test_removed_while_a_call_runs(llada, prompts):
+    """Fused weights, too, stay until the call is done."""
+    eager = decode_eagerly(llada, prompts)
+    handle = dpad.patch(llada, fuse_projections=True)
+    decode(llada, prompts)
+    calls = []
+
+    def kept(row, block):
+        calls.append(row)
+        if len(calls) == 7:  # in the middle
+            handle.remove()
+        return eager.kept_suffix[row][block]
+
+    check(llada, prompts, eager, kept_suffix=kept)
+    assert handle._workspaces.free == [] and handle.adapter.fused.nbytes == 0
