@@ -139,7 +139,7 @@ def _modules(adapter):
 
 
 def _not_plain(adapter):
-    """Name of a module whose call is more than torch's own product or lookup, or None."""
+    """Name of a module that is more than torch's own product or lookup on plain weights."""
     plain = {nn.Linear, nn.Embedding}
     called = {id(module) for module in adapter.called()}
     odd = {
@@ -147,6 +147,7 @@ def _not_plain(adapter):
         for module in _modules(adapter)
         if not linear_layers.only_own_forward(module)
         or (id(module) in called and type(module) not in plain)
+        or not all(linear_layers.is_ordinary(t, t.dtype, t.device.type) for t in _weights(module))
     }
     if not odd and not linear_layers.hooked_everywhere():
         return None
@@ -154,11 +155,16 @@ def _not_plain(adapter):
     return names[0] if names else "torch.nn.Module"
 
 
+def _weights(module):
+    """Its weight and bias, as parameters or as plain attributes."""
+    return [t for t in (getattr(module, n, None) for n in ("weight", "bias")) if t is not None]
+
+
 def addresses(adapter):
     """What tells whether graphs still read the model's weights: where and how they lie, and what
     else of the model is written into them.
     """
-    tensors = [t for module in _modules(adapter) for t in module.parameters(recurse=False)]
+    tensors = [t for module in _modules(adapter) for t in _weights(module)]
     if adapter.fused is not None:
         tensors += adapter.fused.tensors()
     numbers = (adapter.head.scale, *(norm.eps for norm in adapter.norms()))

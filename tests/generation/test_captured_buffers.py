@@ -80,3 +80,17 @@ def test_removed_while_a_call_runs(llada, prompts):
 
     check(llada, prompts, eager, kept_suffix=kept)
     assert handle._workspaces.free == [] and handle.adapter.fused.nbytes == 0
+
+
+class Wrapped(torch.Tensor):
+    """A weight of another kind, as quantised ones are."""
+
+
+def test_weights_of_another_kind_run_eagerly(llada, prompts):
+    eager = decode_eagerly(llada, prompts)
+    block = llada.model.transformer.blocks[1]
+    block.up_proj.weight = torch.nn.Parameter(block.up_proj.weight.detach().as_subclass(Wrapped))
+    with dpad.patched(llada) as handle:
+        out = decode(llada, prompts)
+        assert torch.equal(out.sequences, eager.sequences) and out.timings["replayed"] == 0
+        assert "blocks.1.up_proj' is no plain module" in repr(handle)
