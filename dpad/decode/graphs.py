@@ -1,6 +1,7 @@
 """Which cached steps are captured as graphs, kept and replayed, and which cannot be."""
 
 from collections import OrderedDict
+from threading import Lock
 
 import torch
 from torch import nn
@@ -18,25 +19,30 @@ class CudaGraph:
     """The work that `function` queues on the current device, recorded; `replay` queues it again."""
 
     def __init__(self, function, pool):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        memory, stream = pool
+        current = torch.cuda.current_stream()
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):  # libraries allocate what they need in the first calls
             for _ in range(2):
                 function()
-        torch.cuda.current_stream().wait_stream(stream)
+        current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        options = {"pool": pool, "stream": stream, "capture_error_mode": "thread_local"}
-        with torch.cuda.graph(graph, **options):
+        options = {"pool": memory, "stream": stream, "capture_error_mode": "thread_local"}
+        # The outer one, for torch leaves the stream of a capture that fails the current one.
+        with torch.cuda.stream(current), torch.cuda.graph(graph, **options):
             function()
         self.replay = graph.replay
 
     @staticmethod
     def pool():
-        """Memory that graphs which never run at the same time share."""
-        return torch.cuda.graph_pool_handle()
+        """What graphs that never run at the same time share: memory, and the stream that cuBLAS
+        keeps its scratch memory for.
+        """
+        return torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
 
 CAPTURES = {"cuda": CudaGraph}  # by type of device
+_CAPTURING = Lock()  # one at a time: torch waits for the whole device before a capture
 OPERATORS = (  # of a step
     "suffix_gather",
     "rope_kv_write_",
@@ -53,7 +59,7 @@ class Graphs:
     """The captured steps of one workspace. `why_not` says why its last run had none, or is None."""
 
     def __init__(self, wanted=True):
-        self.wanted, self.why_not = wanted, None
+        self.wanted, self.why_not, self._failed = wanted, None, None
         self._steps, self._pool, self._read = OrderedDict(), None, None
         self._last = None, None, None
 
@@ -68,7 +74,9 @@ class Graphs:
     def prepare(self, adapter, cache, settings):
         """Before a run: finds out whether its steps can be captured; `active`."""
         self._last = None, None, None  # step, layout and what was found for them
-        self.why_not = "not wanted" if not self.wanted else obstacle(adapter, settings)
+        self.why_not = self._failed
+        if self.active:
+            self.why_not = "not wanted" if not self.wanted else obstacle(adapter, settings)
         if self.active:
             read = cache.made, *addresses(adapter)
             if read != self._read:
@@ -103,9 +111,10 @@ class Graphs:
             if not self._steps:  # a pool that has lost all its graphs is gone as well
                 self._pool = capture.pool()
             inputs = Inputs(bucket, step.canvas, names, device)
-            self._steps[key] = CapturedStep(step.alone(), inputs, capture, self._pool)
-        except RuntimeError as error:
-            self.why_not = f"a step could not be captured: {error}"
+            with _CAPTURING:
+                self._steps[key] = CapturedStep(step.alone(), inputs, capture, self._pool)
+        except RuntimeError as error:  # for good: torch's allocator may not recover from it
+            self.why_not = self._failed = f"a step could not be captured: {error}"
             return None
         while len(self._steps) > MOST_GRAPHS:
             self._steps.popitem(last=False)

@@ -4,6 +4,9 @@ On the CPU `RecordedCalls` stands in for a CUDA graph: it runs the recorded oper
 recorded tensors. Where there is a GPU, graphs are captured.
 """
 
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -248,3 +251,45 @@ def test_buckets_hold_their_pass(count, shift, cache, guided):
         assert (bucket.sequences, bucket.rows) == (count, count * (8 + shift))
     room, more = power_of_two(count), rows - 8 * count
     assert bucket.rows <= room * 8 + max(room, more + max(16, more / 4))
+
+
+class FakeCuda:
+    """torch.cuda's streams and captures, as far as `CudaGraph` uses them."""
+
+    def __init__(self, monkeypatch, breaks):
+        self.now, self.breaks, self.options = "caller's", breaks, []
+        for name in ("stream", "graph"):
+            monkeypatch.setattr(torch.cuda, name, contextmanager(getattr(self, name)))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: FakeStream(self.now))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay="replays"))
+
+    def stream(self, stream):
+        before, self.now = self.now, stream.name
+        try:
+            yield
+        finally:
+            self.now = before
+
+    def graph(self, graph, **options):
+        self.options.append(options)
+        self.now = options["stream"].name
+        yield
+        if self.breaks:
+            raise RuntimeError("capture failed")
+        self.now = "caller's"
+
+
+class FakeStream(SimpleNamespace):
+    def __init__(self, name):
+        super().__init__(name=name, wait_stream=lambda other: None)
+
+
+@pytest.mark.parametrize("breaks", (False, True))
+def test_a_capture_leaves_the_callers_stream(monkeypatch, breaks):
+    cuda, seen = FakeCuda(monkeypatch, breaks), []
+    pool = "memory", FakeStream("side")
+    with pytest.raises(RuntimeError) if breaks else nullcontext():
+        graph = graphs.CudaGraph(lambda: seen.append(cuda.now), pool)
+        assert graph.replay == "replays"
+    assert cuda.now == "caller's" and seen == ["side"] * 3
+    assert (cuda.options[0]["pool"], cuda.options[0]["stream"].name) == ("memory", "side")

@@ -1,5 +1,7 @@
 """What captured steps were captured on: buffers that move, grow, are shared or freed meanwhile."""
 
+import threading
+
 import pytest
 import torch
 
@@ -94,3 +96,40 @@ def test_weights_of_another_kind_run_eagerly(llada, prompts):
         out = decode(llada, prompts)
         assert torch.equal(out.sequences, eager.sequences) and out.timings["replayed"] == 0
         assert "blocks.1.up_proj' is no plain module" in repr(handle)
+
+
+def test_a_capture_that_failed_is_not_tried_again(llada, prompts):
+    """torch's allocator may not recover from a capture that broke."""
+    tried = []
+
+    class Refuses(RecordedCalls):
+        def __init__(self, function, pool):
+            tried.append(1)
+            raise RuntimeError("no graphs today")
+
+    graphs.CAPTURES["cpu"] = Refuses
+    eager = decode_eagerly(llada, prompts)
+    with dpad.patched(llada) as handle:
+        for _ in range(2):
+            assert torch.equal(decode(llada, prompts).sequences, eager.sequences)
+            assert "eager (a step could not be captured: no graphs today)" in repr(handle)
+    assert len(tried) == 1
+
+
+def test_threads_capture_one_after_the_other(llada, prompts):
+    eager = decode_eagerly(llada, prompts)
+    found, begun = [], threading.Barrier(4)
+
+    def call():
+        begun.wait()
+        found.append(decode(llada, prompts))
+
+    with dpad.patched(llada):
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 4
+    for out in found:
+        assert torch.equal(out.sequences, eager.sequences) and out.timings["replayed"] > 0
