@@ -51,6 +51,11 @@ class KVCache:
         self.made += 1
 
     @property
+    def device(self):
+        """Where the buffers are; None if there are none."""
+        return self.layers[0][0].device if self.layers else None
+
+    @property
     def bytes(self):
         """Size of all buffers in bytes."""
         return sum(t.numel() * t.element_size() for pair in self.layers for t in pair)

@@ -3,6 +3,8 @@
 import threading
 from contextlib import contextmanager
 
+import torch
+
 from dpad.decode.cache import KVCache
 from dpad.decode.canvas import Canvas
 from dpad.decode.captured_step import power_of_two
@@ -45,6 +47,14 @@ class Workspace:
             self._canvas = Canvas(rows, length, adapter.device, spare)
         return self._canvas.load(prompts, new_tokens, mask_id)
 
+    def wait(self):
+        """Until the device is done with the buffers, also after an error: the next call may come
+        from another stream, and writes to what copies from the host are read from.
+        """
+        device = self.cache.device
+        if device is not None and device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
+
     def released(self, run):
         """The run, without anything that the next one overwrites."""
         if run.canvas is self._canvas:
@@ -69,6 +79,7 @@ class Workspaces:
         try:
             yield workspace
         finally:
+            workspace.wait()
             with self._lock:
                 self.seen = len(workspace.graphs), workspace.graphs.why_not
                 if not self._closed:

@@ -15,7 +15,7 @@ from dpad.decode.captured_step import Bucket, power_of_two
 from dpad.decode.loop import Settings, decode
 from dpad.decode.plan import Planner, Sequence, blocks_of
 from dpad.decode.suffix import Suffix
-from dpad.decode.workspace import Workspace
+from dpad.decode.workspace import Workspace, Workspaces
 from dpad.testing.recorded_calls import RecordedCalls
 from tests.decode.common import EOS_ID, MASK_ID, adapter
 
@@ -293,3 +293,14 @@ def test_a_capture_leaves_the_callers_stream(monkeypatch, breaks):
         assert graph.replay == "replays"
     assert cuda.now == "caller's" and seen == ["side"] * 3
     assert (cuda.options[0]["pool"], cuda.options[0]["stream"].name) == ("memory", "side")
+
+
+def test_a_workspace_comes_back_when_the_device_is_done(monkeypatch):
+    waited, device = [], SimpleNamespace(type="cuda")
+    stream = SimpleNamespace(synchronize=lambda: waited.append(len(workspaces.free)))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda d: stream if d is device else None)
+    workspaces = Workspaces()
+    with pytest.raises(KeyError), workspaces.one() as workspace:
+        workspace.cache.layers = [(SimpleNamespace(device=device),) * 2]
+        raise KeyError
+    assert waited == [0] and workspaces.free == [workspace]
