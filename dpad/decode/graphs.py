@@ -56,10 +56,13 @@ OPERATORS = (  # of a step
 
 
 class Graphs:
-    """The captured steps of one workspace. `why_not` says why its last run had none, or is None."""
+    """The captured steps of one workspace.
+
+    `why_not` says why its last run had none, or is None; `asked` whether there was a run.
+    """
 
     def __init__(self, wanted=True):
-        self.wanted, self.why_not, self._failed = wanted, None, None
+        self.wanted, self.asked, self.why_not, self._failed = wanted, False, None, None
         self._steps, self._pool, self._read = OrderedDict(), None, None
         self._last = None, None, None
 
@@ -74,7 +77,7 @@ class Graphs:
     def prepare(self, adapter, cache, settings):
         """Before a run: finds out whether its steps can be captured; `active`."""
         self._last = None, None, None  # step, layout and what was found for them
-        self.why_not = self._failed
+        self.asked, self.why_not = True, self._failed
         if self.active:
             self.why_not = "not wanted" if not self.wanted else obstacle(adapter, settings)
         if self.active:

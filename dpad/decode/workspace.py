@@ -69,7 +69,7 @@ class Workspaces:
         self._capture, self._closed = capture, False
         self.free = []  # those that no call uses now
         self._lock = threading.Lock()
-        self.seen = None  # (graphs that are held, why there are none) after the last call
+        self.seen = None  # (graphs that are held, why there are none) after the last run
 
     @contextmanager
     def one(self):
@@ -81,7 +81,8 @@ class Workspaces:
         finally:
             workspace.wait()
             with self._lock:
-                self.seen = len(workspace.graphs), workspace.graphs.why_not
+                if workspace.graphs.asked:
+                    self.seen = len(workspace.graphs), workspace.graphs.why_not
                 if not self._closed:
                     self.free.append(workspace)
 

@@ -133,3 +133,18 @@ def test_threads_capture_one_after_the_other(llada, prompts):
     assert len(found) == 4
     for out in found:
         assert torch.equal(out.sequences, eager.sequences) and out.timings["replayed"] > 0
+
+
+def test_the_report_before_a_call_came_to_decode(llada, prompts):
+    class Broken:
+        def put(self, value):
+            raise RuntimeError("no more streams")
+
+        def end(self):
+            pass
+
+    graphs.CAPTURES.pop("cpu")
+    with dpad.patched(llada) as handle:
+        with pytest.raises(RuntimeError, match="no more streams"):
+            decode(llada, prompts[:1], streamer=Broken())
+        assert "eager (cpu has no graphs)" in repr(handle)
