@@ -170,8 +170,10 @@ class Decoder:
         self._at = now
 
     def _parts(self, live):
-        """The sequences of each pass of a step: refreshes apart where steps are captured."""
-        if not self.graphs.active:
+        """The sequences of each pass of a step: refreshes apart where steps are captured and nobody
+        looks on, who would see two steps.
+        """
+        if not self.graphs.active or self.settings.on_step is not None:
             return [live]
         parts = ([q for q in live if q.refresh], [q for q in live if not q.refresh])
         return [part for part in parts if part]

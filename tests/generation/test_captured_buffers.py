@@ -148,3 +148,20 @@ def test_the_report_before_a_call_came_to_decode(llada, prompts):
         with pytest.raises(RuntimeError, match="no more streams"):
             decode(llada, prompts[:1], streamer=Broken())
         assert "eager (cpu has no graphs)" in repr(handle)
+
+
+def test_callbacks_do_not_see_what_is_captured(llada, prompts):
+    def watched(decode):
+        seen = []
+
+        def look(model, step, timestep, tensors):
+            seen.append((step, timestep, {n: t.tolist() for n, t in tensors.items()}))
+
+        names = ("block", "transfer_index", "kept_suffix")
+        options = {"callback_on_step_end": look, "callback_on_step_end_tensor_inputs": names}
+        return decode(llada, prompts, **options), seen
+
+    eager, wanted = watched(decode_eagerly)
+    with dpad.patched(llada):
+        out, seen = watched(decode)
+    assert seen == wanted and torch.equal(out.sequences, eager.sequences)
