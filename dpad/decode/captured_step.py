@@ -139,26 +139,34 @@ def _offsets(to, have, streams, last):
 
 
 class CapturedStep:
-    """One bucket's step. A call fills in its inputs, replays it and gives back what it decided."""
+    """One bucket's step. A call fills in its inputs and replays it.
 
-    def __init__(self, step, inputs, capture, pool):
-        self._step, self._inputs, self._decision = step, inputs, None
+    `watched`: whether what it decided is kept for `seen`; else graphs share the logits' memory.
+    """
+
+    def __init__(self, step, inputs, capture, pool, watched):
+        self._step, self._inputs = step, inputs
+        self._watched, self._decision = watched, None
         inputs.fill()  # what is run before the capture must change nothing
         self._graph = capture(self._run, pool)
 
     def _run(self):
-        self._decision = self._step(self._inputs.layout, self._inputs.controls)
+        decision = self._step(self._inputs.layout, self._inputs.controls)
+        if self._watched:
+            self._decision = decision
 
     def __call__(self, layout, controls):
-        """The `Targets` and the `Decision` of a pass: views, which the next replay overwrites."""
         self._inputs.fill(layout, controls)
         self._graph.replay()
+
+    def seen(self, layout):
+        """Copies of the `Targets` and the `Decision` of the pass that was replayed last."""
         batch, count = layout.length.shape[0], layout.target.shape[0]
         fixed = self._inputs.layout
         targets = Targets(
-            fixed.canvas_row[:batch],
-            fixed.l_offsets[: batch + 1],
-            fixed.target[:count],
-            fixed.length[:batch],
+            fixed.canvas_row[:batch].clone(),
+            fixed.l_offsets[: batch + 1].clone(),
+            fixed.target[:count].clone(),
+            fixed.length[:batch].clone(),
         )
-        return targets, Decision(*(t[:count] for t in self._decision))
+        return targets, Decision(*(t[:count].clone() for t in self._decision))

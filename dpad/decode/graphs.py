@@ -104,7 +104,8 @@ class Graphs:
     def _found(self, step, layout, controls):
         names = {**tensors_of(layout), **tensors_of(controls)}
         bucket = Bucket.of(layout)
-        key = bucket, frozenset(names), step.constants()
+        watched = step.settings.on_step is not None
+        key = bucket, frozenset(names), watched, step.constants()
         if key in self._steps:
             self._steps.move_to_end(key)
             return self._steps[key]
@@ -115,13 +116,14 @@ class Graphs:
                 self._pool = capture.pool()
             inputs = Inputs(bucket, step.canvas, names, device)
             with _CAPTURING:
-                self._steps[key] = CapturedStep(step.alone(), inputs, capture, self._pool)
+                captured = CapturedStep(step.alone(), inputs, capture, self._pool, watched)
         except RuntimeError as error:  # for good: torch's allocator may not recover from it
             self.why_not = self._failed = f"a step could not be captured: {error}"
             return None
+        self._steps[key] = captured
         while len(self._steps) > MOST_GRAPHS:
             self._steps.popitem(last=False)
-        return self._steps[key]
+        return captured
 
 
 def obstacle(adapter, settings=None):

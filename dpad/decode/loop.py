@@ -189,10 +189,8 @@ class Decoder:
         self.passes += 1
         if captured is not None:
             self._lap("plan")
-            targets, decision = captured(layout, controls)
+            captured(layout, controls)
             self.replayed += 1
-            if settings.on_step is not None:  # which may keep them
-                decision = [tensor.clone() for tensor in decision]
             self._lap("forward")
         else:
             layout, moved = layout.to(self.device), controls.to(self.device)
@@ -204,6 +202,8 @@ class Decoder:
             decision = self.step.decide(layout, moved, logits)
         self.schedule.taken(live)
         if settings.on_step is not None:
+            if captured is not None:
+                targets, decision = captured.seen(layout)
             seen = (live, targets, *decision, self.canvas, self.step.stop)
             settings.on_step(Step(self.passes - 1, *seen))
 

@@ -221,8 +221,25 @@ def test_callbacks_see_every_step_of_a_captured_run():
     found, captured = watched(Workspace())
     _, eager = watched(Workspace(capture=False))
     assert found.replayed > 0 and len(captured) == len(eager)
-    for (token, probability, _), (wanted, exact, _) in zip(captured, eager, strict=True):
+    for (token, probability, targets), (wanted, exact, other) in zip(captured, eager, strict=True):
         assert torch.equal(token, wanted) and torch.allclose(probability, exact, atol=1e-5)
+        for name, kept in vars(targets).items():  # what a callback keeps stays as it was
+            assert torch.equal(kept, getattr(other, name)), name
+
+
+@pytest.mark.parametrize("watched", (False, True))
+def test_only_watched_steps_keep_their_logits(monkeypatch, watched):
+    """Else every graph would hold memory for logits of its own."""
+    seen = []
+
+    class Looks(RecordedCalls):
+        def __init__(self, function, pool):
+            super().__init__(function, pool)
+            seen.append(function.__self__._decision is not None)
+
+    monkeypatch.setitem(graphs.CAPTURES, "cpu", Looks)
+    run(adapter(), Workspace(), on_step=(lambda step: None) if watched else None)
+    assert set(seen) == {watched}
 
 
 def layout_of(count, cache="dual", prompt=5, shift=0, suffix=THIN, guided=0):
