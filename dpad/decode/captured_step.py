@@ -83,7 +83,7 @@ class Inputs:
         packed = Packed({name: shapes[name] for name in shapes if name in names})
         self._staging = packed.staging(device)
         self._device = self._staging.to(device, copy=True)
-        self._filled = None  # the layout that stands there
+        self._filled, self._sent = None, {}  # the layout and the controls that stand there
         self._host, found = packed.views(self._staging), packed.views(self._device)
         layout = {n: found.get(n) for n in Layout.__dataclass_fields__ if n in shapes}
         last = canvas.tokens.shape[1] - 1
@@ -92,14 +92,15 @@ class Inputs:
 
     def fill(self, layout=None, controls=None):
         """Pads a pass to the bucket and sends it; without one, all is padding."""
-        given = {} if layout is None else {**tensors_of(layout), **tensors_of(controls)}
-        if layout is not None and layout is self._filled:  # its controls alone have changed
+        varying = {} if layout is None else tensors_of(controls)
+        if layout is not None and layout is self._filled:
             batch = layout.length.shape[0]
-            for name in vars(self.controls).keys() & given.keys():
-                self._host[name][:batch] = given[name]
+            for name, value in varying.items():
+                if value is not self._sent[name]:
+                    self._host[name][:batch] = value
         else:
-            self._pad(layout, given)
-            self._filled = layout
+            self._pad(layout, {} if layout is None else {**tensors_of(layout), **varying})
+        self._filled, self._sent = layout, varying
         self._device.copy_(self._staging, non_blocking=True)
 
     def _pad(self, layout, given):

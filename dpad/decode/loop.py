@@ -215,6 +215,7 @@ class Decoder:
             temperature = torch.full((len(live),), self.step.temperature, dtype=torch.float64)
             self._per_batch = rows, rng, temperature
         _, rng, temperature = self._per_batch
+        rng = rng.clone()  # what has not changed is the same tensor, and is not sent again
         rng[:, 2] = torch.tensor(forwards)
         outranks = None
         if self.first_alone and any(q.refresh for q in live):
