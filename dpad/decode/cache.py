@@ -8,10 +8,15 @@ import torch
 def _free_bytes(device):
     """Memory that an allocation on `device` can count on, or None where nobody knows."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept  # torch's own store, given back at need
     if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def _shape(adapter):
+    return adapter.num_kv_heads, adapter.head_dim, adapter.dtype, adapter.device
 
 
 class KVCache:
@@ -25,11 +30,14 @@ class KVCache:
         self.layers, self.made = [], 0
         self._shape = None
 
+    def holds(self, adapter, rows, capacity):
+        """Whether there is room for `rows` sequences of `capacity` slots."""
+        have = self.layers[0][0].shape if self.layers else (0, 0, 0, 0)
+        return self._shape == _shape(adapter) and have[0] >= rows and have[2] >= capacity
+
     def reserve(self, adapter, rows, capacity):
         """Room for `rows` sequences of `capacity` slots; MemoryError with the bytes if too much."""
-        shape = (adapter.num_kv_heads, adapter.head_dim, adapter.dtype, adapter.device)
-        have = self.layers[0][0].shape if self.layers else (0, 0, 0, 0)
-        if self._shape == shape and have[0] >= rows and have[2] >= capacity:
+        if self.holds(adapter, rows, capacity):
             return
         size = (rows, adapter.num_kv_heads, capacity, adapter.head_dim)
         count = 2 * len(adapter.layers) * rows * adapter.num_kv_heads * capacity * adapter.head_dim
@@ -43,7 +51,7 @@ class KVCache:
             )
         new = {"dtype": adapter.dtype, "device": adapter.device}
         self.layers = [(torch.zeros(size, **new), torch.zeros(size, **new)) for _ in adapter.layers]
-        self._shape = shape
+        self._shape = _shape(adapter)
 
     def release(self):
         """Frees the buffers."""

@@ -27,6 +27,8 @@ class Workspace:
         Raises:
             MemoryError: the K/V cache does not fit.
         """
+        if not self.cache.holds(adapter, streams * rows, length):
+            self.graphs.drop()  # first: their memory may be needed
         self.cache.reserve(adapter, streams * rows, length)
         size = max(rows, self._size[0]), max(length, self._size[1])
         have = self._canvas
