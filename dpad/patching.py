@@ -17,16 +17,6 @@ from dpad.models import linear_layers
 from dpad.models.adapter import UnsupportedModelError, find_adapter, unwrap
 from dpad.models.fused_projections import FusedProjections
 
-OPERATORS = (
-    "suffix_gather",
-    "rope_kv_write_",
-    "block_attention",
-    "add_rms_norm_",
-    "swiglu",
-    "confidence",
-    "unmask_",
-)
-
 
 class _Missing:
     """Stands for an entry that the instance did not have; a class, so that copies keep it."""
@@ -177,7 +167,7 @@ class Handle:
         """(what, where it runs) for the table."""
         device = self.adapter.device.type
         info = ops.build_info()
-        for name in OPERATORS:
+        for name in graphs.OPERATORS:
             kernel = ops.has_kernel(name, device)
             where = f"{device} kernel" if kernel else "plain torch"
             if kernel and device == "cpu":
