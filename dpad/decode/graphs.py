@@ -64,7 +64,6 @@ class Graphs:
     def __init__(self, wanted=True):
         self.wanted, self.asked, self.why_not, self._failed = wanted, False, None, None
         self._steps, self._pool, self._read = OrderedDict(), None, None
-        self._last = None, None, None
 
     def __len__(self):
         return len(self._steps)
@@ -76,7 +75,6 @@ class Graphs:
 
     def prepare(self, adapter, cache, settings):
         """Before a run: finds out whether its steps can be captured; `active`."""
-        self._last = None, None, None  # step, layout and what was found for them
         self.asked, self.why_not = True, self._failed
         if self.active:
             self.why_not = "not wanted" if not self.wanted else obstacle(adapter, settings)
@@ -95,13 +93,6 @@ class Graphs:
         """The `CapturedStep` for a pass, captured if need be, or None where that has failed."""
         if not self.active:
             return None
-        last_step, last_layout, found = self._last
-        if last_step is not step or last_layout is not layout:
-            found = self._found(step, layout, controls)
-            self._last = step, layout, found
-        return found
-
-    def _found(self, step, layout, controls):
         names = {**tensors_of(layout), **tensors_of(controls)}
         bucket = Bucket.of(layout)
         watched = step.settings.on_step is not None

@@ -140,6 +140,7 @@ class Decoder:
         self.seconds = dict.fromkeys(("plan", "forward", "commit"), 0.0)
         self.steps, self.positions, self.replayed, self.passes = [], 0, 0, 0
         self._per_batch = None, None, None  # rows, and what follows from them
+        self._found = None, None  # the last pass of cached steps, its captured step or None
         self._at = 0.0
 
     def run(self):
@@ -184,7 +185,9 @@ class Decoder:
         layout, controls = self.planner.layout(live), self._controls(live)
         captured = None
         if not any(q.refresh for q in live):
-            captured = self.graphs.step_for(self.step, layout, controls)
+            if self._found[0] is not layout:
+                self._found = layout, self.graphs.step_for(self.step, layout, controls)
+            captured = self._found[1]
         self.positions += layout.rows
         self.passes += 1
         if captured is not None:

@@ -4,6 +4,8 @@ On the CPU `RecordedCalls` stands in for a CUDA graph: it runs the recorded oper
 recorded tensors. Where there is a GPU, graphs are captured.
 """
 
+import gc
+import weakref
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -321,3 +323,30 @@ def test_a_workspace_comes_back_when_the_device_is_done(monkeypatch):
         workspace.cache.layers = [(SimpleNamespace(device=device),) * 2]
         raise KeyError
     assert waited == [0] and workspaces.free == [workspace]
+
+
+def test_what_a_run_was_given_is_not_kept():
+    class Look:
+        def __call__(self, step):
+            pass
+
+    workspace, look = Workspace(), Look()
+    kept = weakref.ref(look)
+    assert run(adapter(), workspace, on_step=look).replayed > 0
+    del look
+    gc.collect()
+    assert kept() is None and len(workspace.graphs) > 0
+
+
+def test_memory_and_pools_that_are_gone_are_refused_by_the_recorder():
+    x, pool = torch.ones(4), RecordedCalls.pool()
+    graph = RecordedCalls(lambda: torch.add(x, 1), pool)
+    graph.replay()
+    x = None
+    with pytest.raises(RuntimeError, match="freed"):
+        graph.replay()
+    del graph
+    with pytest.raises(RuntimeError, match="gone"):
+        RecordedCalls(lambda: None, pool)
+    with pytest.raises(RuntimeError, match="under way"):
+        RecordedCalls(lambda: RecordedCalls(lambda: None))
