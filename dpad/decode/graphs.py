@@ -109,7 +109,8 @@ class Graphs:
             with _CAPTURING:
                 captured = CapturedStep(step.alone(), inputs, capture, self._pool, watched)
         except RuntimeError as error:  # for good: torch's allocator may not recover from it
-            self.why_not = self._failed = f"a step could not be captured: {error}"
+            line = str(error).partition("\n")[0]
+            self.why_not = self._failed = f"a step could not be captured: {line}"
             return None
         self._steps[key] = captured
         while len(self._steps) > MOST_GRAPHS:

@@ -8,12 +8,17 @@ import torch
 import dpad
 from dpad.decode import graphs
 from dpad.testing.recorded_calls import RecordedCalls
-from tests.generation.test_captured_steps import decode, decode_eagerly
+from tests.generation.test_captured_steps import DEVICES, decode, decode_eagerly
 
 
 @pytest.fixture(autouse=True)
 def recorded(monkeypatch):
     monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
+
+
+@pytest.fixture(params=DEVICES)
+def llada(request, llada):
+    return llada.to(request.param)
 
 
 def check(model, prompts, eager, **options):
@@ -50,18 +55,18 @@ def test_calls_inside_and_outside_of_inference_mode(llada, prompts):
         check(llada, prompts, eager)
 
 
-def test_micro_batches_share_graphs(llada, prompts):
+def test_micro_batches_share_graphs(llada, prompts, monkeypatch):
     """The canvas has room for all of them from the start."""
     prompts = sorted(prompts, key=len)
     eager = decode_eagerly(llada, prompts, micro_batch=1)
-    captures = []
+    captures, device = [], llada.device.type
 
-    class Counted(RecordedCalls):
+    class Counted(graphs.CAPTURES[device]):
         def __init__(self, *args):
             captures.append(1)
             super().__init__(*args)
 
-    graphs.CAPTURES["cpu"] = Counted
+    monkeypatch.setitem(graphs.CAPTURES, device, Counted)
     with dpad.patched(llada):
         check(llada, prompts, eager, micro_batch=1)
     assert len(captures) == 1
@@ -98,16 +103,16 @@ def test_weights_of_another_kind_run_eagerly(llada, prompts):
         assert "blocks.1.up_proj' is no plain module" in repr(handle)
 
 
-def test_a_capture_that_failed_is_not_tried_again(llada, prompts):
+def test_a_capture_that_failed_is_not_tried_again(llada, prompts, monkeypatch):
     """torch's allocator may not recover from a capture that broke."""
-    tried = []
+    tried, device = [], llada.device.type
 
-    class Refuses(RecordedCalls):
+    class Refuses(graphs.CAPTURES[device]):
         def __init__(self, function, pool):
             tried.append(1)
-            raise RuntimeError("no graphs today")
+            raise RuntimeError("no graphs today\nand more lines, as CUDA's errors have them")
 
-    graphs.CAPTURES["cpu"] = Refuses
+    monkeypatch.setitem(graphs.CAPTURES, device, Refuses)
     eager = decode_eagerly(llada, prompts)
     with dpad.patched(llada) as handle:
         for _ in range(2):
@@ -135,7 +140,7 @@ def test_threads_capture_one_after_the_other(llada, prompts):
         assert torch.equal(out.sequences, eager.sequences) and out.timings["replayed"] > 0
 
 
-def test_the_report_before_a_call_came_to_decode(llada, prompts):
+def test_the_report_before_a_call_came_to_decode(llada, prompts, monkeypatch):
     class Broken:
         def put(self, value):
             raise RuntimeError("no more streams")
@@ -143,11 +148,12 @@ def test_the_report_before_a_call_came_to_decode(llada, prompts):
         def end(self):
             pass
 
-    graphs.CAPTURES.pop("cpu")
+    device = llada.device.type
+    monkeypatch.delitem(graphs.CAPTURES, device)
     with dpad.patched(llada) as handle:
         with pytest.raises(RuntimeError, match="no more streams"):
             decode(llada, prompts[:1], streamer=Broken())
-        assert "eager (cpu has no graphs)" in repr(handle)
+        assert f"eager ({device} has no graphs)" in repr(handle)
 
 
 def test_callbacks_do_not_see_what_is_captured(llada, prompts):
