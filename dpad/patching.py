@@ -253,7 +253,9 @@ def patch(model, config=None, *, strict=True, fuse_projections=False, cuda_graph
             called, each at the next call of the model's.
         cuda_graphs: on CUDA, replay cached steps as graphs. They are captured when first needed,
             on buffers that the handle keeps until `remove`; a step that cannot be captured runs
-            eagerly, with the reason in the handle's report.
+            eagerly, with the reason in the handle's report. While one is captured, other threads
+            must not wait for the whole device (``torch.cuda.synchronize``): the capture would fail,
+            and the call goes on eagerly.
 
     Returns:
         `Handle`.
