@@ -146,14 +146,13 @@ def _modules(adapter):
 
 def _not_plain(adapter):
     """Name of a module that is more than torch's own product or lookup on plain weights."""
-    plain = {nn.Linear, nn.Embedding}
-    called = {id(module) for module in adapter.called()}
-    odd = {
+    plain, ordinary = {nn.Linear, nn.Embedding}, {torch.Tensor, nn.Parameter}
+    odd = {id(module) for module in adapter.called() if type(module) not in plain}
+    odd |= {
         id(module)
         for module in _modules(adapter)
         if not linear_layers.only_own_forward(module)
-        or (id(module) in called and type(module) not in plain)
-        or not all(linear_layers.is_ordinary(t, t.dtype, t.device.type) for t in _weights(module))
+        or any(type(t) not in ordinary or t.layout != torch.strided for t in _weights(module))
     }
     if not odd and not linear_layers.hooked_everywhere():
         return None
@@ -162,8 +161,10 @@ def _not_plain(adapter):
 
 
 def _weights(module):
-    """Its weight and bias, as parameters or as plain attributes."""
-    return [t for t in (getattr(module, n, None) for n in ("weight", "bias")) if t is not None]
+    """Its weight and bias, as parameters or, which takes longer, as attributes of another kind."""
+    own = module._parameters
+    found = (own[n] if n in own else getattr(module, n, None) for n in ("weight", "bias"))
+    return [t for t in found if t is not None]
 
 
 def addresses(adapter):
