@@ -17,16 +17,6 @@ from dpad.models import linear_layers
 from dpad.models.adapter import UnsupportedModelError, find_adapter, unwrap
 from dpad.models.fused_projections import FusedProjections
 
-OPERATORS = (
-    "suffix_gather",
-    "rope_kv_write_",
-    "block_attention",
-    "add_rms_norm_",
-    "swiglu",
-    "confidence",
-    "unmask_",
-)
-
 
 class _Missing:
     """Stands for an entry that the instance did not have; a class, so that copies keep it."""
@@ -159,10 +149,13 @@ class Handle:
     @contextmanager
     def workspace(self):
         """Buffers that nobody else uses meanwhile, for one call; what is fused is up to date."""
-        if self.adapter.fused is not None:
-            self.adapter.fused.refresh()
+        kept, fused = [], self.adapter.fused
+        if fused is not None:
+            fused.refresh()
+            kept = fused.tensors()  # graphs read them, even if the handle is removed meanwhile
         with self._workspaces.one() as workspace:
             yield workspace
+        del kept
 
     def _cached_steps(self):
         """How cached steps run, as words for the report."""
@@ -177,7 +170,7 @@ class Handle:
         """(what, where it runs) for the table."""
         device = self.adapter.device.type
         info = ops.build_info()
-        for name in OPERATORS:
+        for name in graphs.OPERATORS:
             kernel = ops.has_kernel(name, device)
             where = f"{device} kernel" if kernel else "plain torch"
             if kernel and device == "cpu":
@@ -263,7 +256,9 @@ def patch(model, config=None, *, strict=True, fuse_projections=False, cuda_graph
             called, each at the next call of the model's.
         cuda_graphs: on CUDA, replay cached steps as graphs. They are captured when first needed,
             on buffers that the handle keeps until `remove`; a step that cannot be captured runs
-            eagerly, with the reason in the handle's report.
+            eagerly, with the reason in the handle's report. While one is captured, other threads
+            must not wait for the whole device (``torch.cuda.synchronize``): the capture would fail,
+            and the call goes on eagerly.
 
     Returns:
         `Handle`.

@@ -16,21 +16,29 @@ def _free_bytes(device):
     return None
 
 
+def _shape(adapter):
+    return adapter.num_kv_heads, adapter.head_dim, adapter.dtype, adapter.device
+
+
 class KVCache:
     """K and V of every layer, each ``[rows, num_kv_heads, capacity, head_dim]``, K after RoPE.
 
-    Buffers are kept between calls and grow when a request needs more.
+    Buffers are kept between calls and grow when a request needs more. `made` counts how often: who
+    has kept their addresses looks at it.
     """
 
     def __init__(self):
-        self.layers = []
+        self.layers, self.made = [], 0
         self._shape = None
+
+    def holds(self, adapter, rows, capacity):
+        """Whether there is room for `rows` sequences of `capacity` slots."""
+        have = self.layers[0][0].shape if self.layers else (0, 0, 0, 0)
+        return self._shape == _shape(adapter) and have[0] >= rows and have[2] >= capacity
 
     def reserve(self, adapter, rows, capacity):
         """Room for `rows` sequences of `capacity` slots; MemoryError with the bytes if too much."""
-        shape = (adapter.num_kv_heads, adapter.head_dim, adapter.dtype, adapter.device)
-        have = self.layers[0][0].shape if self.layers else (0, 0, 0, 0)
-        if self._shape == shape and have[0] >= rows and have[2] >= capacity:
+        if self.holds(adapter, rows, capacity):
             return
         size = (rows, adapter.num_kv_heads, capacity, adapter.head_dim)
         count = 2 * len(adapter.layers) * rows * adapter.num_kv_heads * capacity * adapter.head_dim
@@ -44,11 +52,17 @@ class KVCache:
             )
         new = {"dtype": adapter.dtype, "device": adapter.device}
         self.layers = [(torch.zeros(size, **new), torch.zeros(size, **new)) for _ in adapter.layers]
-        self._shape = shape
+        self._shape = _shape(adapter)
 
     def release(self):
         """Frees the buffers."""
         self.layers, self._shape = [], None
+        self.made += 1
+
+    @property
+    def device(self):
+        """Where the buffers are; None if there are none."""
+        return self.layers[0][0].device if self.layers else None
 
     @property
     def bytes(self):

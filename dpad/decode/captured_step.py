@@ -84,7 +84,7 @@ class Inputs:
         packed = Packed({name: shapes[name] for name in shapes if name in names})
         self._staging = packed.staging(device)
         self._device = self._staging.to(device, copy=True)
-        self._filled = None  # the layout that stands there
+        self._filled, self._sent = None, {}  # the layout and the controls that stand there
         self._host, found = packed.views(self._staging), packed.views(self._device)
         layout = {n: found.get(n) for n in Layout.__dataclass_fields__ if n in shapes}
         last = canvas.tokens.shape[1] - 1
@@ -93,14 +93,15 @@ class Inputs:
 
     def fill(self, layout=None, controls=None):
         """Pads a pass to the bucket and sends it; without one, all is padding."""
-        given = {} if layout is None else {**tensors_of(layout), **tensors_of(controls)}
-        if layout is not None and layout is self._filled:  # its controls alone have changed
+        varying = {} if layout is None else tensors_of(controls)
+        if layout is not None and layout is self._filled:
             batch = layout.length.shape[0]
-            for name in vars(self.controls).keys() & given.keys():
-                self._host[name][:batch] = given[name]
+            for name, value in varying.items():
+                if value is not self._sent[name]:
+                    self._host[name][:batch] = value
         else:
-            self._pad(layout, given)
-            self._filled = layout
+            self._pad(layout, {} if layout is None else {**tensors_of(layout), **varying})
+        self._filled, self._sent = layout, varying
         self._device.copy_(self._staging, non_blocking=True)
 
     def _pad(self, layout, given):
@@ -140,26 +141,34 @@ def _offsets(to, have, streams, last):
 
 
 class CapturedStep:
-    """One bucket's step. A call fills in its inputs, replays it and gives back what it decided."""
+    """One bucket's step. A call fills in its inputs and replays it.
 
-    def __init__(self, step, inputs, capture, pool):
-        self._step, self._inputs, self._decision = step, inputs, None
+    `watched`: whether what it decided is kept for `seen`; else graphs share the logits' memory.
+    """
+
+    def __init__(self, step, inputs, capture, pool, watched):
+        self._step, self._inputs = step, inputs
+        self._watched, self._decision = watched, None
         inputs.fill()  # what is run before the capture must change nothing
         self._graph = capture(self._run, pool)
 
     def _run(self):
-        self._decision = self._step(self._inputs.layout, self._inputs.controls)
+        decision = self._step(self._inputs.layout, self._inputs.controls)
+        if self._watched:
+            self._decision = decision
 
     def __call__(self, layout, controls):
-        """The `Targets` and the `Decision` of a pass: views, which the next replay overwrites."""
         self._inputs.fill(layout, controls)
         self._graph.replay()
+
+    def seen(self, layout):
+        """Copies of the `Targets` and the `Decision` of the pass that was replayed last."""
         batch, count = layout.length.shape[0], layout.target.shape[0]
         fixed = self._inputs.layout
         targets = Targets(
-            fixed.canvas_row[:batch],
-            fixed.l_offsets[: batch + 1],
-            fixed.target[:count],
-            fixed.length[:batch],
+            fixed.canvas_row[:batch].clone(),
+            fixed.l_offsets[: batch + 1].clone(),
+            fixed.target[:count].clone(),
+            fixed.length[:batch].clone(),
         )
-        return targets, Decision(*(t[:count] for t in self._decision))
+        return targets, Decision(*(t[:count].clone() for t in self._decision))

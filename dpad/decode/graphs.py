@@ -1,6 +1,7 @@
 """Which cached steps are captured as graphs, kept and replayed, and which cannot be."""
 
 from collections import OrderedDict
+from threading import Lock
 
 import torch
 from torch import nn
@@ -18,25 +19,30 @@ class CudaGraph:
     """The work that `function` queues on the current device, recorded; `replay` queues it again."""
 
     def __init__(self, function, pool):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        memory, stream = pool
+        current = torch.cuda.current_stream()
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):  # libraries allocate what they need in the first calls
             for _ in range(2):
                 function()
-        torch.cuda.current_stream().wait_stream(stream)
+        current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        options = {"pool": pool, "stream": stream, "capture_error_mode": "thread_local"}
-        with torch.cuda.graph(graph, **options):
+        options = {"pool": memory, "stream": stream, "capture_error_mode": "thread_local"}
+        # The outer one, for torch leaves the stream of a capture that fails the current one.
+        with torch.cuda.stream(current), torch.cuda.graph(graph, **options):
             function()
         self.replay = graph.replay
 
     @staticmethod
     def pool():
-        """Memory that graphs which never run at the same time share."""
-        return torch.cuda.graph_pool_handle()
+        """What graphs that never run at the same time share: memory, and the stream that cuBLAS
+        keeps its scratch memory for.
+        """
+        return torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
 
 CAPTURES = {"cuda": CudaGraph}  # by type of device
+_CAPTURING = Lock()  # one at a time: torch waits for the whole device before a capture
 OPERATORS = (  # of a step
     "suffix_gather",
     "rope_kv_write_",
@@ -50,12 +56,14 @@ OPERATORS = (  # of a step
 
 
 class Graphs:
-    """The captured steps of one workspace. `why_not` says why its last run had none, or is None."""
+    """The captured steps of one workspace.
+
+    `why_not` says why its last run had none, or is None; `asked` whether there was a run.
+    """
 
     def __init__(self, wanted=True):
-        self.wanted, self.why_not = wanted, None
-        self._steps, self._pool, self._weights = OrderedDict(), None, None
-        self._last = None, None, None
+        self.wanted, self.asked, self.why_not, self._failed = wanted, False, None, None
+        self._steps, self._pool, self._read = OrderedDict(), None, None
 
     def __len__(self):
         return len(self._steps)
@@ -65,15 +73,16 @@ class Graphs:
         """Whether the steps of the current run are captured."""
         return self.why_not is None
 
-    def prepare(self, adapter, settings):
+    def prepare(self, adapter, cache, settings):
         """Before a run: finds out whether its steps can be captured; `active`."""
-        self._last = None, None, None  # step, layout and what was found for them
-        self.why_not = "not wanted" if not self.wanted else obstacle(adapter, settings)
+        self.asked, self.why_not = True, self._failed
         if self.active:
-            weights = addresses(adapter)
-            if weights != self._weights:
+            self.why_not = "not wanted" if not self.wanted else obstacle(adapter, settings)
+        if self.active:
+            read = cache.made, *addresses(adapter)
+            if read != self._read:
                 self.drop()
-            self._weights = weights
+            self._read = read
         return self.active
 
     def drop(self):
@@ -84,32 +93,29 @@ class Graphs:
         """The `CapturedStep` for a pass, captured if need be, or None where that has failed."""
         if not self.active:
             return None
-        last_step, last_layout, found = self._last
-        if last_step is not step or last_layout is not layout:
-            found = self._found(step, layout, controls)
-            self._last = step, layout, found
-        return found
-
-    def _found(self, step, layout, controls):
         names = {**tensors_of(layout), **tensors_of(controls)}
         bucket = Bucket.of(layout)
-        key = bucket, frozenset(names), step.constants()
+        watched = step.settings.on_step is not None
+        key = bucket, frozenset(names), watched, step.constants()
         if key in self._steps:
             self._steps.move_to_end(key)
             return self._steps[key]
         device = step.adapter.device
         capture = CAPTURES[device.type]
         try:
-            if self._pool is None:
+            if not self._steps:  # a pool that has lost all its graphs is gone as well
                 self._pool = capture.pool()
             inputs = Inputs(bucket, step.canvas, names, device)
-            self._steps[key] = CapturedStep(step.alone(), inputs, capture, self._pool)
-        except RuntimeError as error:
-            self.why_not = f"a step could not be captured: {error}"
+            with _CAPTURING:
+                captured = CapturedStep(step.alone(), inputs, capture, self._pool, watched)
+        except RuntimeError as error:  # for good: torch's allocator may not recover from it
+            line = str(error).partition("\n")[0]
+            self.why_not = self._failed = f"a step could not be captured: {line}"
             return None
+        self._steps[key] = captured
         while len(self._steps) > MOST_GRAPHS:
             self._steps.popitem(last=False)
-        return self._steps[key]
+        return captured
 
 
 def obstacle(adapter, settings=None):
@@ -139,18 +145,14 @@ def _modules(adapter):
 
 
 def _not_plain(adapter):
-    """Name of a module whose call is more than torch's own product or lookup, or None."""
-    plain = {nn.Linear, nn.Embedding}
-    called = {id(module) for module in adapter.called()}
-    odd = {
+    """Name of a module that is more than torch's own product or lookup on plain weights."""
+    plain, ordinary = {nn.Linear, nn.Embedding}, {torch.Tensor, nn.Parameter}
+    odd = {id(module) for module in adapter.called() if type(module) not in plain}
+    odd |= {
         id(module)
         for module in _modules(adapter)
         if not linear_layers.only_own_forward(module)
-        or (id(module) in called and type(module) not in plain)
-        or not all(
-            linear_layers.is_ordinary(t, t.dtype, adapter.device.type)
-            for t in module.parameters(recurse=False)
-        )
+        or any(type(t) not in ordinary or t.layout != torch.strided for t in _weights(module))
     }
     if not odd and not linear_layers.hooked_everywhere():
         return None
@@ -158,11 +160,18 @@ def _not_plain(adapter):
     return names[0] if names else "torch.nn.Module"
 
 
+def _weights(module):
+    """Its weight and bias, as parameters or, which takes longer, as attributes of another kind."""
+    own = module._parameters
+    found = (own[n] if n in own else getattr(module, n, None) for n in ("weight", "bias"))
+    return [t for t in found if t is not None]
+
+
 def addresses(adapter):
     """What tells whether graphs still read the model's weights: where and how they lie, and what
     else of the model is written into them.
     """
-    tensors = [t for module in _modules(adapter) for t in module.parameters(recurse=False)]
+    tensors = [t for module in _modules(adapter) for t in _weights(module)]
     if adapter.fused is not None:
         tensors += adapter.fused.tensors()
     numbers = (adapter.head.scale, *(norm.eps for norm in adapter.norms()))

@@ -140,6 +140,7 @@ class Decoder:
         self.seconds = dict.fromkeys(("plan", "forward", "commit"), 0.0)
         self.steps, self.positions, self.replayed, self.passes = [], 0, 0, 0
         self._per_batch = None, None, None  # rows, and what follows from them
+        self._found = None, None  # the last pass of cached steps, its captured step or None
         self._at = 0.0
 
     def run(self):
@@ -170,8 +171,10 @@ class Decoder:
         self._at = now
 
     def _parts(self, live):
-        """The sequences of each pass of a step: refreshes apart where steps are captured."""
-        if not self.graphs.active:
+        """The sequences of each pass of a step: refreshes apart where steps are captured and nobody
+        looks on, who would see two steps.
+        """
+        if not self.graphs.active or self.settings.on_step is not None:
             return [live]
         parts = ([q for q in live if q.refresh], [q for q in live if not q.refresh])
         return [part for part in parts if part]
@@ -182,15 +185,15 @@ class Decoder:
         layout, controls = self.planner.layout(live), self._controls(live)
         captured = None
         if not any(q.refresh for q in live):
-            captured = self.graphs.step_for(self.step, layout, controls)
+            if self._found[0] is not layout:
+                self._found = layout, self.graphs.step_for(self.step, layout, controls)
+            captured = self._found[1]
         self.positions += layout.rows
         self.passes += 1
         if captured is not None:
             self._lap("plan")
-            targets, decision = captured(layout, controls)
+            captured(layout, controls)
             self.replayed += 1
-            if settings.on_step is not None:  # which may keep them
-                decision = [tensor.clone() for tensor in decision]
             self._lap("forward")
         else:
             layout, moved = layout.to(self.device), controls.to(self.device)
@@ -202,6 +205,8 @@ class Decoder:
             decision = self.step.decide(layout, moved, logits)
         self.schedule.taken(live)
         if settings.on_step is not None:
+            if captured is not None:
+                targets, decision = captured.seen(layout)
             seen = (live, targets, *decision, self.canvas, self.step.stop)
             settings.on_step(Step(self.passes - 1, *seen))
 
@@ -214,6 +219,7 @@ class Decoder:
             temperature = torch.full_like(rng[:, 0], self.step.temperature, dtype=torch.float64)
             self._per_batch = rows, rng, temperature
         _, rng, temperature = self._per_batch
+        rng = rng.clone()  # what has not changed is the same tensor, and is not sent again
         rng[:, 2] = torch.tensor(forwards, device="cpu")
         outranks = None
         if self.first_alone and any(q.refresh for q in live):
@@ -298,8 +304,9 @@ def decode(adapter, workspace, prompts, new_tokens, row_keys, settings, mask_id)
     device = adapter.device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         workspace.reserve(adapter, len(sequences), max(lengths), streams)
-        # Not in inference mode: hooks write to the canvas, and they run as their caller's code.
-        canvas = workspace.canvas_for(adapter, prompts, new_tokens, mask_id, settings)
+        # Hooks write to the canvas, and they run as their caller's code; a later run reuses it.
+        with torch.inference_mode(False):
+            canvas = workspace.canvas_for(adapter, prompts, new_tokens, mask_id, settings)
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             if settings.on_begin is not None:
                 settings.on_begin(canvas, sequences)

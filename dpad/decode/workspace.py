@@ -3,6 +3,8 @@
 import threading
 from contextlib import contextmanager
 
+import torch
+
 from dpad.decode.cache import KVCache
 from dpad.decode.canvas import Canvas
 from dpad.decode.captured_step import power_of_two
@@ -25,30 +27,35 @@ class Workspace:
         Raises:
             MemoryError: the K/V cache does not fit.
         """
-        before = self.cache.layers
+        if not self.cache.holds(adapter, streams * rows, length):
+            self.graphs.drop()  # first: their memory may be needed
         self.cache.reserve(adapter, streams * rows, length)
-        if self.cache.layers is not before:
-            self.graphs.drop()
+        size = max(rows, self._size[0]), max(length, self._size[1])
         have = self._canvas
-        if have is not None and have.tokens.device == adapter.device:
-            if have.rows >= rows and have.tokens.shape[1] >= length:
-                return
-            rows, length = max(rows, have.rows), max(length, have.tokens.shape[1])
-        self._canvas, self._size = None, (rows, length)
-        self.graphs.drop()
+        if size != self._size or (have is not None and have.tokens.device != adapter.device):
+            self._canvas, self._size = None, size
+            self.graphs.drop()
 
     def canvas_for(self, adapter, prompts, new_tokens, mask_id, settings):
         """The canvas of a run within what was reserved: the one that stays, if steps are captured.
 
         Prompts are int64 tensors, one per sequence.
         """
-        if not self.graphs.prepare(adapter, settings):
+        if not self.graphs.prepare(adapter, self.cache, settings):
             return Canvas.of(prompts, new_tokens, mask_id, adapter.device)
         if self._canvas is None:
             rows, length = self._size
             spare = power_of_two(rows) + 1  # as many as a bucket has sequences
             self._canvas = Canvas(rows, length, adapter.device, spare)
         return self._canvas.load(prompts, new_tokens, mask_id)
+
+    def wait(self):
+        """Until the device is done with the buffers, also after an error: the next call may come
+        from another stream, and writes to what copies from the host are read from.
+        """
+        device = self.cache.device
+        if device is not None and device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
 
     def released(self, run):
         """The run, without anything that the next one overwrites."""
@@ -64,7 +71,7 @@ class Workspaces:
         self._capture, self._closed = capture, False
         self.free = []  # those that no call uses now
         self._lock = threading.Lock()
-        self.seen = None  # (graphs that are held, why there are none) after the last call
+        self.seen = None  # (graphs that are held, why there are none) after the last run
 
     @contextmanager
     def one(self):
@@ -74,8 +81,10 @@ class Workspaces:
         try:
             yield workspace
         finally:
+            workspace.wait()
             with self._lock:
-                self.seen = len(workspace.graphs), workspace.graphs.why_not
+                if workspace.graphs.asked:
+                    self.seen = len(workspace.graphs), workspace.graphs.why_not
                 if not self._closed:
                     self.free.append(workspace)
 

@@ -99,17 +99,23 @@ class Adapter:
         return [part(x) for part in parts] if fused is None else fused
 
     def rope(self, length):
-        """cos and sin, each float32 ``[>= length, rotary_dim / 2]``, from the configuration."""
-        have = self._rope.get(self.device)
+        """cos and sin, each float32 ``[>= length, rotary_dim / 2]``, from the configuration.
+
+        Shorter ones stay, for graphs read them: together they are no longer than the longest.
+        """
+        tables = self._rope.setdefault(self.device, [])
+        have = tables[-1] if tables else None
         if have is None or have[0].shape[0] < length:
             # Doubled as it grows: each size is a graph of its own under torch.compile.
             size = max(4096, 1 << max(length - 1, 0).bit_length())
-            size = max(length, min(self.max_positions, size))
+            if length <= self.max_positions:
+                size = min(self.max_positions, size)
             index = torch.arange(0, self.rotary_dim, 2, dtype=torch.float32, device=self.device)
             inverse = 1.0 / (self.rope_theta ** (index / self.rotary_dim))
             position = torch.arange(size, dtype=torch.float32, device=self.device)
             angle = position[:, None] * inverse
-            have = self._rope[self.device] = (angle.cos(), angle.sin())
+            have = angle.cos(), angle.sin()
+            tables.append(have)
         return have
 
 

@@ -1,13 +1,18 @@
 """A CUDA graph's stand-in for any device: operator calls, recorded once and run again.
 
 It keeps to what a capture keeps to. The host's code runs once; a replay runs the recorded operators
-on the recorded tensors and writes what they return to where it was. Reading a value, shapes that
-depend on values and tensors made from the host's values are errors, as they are in a capture.
+on the recorded memory and writes what they return to where it was. Reading a value, shapes that
+depend on values and tensors made from the host's values are errors, as they are in a capture; so
+are two captures at a time, memory that was freed since, and a pool whose graphs are all gone.
 """
 
+import threading
+import weakref
+
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 _REFUSED = (
     "_local_scalar_dense",
@@ -19,6 +24,40 @@ _REFUSED = (
     "repeat_interleave",
     "unique",
 )
+_CAPTURING = threading.Lock()
+
+
+class _Pool:
+    """Counts the graphs that share memory. torch frees it with the last one and asserts that nobody
+    comes back to it.
+    """
+
+    def __init__(self):
+        self.graphs, self.used = 0, False
+
+    def enter(self, graph):
+        if self.used and not self.graphs:
+            raise RuntimeError("the pool's graphs are gone, and its memory with them")
+        self.graphs, self.used = self.graphs + 1, True
+        weakref.finalize(graph, self._leave)
+
+    def _leave(self):
+        self.graphs -= 1
+
+
+class _Outside:
+    """Memory that a graph uses and does not own: only where and how a tensor lies in it is kept."""
+
+    def __init__(self, tensor):
+        self._storage = StorageWeakRef(tensor.untyped_storage())
+        self._dtype, self._like = tensor.dtype, tensor.device
+        self._place = tensor.storage_offset(), tensor.shape, tensor.stride()
+
+    def tensor(self):
+        storage = torch.UntypedStorage._new_with_weak_ptr(self._storage.cdata)
+        if storage is None:
+            raise RuntimeError("a graph is replayed on memory that was freed")
+        return torch.empty(0, dtype=self._dtype, device=self._like).set_(storage, *self._place)
 
 
 class RecordedCalls(TorchDispatchMode):
@@ -26,15 +65,22 @@ class RecordedCalls(TorchDispatchMode):
 
     def __init__(self, function, pool=None):
         super().__init__()
-        function()  # libraries may allocate: a graph is warmed up as well
-        self._calls = []
-        with self:
-            function()
+        if not _CAPTURING.acquire(blocking=False):
+            raise RuntimeError("another capture is under way")
+        try:
+            function()  # libraries may allocate: a graph is warmed up as well
+            if pool is not None:
+                pool.enter(self)
+            self._calls, self._own = [], set()  # storages that were made by recorded calls
+            with self:
+                function()
+        finally:
+            _CAPTURING.release()
 
     @staticmethod
     def pool():
-        """Nothing to share."""
-        return None
+        """Memory that graphs which never run at the same time share."""
+        return _Pool()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -45,13 +91,25 @@ class RecordedCalls(TorchDispatchMode):
         if by_mask or (name in _REFUSED and not kwargs.get("output_size")):
             raise RuntimeError(f"operation not permitted when a step is captured: {func.name()}")
         out = func(*args, **kwargs)
-        self._calls.append((func, args, kwargs, out))
+        given = {_storage(t) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        made = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        self._own |= {_storage(t) for t in made} - given
+        kept = tree_map_only(torch.Tensor, self._kept, (args, kwargs))
+        self._calls.append((func, *kept, [t if _storage(t) not in given else None for t in made]))
         return out
+
+    def _kept(self, tensor):
+        return tensor if _storage(tensor) in self._own else _Outside(tensor)
 
     def replay(self):
         """Runs the calls again."""
-        for func, args, kwargs, out in self._calls:
-            again = func(*args, **kwargs)
-            for old, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+        for func, args, kwargs, made in self._calls:
+            args, kwargs = tree_map_only(_Outside, _Outside.tensor, (args, kwargs))
+            again = [t for t in tree_leaves(func(*args, **kwargs)) if isinstance(t, torch.Tensor)]
+            for old, new in zip(made, again, strict=True):
+                if old is not None:
                     old.copy_(new)
+
+
+def _storage(tensor):
+    return tensor.untyped_storage()._cdata

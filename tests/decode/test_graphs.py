@@ -4,6 +4,11 @@ On the CPU `RecordedCalls` stands in for a CUDA graph: it runs the recorded oper
 recorded tensors. Where there is a GPU, graphs are captured.
 """
 
+import gc
+import weakref
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -12,7 +17,7 @@ from dpad.decode.captured_step import Bucket, power_of_two
 from dpad.decode.loop import Settings, decode
 from dpad.decode.plan import Planner, Sequence, blocks_of
 from dpad.decode.suffix import Suffix
-from dpad.decode.workspace import Workspace
+from dpad.decode.workspace import Workspace, Workspaces
 from dpad.testing.recorded_calls import RecordedCalls
 from tests.decode.common import EOS_ID, MASK_ID, adapter
 
@@ -218,8 +223,25 @@ def test_callbacks_see_every_step_of_a_captured_run():
     found, captured = watched(Workspace())
     _, eager = watched(Workspace(capture=False))
     assert found.replayed > 0 and len(captured) == len(eager)
-    for (token, probability, _), (wanted, exact, _) in zip(captured, eager, strict=True):
+    for (token, probability, targets), (wanted, exact, other) in zip(captured, eager, strict=True):
         assert torch.equal(token, wanted) and torch.allclose(probability, exact, atol=1e-5)
+        for name, kept in vars(targets).items():  # what a callback keeps stays as it was
+            assert torch.equal(kept, getattr(other, name)), name
+
+
+@pytest.mark.parametrize("watched", (False, True))
+def test_only_watched_steps_keep_their_logits(monkeypatch, watched):
+    """Else every graph would hold memory for logits of its own."""
+    seen = []
+
+    class Looks(RecordedCalls):
+        def __init__(self, function, pool):
+            super().__init__(function, pool)
+            seen.append(function.__self__._decision is not None)
+
+    monkeypatch.setitem(graphs.CAPTURES, "cpu", Looks)
+    run(adapter(), Workspace(), on_step=(lambda step: None) if watched else None)
+    assert set(seen) == {watched}
 
 
 def layout_of(count, cache="dual", prompt=5, shift=0, suffix=THIN, guided=0):
@@ -248,3 +270,83 @@ def test_buckets_hold_their_pass(count, shift, cache, guided):
         assert (bucket.sequences, bucket.rows) == (count, count * (8 + shift))
     room, more = power_of_two(count), rows - 8 * count
     assert bucket.rows <= room * 8 + max(room, more + max(16, more / 4))
+
+
+class FakeCuda:
+    """torch.cuda's streams and captures, as far as `CudaGraph` uses them."""
+
+    def __init__(self, monkeypatch, breaks):
+        self.now, self.breaks, self.options = "caller's", breaks, []
+        for name in ("stream", "graph"):
+            monkeypatch.setattr(torch.cuda, name, contextmanager(getattr(self, name)))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: FakeStream(self.now))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay="replays"))
+
+    def stream(self, stream):
+        before, self.now = self.now, stream.name
+        try:
+            yield
+        finally:
+            self.now = before
+
+    def graph(self, graph, **options):
+        self.options.append(options)
+        self.now = options["stream"].name
+        yield
+        if self.breaks:
+            raise RuntimeError("capture failed")
+        self.now = "caller's"
+
+
+class FakeStream(SimpleNamespace):
+    def __init__(self, name):
+        super().__init__(name=name, wait_stream=lambda other: None)
+
+
+@pytest.mark.parametrize("breaks", (False, True))
+def test_a_capture_leaves_the_callers_stream(monkeypatch, breaks):
+    cuda, seen = FakeCuda(monkeypatch, breaks), []
+    pool = "memory", FakeStream("side")
+    with pytest.raises(RuntimeError) if breaks else nullcontext():
+        graph = graphs.CudaGraph(lambda: seen.append(cuda.now), pool)
+        assert graph.replay == "replays"
+    assert cuda.now == "caller's" and seen == ["side"] * 3
+    assert (cuda.options[0]["pool"], cuda.options[0]["stream"].name) == ("memory", "side")
+
+
+def test_a_workspace_comes_back_when_the_device_is_done(monkeypatch):
+    waited, device = [], SimpleNamespace(type="cuda")
+    stream = SimpleNamespace(synchronize=lambda: waited.append(len(workspaces.free)))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda d: stream if d is device else None)
+    workspaces = Workspaces()
+    with pytest.raises(KeyError), workspaces.one() as workspace:
+        workspace.cache.layers = [(SimpleNamespace(device=device),) * 2]
+        raise KeyError
+    assert waited == [0] and workspaces.free == [workspace]
+
+
+def test_what_a_run_was_given_is_not_kept():
+    class Look:
+        def __call__(self, step):
+            pass
+
+    workspace, look = Workspace(), Look()
+    kept = weakref.ref(look)
+    assert run(adapter(), workspace, on_step=look).replayed > 0
+    del look
+    gc.collect()
+    assert kept() is None and len(workspace.graphs) > 0
+
+
+def test_memory_and_pools_that_are_gone_are_refused_by_the_recorder():
+    x, pool = torch.ones(4), RecordedCalls.pool()
+    graph = RecordedCalls(lambda: torch.add(x, 1), pool)
+    graph.replay()
+    x = None
+    with pytest.raises(RuntimeError, match="freed"):
+        graph.replay()
+    del graph
+    with pytest.raises(RuntimeError, match="gone"):
+        RecordedCalls(lambda: None, pool)
+    with pytest.raises(RuntimeError, match="under way"):
+        RecordedCalls(lambda: RecordedCalls(lambda: None))

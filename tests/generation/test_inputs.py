@@ -148,6 +148,15 @@ def test_a_capacity_that_does_not_fit_names_the_bytes(llada, prompts, monkeypatc
         dpad.generate(llada, [prompts[0]], **SHORT)
 
 
+def test_what_torch_keeps_for_later_is_free(monkeypatch):
+    from dpad.decode import cache
+
+    figures = {"memory_reserved": 50, "memory_allocated": 30, "mem_get_info": (7, 99)}
+    for name, value in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert cache._free_bytes(torch.device("cuda", 0)) == 7 + 50 - 30
+
+
 def test_padding_side_and_columns(llada, prompts):
     for side in ("left", "right"):
         ids, mask = pad(prompts, side)
