@@ -1,7 +1,5 @@
 # The kernels (torch-free, nvcc) and the module _C_cuda (their bindings, compiled by the host
 # compiler, which reads torch's headers several times faster than nvcc).
-set(DPAD_CUDA_KERNELS suffix_gather rope_kv_write block_attention add_rms_norm swiglu confidence
-  uniform unmask)
 add_library(dpad_cuda STATIC)
 foreach(kernel ${DPAD_CUDA_KERNELS})
   target_sources(dpad_cuda PRIVATE csrc/cuda/${kernel}.cu)

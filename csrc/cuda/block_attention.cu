@@ -19,10 +19,13 @@ struct Cut {
   int parts = 0;
 };
 
-Cut cut_of(const BlockAttentionParams& p) {
+// Keys are split where there is scratch memory for the parts. The bytes are asked for before the
+// launch, and a device that did not answer then may answer now.
+Cut cut_of(const BlockAttentionParams& p, bool has_scratch) {
   if (p.batch <= 0 || !block_attention_fits(p) || p.q_rows * p.num_heads > kMostBlocks) return {};
   if (device_attribute(cudaDevAttrComputeCapabilityMajor) < 8) return {};
-  const int parts = attention_parts(p, device_attribute(cudaDevAttrMultiProcessorCount));
+  const int parts =
+      has_scratch ? attention_parts(p, device_attribute(cudaDevAttrMultiProcessorCount)) : 1;
   const int64_t tiles = most_tiles(p.q_rows, p.batch, group_of(p));
   const Cut cut{attention_blocks(tiles, parts), parts};
   return cut.blocks * p.num_kv_heads <= kMostBlocks ? cut : Cut{};
@@ -54,7 +57,7 @@ cudaError_t launch_simple(const BlockAttentionParams& p, cudaStream_t stream) {
 
 int64_t block_attention_scratch(const BlockAttentionParams& p) {
   if (p.q_rows <= 0 || p.num_heads <= 0) return 0;
-  const Cut cut = cut_of(p);
+  const Cut cut = cut_of(p, true);
   if (cut.parts <= 1) return 0;
   const int64_t floats =
       p.head_dim == 64 ? AttentionShape<BFloat16, 64>::kPart : AttentionShape<BFloat16, 128>::kPart;
@@ -64,7 +67,7 @@ int64_t block_attention_scratch(const BlockAttentionParams& p) {
 cudaError_t launch_block_attention(const BlockAttentionParams& p, void* scratch,
                                    cudaStream_t stream) {
   if (p.q_rows <= 0 || p.num_heads <= 0 || p.head_dim <= 0) return cudaSuccess;
-  const Cut cut = cut_of(p);
+  const Cut cut = cut_of(p, scratch != nullptr);
   auto* parts = static_cast<float*>(scratch);
   return with_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
