@@ -29,13 +29,13 @@ class Bucket:
     def of(cls, layout):
         """The bucket of a pass of cached steps.
 
-        Sequences go up to the next power of two, and each of those has room for a whole block. One
-        more sequence takes the padding where there is some and no other does. Rows beside those of
-        the blocks (predecessors, the kept suffix) go up in steps of at most a quarter.
+        Sequences go up to `sequences_of`, and each of those has room for a whole block. One more
+        sequence takes the padding where there is some and no other does. Rows beside those of the
+        blocks (predecessors, the kept suffix) go up in steps of at most a quarter.
         """
         batch, streams = layout.length.shape[0], layout.streams
         blocks, rows = layout.target.shape[0], layout.rows // streams
-        sequences = power_of_two(batch)
+        sequences = sequences_of(batch)
         start, end = layout.live[0].blocks[0]  # the first is the longest
         logit_rows = sequences * (end - start)
         more = rows - blocks
@@ -52,6 +52,17 @@ class Bucket:
 def power_of_two(n):
     """The smallest one that is not below n >= 1."""
     return 1 << (n - 1).bit_length()
+
+
+def sequences_of(n):
+    """How many sequences n >= 1 are padded to: 1, 2, 4, 8, 12, 16, 24, 32 and so on.
+
+    Up to 8 blocks of 32 rows a step is bound by reading the weights, and more rows cost nothing;
+    beyond, they are paid for.
+    """
+    power = power_of_two(n)
+    between = power // 4 * 3
+    return between if power > 8 and n <= between else power
 
 
 class Inputs:

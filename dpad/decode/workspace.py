@@ -7,7 +7,7 @@ import torch
 
 from dpad.decode.cache import KVCache
 from dpad.decode.canvas import Canvas
-from dpad.decode.captured_step import power_of_two
+from dpad.decode.captured_step import sequences_of
 from dpad.decode.graphs import Graphs
 
 
@@ -45,7 +45,7 @@ class Workspace:
             return Canvas.of(prompts, new_tokens, mask_id, adapter.device)
         if self._canvas is None:
             rows, length = self._size
-            spare = power_of_two(rows) + 1  # as many as a bucket has sequences
+            spare = sequences_of(rows) + 1  # as many as a bucket has sequences
             self._canvas = Canvas(rows, length, adapter.device, spare)
         return self._canvas.load(prompts, new_tokens, mask_id)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dpad.decode import commit, graphs
-from dpad.decode.captured_step import Bucket, power_of_two
+from dpad.decode.captured_step import Bucket, sequences_of
 from dpad.decode.loop import Settings, decode
 from dpad.decode.plan import Planner, Sequence, blocks_of
 from dpad.decode.suffix import Suffix
@@ -265,10 +265,10 @@ def test_buckets_hold_their_pass(count, shift, cache, guided):
     assert bucket.rows >= rows and bucket.logit_rows >= layout.target.shape[0]
     padded = bucket.rows > rows or bucket.logit_rows > layout.target.shape[0]
     assert bucket.sequences > count or (not padded and bucket.sequences == count)
-    assert bucket.sequences <= power_of_two(count) + 1
-    if cache == "dual" and count in (1, 2, 4, 8, 16):  # nothing is wasted on whole batches
+    assert bucket.sequences <= sequences_of(count) + 1
+    if cache == "dual" and count in (1, 2, 4, 8, 12, 16):  # nothing is wasted on whole batches
         assert (bucket.sequences, bucket.rows) == (count, count * (8 + shift))
-    room, more = power_of_two(count), rows - 8 * count
+    room, more = sequences_of(count), rows - 8 * count
     assert bucket.rows <= room * 8 + max(room, more + max(16, more / 4))
 
 
@@ -350,3 +350,10 @@ def test_memory_and_pools_that_are_gone_are_refused_by_the_recorder():
         RecordedCalls(lambda: None, pool)
     with pytest.raises(RuntimeError, match="under way"):
         RecordedCalls(lambda: RecordedCalls(lambda: None))
+
+
+def test_batches_are_padded_to_few_sizes():
+    sizes = [sequences_of(n) for n in range(1, 34)]
+    assert sorted(set(sizes)) == [1, 2, 4, 8, 12, 16, 24, 32, 48]
+    assert all(n <= size < 2 * n for n, size in enumerate(sizes, 1))
+    assert all(size <= 1.5 * n for n, size in enumerate(sizes, 1) if n > 8)
