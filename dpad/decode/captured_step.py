@@ -94,7 +94,7 @@ class Inputs:
         self.bucket, self.spare = bucket, torch.tensor(spare, dtype=torch.int64, device="cpu")
         packed = Packed({name: shapes[name] for name in shapes if name in names})
         self._staging = packed.staging(device)
-        self._device = self._staging.to(device, copy=True)
+        self._device = torch.empty(packed.size, dtype=torch.int64, device=device)
         self._filled, self._sent = None, {}  # the layout and the controls that stand there
         self._host, found = packed.views(self._staging), packed.views(self._device)
         layout = {n: found.get(n) for n in Layout.__dataclass_fields__ if n in shapes}

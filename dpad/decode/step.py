@@ -4,6 +4,7 @@ Everything here is queued without looking at a value, so that a step can run eag
 as a graph (`dpad.decode.graphs`).
 """
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -91,8 +92,9 @@ class DeviceStep:
 
     def alone(self):
         """The same step without what a run calls outside of it, for those who keep it longer."""
-        settings = replace(self.settings, **dict.fromkeys(OUTSIDE))
-        return DeviceStep(self.adapter, self.cache, self.canvas, settings)
+        step = copy(self)
+        step.settings = replace(self.settings, **dict.fromkeys(OUTSIDE))
+        return step
 
     def __call__(self, layout, controls):
         """Both halves of a step, for those who have nothing to do in between; a `Decision`."""

@@ -6,7 +6,7 @@ recorded tensors. Where there is a GPU, graphs are captured.
 
 import gc
 import weakref
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +18,7 @@ from dpad.decode.loop import Settings, decode
 from dpad.decode.plan import Planner, Sequence, blocks_of
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace, Workspaces
+from dpad.testing.pretended_cuda import pretended_cuda
 from dpad.testing.recorded_calls import RecordedCalls
 from tests.decode.common import EOS_ID, MASK_ID, adapter
 
@@ -272,46 +273,19 @@ def test_buckets_hold_their_pass(count, shift, cache, guided):
     assert bucket.rows <= room * 8 + max(room, more + max(16, more / 4))
 
 
-class FakeCuda:
-    """torch.cuda's streams and captures, as far as `CudaGraph` uses them."""
-
-    def __init__(self, monkeypatch, breaks):
-        self.now, self.breaks, self.options = "caller's", breaks, []
-        for name in ("stream", "graph"):
-            monkeypatch.setattr(torch.cuda, name, contextmanager(getattr(self, name)))
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda: FakeStream(self.now))
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay="replays"))
-
-    def stream(self, stream):
-        before, self.now = self.now, stream.name
-        try:
-            yield
-        finally:
-            self.now = before
-
-    def graph(self, graph, **options):
-        self.options.append(options)
-        self.now = options["stream"].name
-        yield
-        if self.breaks:
-            raise RuntimeError("capture failed")
-        self.now = "caller's"
-
-
-class FakeStream(SimpleNamespace):
-    def __init__(self, name):
-        super().__init__(name=name, wait_stream=lambda other: None)
-
-
 @pytest.mark.parametrize("breaks", (False, True))
-def test_a_capture_leaves_the_callers_stream(monkeypatch, breaks):
-    cuda, seen = FakeCuda(monkeypatch, breaks), []
-    pool = "memory", FakeStream("side")
-    with pytest.raises(RuntimeError) if breaks else nullcontext():
-        graph = graphs.CudaGraph(lambda: seen.append(cuda.now), pool)
-        assert graph.replay == "replays"
-    assert cuda.now == "caller's" and seen == ["side"] * 3
-    assert (cuda.options[0]["pool"], cuda.options[0]["stream"].name) == ("memory", "side")
+def test_a_capture_leaves_the_callers_stream(breaks):
+    def function():
+        seen.append(cuda.stream)
+        if breaks and cuda.capturing:
+            raise RuntimeError("capture failed")
+
+    with pretended_cuda() as cuda:
+        before, seen, pool = cuda.stream, [], graphs.CudaGraph.pool()
+        with pytest.raises(RuntimeError, match="failed") if breaks else nullcontext():
+            graphs.CudaGraph(function, pool).replay()
+        assert cuda.stream is before and seen == [pool[1]] * 3
+        assert cuda.captures == cuda.replays == (not breaks)
 
 
 def test_a_workspace_comes_back_when_the_device_is_done(monkeypatch):
