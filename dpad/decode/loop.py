@@ -240,6 +240,19 @@ class Decoder:
             score[0] = torch.inf
         return score
 
+    def _check_progress(self, q):
+        """Each step fills a mask or waits for its schedule: one that goes on is a fault, not work.
+        A caller's function in the loop may mask positions again, as often as it likes.
+        """
+        most = self.schedule.lengths[q.block]
+        if self.schedule.steps is not None:
+            most += self.schedule.steps[q.block]
+        if q.step > most and self.settings.on_step is None:
+            raise RuntimeError(
+                f"row {q.row}, block {q.block}: not done after {q.step} steps, which is more than "
+                "its masks can take: what the device reports does not change"
+            )
+
     def _advance(self, live):
         """Reads the status once and moves every sequence on; returns those that still run."""
         status = self.canvas.read_status()
@@ -262,6 +275,8 @@ class Decoder:
             done = status[q.row] in (BLOCK_DONE, FINISHED)
             if self.settings.all_steps:
                 done = q.step >= self.schedule.steps[q.block]
+            if not done:
+                self._check_progress(q)
             if done:
                 if status[q.row] == FINISHED:
                     self.reasons[q.row] = "stop"

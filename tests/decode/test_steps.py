@@ -171,3 +171,11 @@ def test_what_a_hook_raises_reaches_the_caller():
     for name in ("process_logits", "on_step", "on_block"):
         with pytest.raises(KeyError, match="mine"):
             run(**{name: fail})
+
+
+def test_a_status_that_does_not_change_is_an_error(monkeypatch):
+    monkeypatch.setattr(Canvas, "read_status", lambda self: [0] * self.rows)
+    with pytest.raises(RuntimeError, match="row 0, block 0: not done after 9 steps"):
+        run()
+    with pytest.raises(RuntimeError, match="not done after 21 steps"):
+        run(rule=commit.fixed_quota(36))
