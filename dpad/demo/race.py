@@ -144,8 +144,10 @@ def race(ordinary, solver, seconds):
     while True:
         ordinary.step()
         yield
-        if time.perf_counter() >= stop:
-            return
-        while solver.seconds <= ordinary.seconds and time.perf_counter() < stop:
+        while solver.seconds <= ordinary.seconds:
+            if time.perf_counter() >= stop:
+                return
             solver.solve()
             yield
+        if time.perf_counter() >= stop:
+            return
