@@ -9,7 +9,7 @@ import dpad
 from benchmarks.cells import CACHES, FULL, Cell
 from benchmarks.measure import kept_sets
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
-from dpad.testing.reference_decoder import reference
+from tests.doubles.reference_decoder import reference
 
 # 6 layers, width 256, the released vocabulary: the head is most of a full-canvas step.
 CONFIG = {

@@ -10,7 +10,7 @@ import dpad
 from dpad import ops
 from dpad.demo import END_ID, MASK_ID
 from dpad.generation import presets
-from dpad.testing.reference_decoder import ordinary, reference
+from tests.doubles.reference_decoder import ordinary, reference
 
 BLOCK, THRESHOLD = 32, 0.9
 

@@ -26,7 +26,6 @@ _MODULES = {
     "ops": "dpad.ops",
     "models": "dpad.models",
     "demo": "dpad.demo",
-    "testing": "dpad.testing",
 }
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]

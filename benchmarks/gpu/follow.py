@@ -13,7 +13,7 @@ import torch
 import dpad
 from benchmarks.gpu import models, plain
 from benchmarks.gpu.models import BLOCK, MASK_ID
-from dpad.testing.reference_decoder import reference
+from tests.doubles.reference_decoder import reference
 
 ALLOWED = 0.1  # of the largest logit, as between the logits of two forwards in bfloat16
 

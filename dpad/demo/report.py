@@ -6,12 +6,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 from dpad.decode.suffix import Suffix
-from dpad.demo.race import BLOCK, answered, run
-from dpad.demo.task import MASK_ID
-from dpad.testing.reference_decoder import ordinary
+from dpad.demo.race import BLOCK, OrdinaryDecoder, answered, run
 
 FULL = {"suffix": Suffix("all"), "cache": "none", "early_stop": False, "confidence_threshold": 0.9}
 # Dropout as the model's defaults have it; of the two caches the one that approximates less.
@@ -104,7 +100,9 @@ def exact(stock, patched, problems, canvas=64, budget=float("inf")):
         if result["ordinary_seconds"] + result["dpad_seconds"] > budget:
             break
         prompts = [p.prompt_ids for p in problems[first : first + CHUNK]]
-        expected = ordinary(stock, torch.tensor(prompts), canvas, mask_id=MASK_ID)
+        expected = OrdinaryDecoder(stock, prompts, canvas)
+        while not expected.finished:
+            expected.step()
         begun = time.perf_counter()
         sizes = {"max_new_tokens": canvas, "block_length": BLOCK, "steps": canvas}
         ids = patched.generate(prompts, **sizes, **EXACT)

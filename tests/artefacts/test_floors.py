@@ -1,4 +1,4 @@
-"""Who may know of whom: includes in csrc, and what `import dpad` needs."""
+"""Who may know of whom: includes in csrc, imports of the package, and what it needs."""
 
 import os
 import re
@@ -41,6 +41,14 @@ def test_torch_is_spelled_in_one_place_per_module(root):
     for path, bracket, name in includes(root, "torch"):
         if bracket == "<" and name.startswith("torch/"):
             assert path in STABLE, f"{path} includes <{name}>"
+
+
+def test_the_package_stands_without_its_tests(root):
+    """What is installed imports nothing of the checkout beside it: no double, no benchmark."""
+    beside = re.compile(r"^\s*(?:from|import) (?:tests|benchmarks|examples)\b", re.MULTILINE)
+    files = sorted((root / "dpad").rglob("*.py"))
+    assert files
+    assert not [str(path) for path in files if beside.search(path.read_text())]
 
 
 def python(code, **environment):

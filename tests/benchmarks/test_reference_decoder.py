@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 import dpad
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
-from dpad.testing import remote
-from dpad.testing.plain_llada import PlainLLaDA
-from dpad.testing.reference_decoder import choose, linear_schedule, ordinary, reference
+from tests.doubles import remote
+from tests.doubles.plain_llada import PlainLLaDA
+from tests.doubles.reference_decoder import choose, linear_schedule, ordinary, reference
 from tests.generation.common import GOLDEN, MASK_ID, META
 from tests.generation.test_golden import commits_of_reference, traces
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import cells, large, machine, measure, report, run
 from dpad import Suffix
 from dpad.demo import MASK_ID
-from dpad.testing.reference_decoder import reference
+from tests.doubles.reference_decoder import reference
 
 ARGUMENTS = """--problems 4 --slow-problems 2 --ordinary-problems 1 --pair-rounds 1 --batch 2
 --canvases 32 48 --main 32 --threads 1 --groups arm pair suffix chain dream"""

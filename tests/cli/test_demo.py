@@ -11,7 +11,7 @@ import dpad
 from dpad.cli import demo as demo_command
 from dpad.demo import panes, race, report, show
 from dpad.demo.task import END_ID, MASK_ID
-from dpad.testing.reference_decoder import ordinary
+from tests.doubles.reference_decoder import ordinary
 
 PROBLEMS = dpad.demo.problems(3)
 

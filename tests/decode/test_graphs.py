@@ -18,9 +18,9 @@ from dpad.decode.loop import Settings, decode
 from dpad.decode.plan import Planner, Sequence, blocks_of
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace, Workspaces
-from dpad.testing.pretended_cuda import pretended_cuda
-from dpad.testing.recorded_calls import RecordedCalls
 from tests.decode.common import EOS_ID, MASK_ID, adapter
+from tests.doubles.pretended_cuda import pretended_cuda
+from tests.doubles.recorded_calls import RecordedCalls
 
 PROMPTS = ([1, 2, 3], [4, 5, 6, 7, 8], [9], [], [3] * 11)
 NEW, WIDTH = 28, 8  # the last block is shorter

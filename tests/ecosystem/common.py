@@ -7,7 +7,7 @@ import torch
 
 import dpad
 from dpad.models.adapter import unwrap
-from dpad.testing import reference_decoder
+from tests.doubles import reference_decoder
 from tests.generation.common import MASK_ID
 
 NEW, BLOCK = 24, 8

@@ -5,7 +5,7 @@ import torch
 
 import dpad
 from dpad.decode import graphs
-from dpad.testing.recorded_calls import RecordedCalls
+from tests.doubles.recorded_calls import RecordedCalls
 from tests.ecosystem.common import FAST
 
 OPTIONS = {**FAST, "cache": "dual"}

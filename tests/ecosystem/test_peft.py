@@ -7,7 +7,7 @@ import torch
 
 import dpad
 from dpad.models.adapter import UnsupportedModelError
-from dpad.testing import remote
+from tests.doubles import remote
 from tests.ecosystem.common import FAST, PLAIN, own_forward
 from tests.generation.common import META, assert_close, logits
 

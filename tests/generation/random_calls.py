@@ -3,8 +3,8 @@
 import dpad
 from dpad.models.hf.dream import DreamConfig, DreamModel
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
-from dpad.testing import remote
 from tests.decode.common import EOS_ID, MASK_ID, VOCAB, tiny
+from tests.doubles import remote
 from tests.generation.common import META, pad
 from tests.models.common import spread_out
 

@@ -7,7 +7,7 @@ import torch
 
 import dpad
 from dpad.decode import graphs
-from dpad.testing.recorded_calls import RecordedCalls
+from tests.doubles.recorded_calls import RecordedCalls
 from tests.generation.test_captured_steps import DEVICES, decode, decode_eagerly
 
 

@@ -10,7 +10,7 @@ import torch
 
 import dpad
 from dpad.decode import graphs
-from dpad.testing.recorded_calls import RecordedCalls
+from tests.doubles.recorded_calls import RecordedCalls
 from tests.generation.common import MASK_ID, pad
 from tests.generation.test_golden import cache_of, replay, traces
 

@@ -20,8 +20,8 @@ from torch import nn
 import dpad
 from dpad.decode import graphs
 from dpad.decode.loop import NaNLogitsError
-from dpad.testing.recorded_calls import RecordedCalls
 from tests.decode.common import EOS_ID
+from tests.doubles.recorded_calls import RecordedCalls
 from tests.generation.common import Doubled
 from tests.generation.random_calls import MODELS, batch, callers_code, options
 

@@ -14,8 +14,8 @@ from dpad.decode.cache import KVCache
 from dpad.decode.forward import MLP_ROWS, logits_of_pass
 from dpad.decode.plan import Planner, Sequence
 from dpad.models.hf.dream import DreamConfig, DreamModel
-from dpad.testing import remote
 from tests.decode.common import EOS_ID, MASK_ID, VOCAB, tiny
+from tests.doubles import remote
 from tests.ops.op_helpers import GraphPasses
 
 KV_HEADS, HEAD_DIM = 2, 8

@@ -5,7 +5,7 @@ import torch
 
 import dpad
 from dpad.decode import cache
-from dpad.testing.reference_decoder import reference
+from tests.doubles.reference_decoder import reference
 from tests.generation.common import MASK_ID
 
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)

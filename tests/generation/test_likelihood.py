@@ -7,7 +7,7 @@ import torch
 
 import dpad
 from dpad.decode.loop import NaNLogitsError
-from dpad.testing import remote
+from tests.doubles import remote
 from tests.generation.common import MASK_ID, META
 
 # float32: one pass of many canvases against the model's forward of one canvas.

@@ -6,7 +6,7 @@ import torch
 import dpad
 from dpad.decode.loop import Decoder
 from dpad.decode.step import DeviceStep
-from dpad.testing.pretended_cuda import CUDA, pretended_cuda
+from tests.doubles.pretended_cuda import CUDA, pretended_cuda
 from tests.generation.common import MASK_ID, pad
 
 OPTIONS = {"max_new_tokens": 16, "block_length": 8, "confidence_threshold": 0.6, "cache": "dual"}

@@ -9,7 +9,7 @@ import dpad
 from dpad.models import hf
 from dpad.models import llada as llada_family
 from dpad.models.adapter import find_adapter
-from dpad.testing import remote
+from tests.doubles import remote
 from tests.generation.common import META, logits
 from tests.models.small_llada import small_model
 

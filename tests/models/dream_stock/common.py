@@ -2,7 +2,7 @@
 
 import torch
 
-from dpad.testing import dream_stock_generation
+from tests.doubles import dream_stock_generation
 from tests.generation.common import DREAM
 from tests.models.common import V5
 

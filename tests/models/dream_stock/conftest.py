@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dpad.testing import dream_stock
+from tests.doubles import dream_stock
 from tests.generation.common import DREAM
 from tests.models.common import spread_out
 from tests.models.dream_stock.common import cure

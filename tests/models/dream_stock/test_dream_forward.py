@@ -8,8 +8,8 @@ import transformers
 
 import dpad
 from dpad.models import hf
-from dpad.testing import dream_stock
-from dpad.testing.dream_stock_generation import DreamGenerationConfig
+from tests.doubles import dream_stock
+from tests.doubles.dream_stock_generation import DreamGenerationConfig
 from tests.generation import test_golden
 from tests.generation.common import DREAM, assert_close, logits, pad
 from tests.models.common import V5

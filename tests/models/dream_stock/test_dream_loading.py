@@ -8,7 +8,7 @@ import torch
 import transformers
 
 import dpad
-from dpad.testing import dream_stock, remote
+from tests.doubles import dream_stock, remote
 from tests.generation.common import DREAM, assert_close, logits
 from tests.models.common import V5, load_remote
 from tests.models.dream_stock.common import IDS, cure

@@ -8,7 +8,7 @@ import torch
 
 import dpad
 from dpad.models.adapter import UnsupportedModelError
-from dpad.testing import dream_stock
+from tests.doubles import dream_stock
 from tests.generation.common import assert_close, logits
 
 # --- rotary buffers ------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import torch
 import dpad
 from dpad import ops
 from dpad.models import linear_layers
-from dpad.testing.reference_decoder import reference
 from tests.decode.common import MASK_ID, VOCAB, tiny
+from tests.doubles.reference_decoder import reference
 from tests.generation.common import logits
 from tests.models.fused_projections.common import IDS, OPTIONS, close, fused_layers, unfused
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dpad.testing import remote
+from tests.doubles import remote
 from tests.generation.common import META
 
 

@@ -5,7 +5,7 @@ import torch
 
 import dpad
 from dpad.models import hf
-from dpad.testing import remote
+from tests.doubles import remote
 from tests.generation import test_golden
 from tests.generation.common import META, assert_close, logits, pad
 from tests.models.common import spread_out

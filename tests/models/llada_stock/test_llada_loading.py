@@ -7,7 +7,7 @@ import transformers
 
 import dpad
 from dpad.models import hf
-from dpad.testing import remote
+from tests.doubles import remote
 from tests.generation.common import META, assert_close, logits
 from tests.models.common import V5, load_remote
 

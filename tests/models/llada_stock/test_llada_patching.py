@@ -8,7 +8,7 @@ from torch import nn
 
 import dpad
 from dpad.models.adapter import UnsupportedModelError
-from dpad.testing import remote
+from tests.doubles import remote
 from tests.generation.common import META, Doubled, assert_close, logits, pad
 
 

@@ -8,7 +8,7 @@ alone, as remote code does, so that a copy of the two can be loaded by
 ``AutoModel.from_pretrained(..., trust_remote_code=True)``.
 
 Revision 2 adds the attention mask to the scores; revision 1 builds a bias and drops it. Two
-revisions in one process are two modules: `dpad.testing.remote.llada`.
+revisions in one process are two modules: `tests.doubles.remote.llada`.
 """
 
 import math

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dpad.testing.plain_llada import PlainLLaDA
+from tests.doubles.plain_llada import PlainLLaDA
 
 RULES = ("threshold", "factor", "factor_published", "quota")
 CACHES = ("none", "prefix", "dual")

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dpad import ops
-from dpad.testing.recorded_calls import Pool, Recording, alone, reads, storage_of
+from tests.doubles.recorded_calls import Pool, Recording, alone, reads, storage_of
 
 CUDA, HOST = torch.device("cuda", 0), torch.device("cpu")
 _GARBAGE = 255  # a byte: NaN, -1, true
