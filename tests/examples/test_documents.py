@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+import dpad
 from dpad.generation.config import ALIASES
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,8 @@ def blocks(name):
 def test_readme_runs(capsys):
     space = run("README.md")
     printed = capsys.readouterr().out
-    assert "block_attention" in printed and "True" in printed
+    problem = dpad.demo.problems(1)[0]
+    assert "block_attention" in printed and problem.answer in printed
     assert space["out"].finish_reason == ["stop"]
 
 
@@ -40,6 +42,11 @@ def test_generate_runs(capsys):
     answer = space["tokenizer"].decode(space["out"].sequences[0, space["start"] :])
     assert capsys.readouterr().out.strip()
     assert space["text"] and space["text"] != answer  # what the lists changed
+
+
+def test_migration_runs():
+    space = run("docs/migration.md")
+    assert space["ids"].shape == space["out"].sequences.shape
 
 
 def test_aliases_are_listed():
