@@ -19,6 +19,7 @@ _PUBLIC = {
     "Suffix": "dpad.decode.suffix",
     "DPadGenerationConfig": "dpad.generation.config",
     "DPadOutput": "dpad.generation.output",
+    "Trace": "dpad.generation.output",
     "build_info": "dpad.ops",
 }
 _MODULES = {
@@ -26,6 +27,7 @@ _MODULES = {
     "ops": "dpad.ops",
     "models": "dpad.models",
     "demo": "dpad.demo",
+    "plot": "dpad.plot",
 }
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]

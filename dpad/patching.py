@@ -13,6 +13,7 @@ from dpad.decode.workspace import Workspaces
 from dpad.generation import api, presets
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.diffusion import diffusion_generate
+from dpad.generation.html import report_html
 from dpad.models import linear_layers
 from dpad.models.adapter import UnsupportedModelError, find_adapter, unwrap
 from dpad.models.fused_projections import FusedProjections
@@ -190,28 +191,35 @@ class Handle:
         if self.adapter.fused is not None:
             yield "fused", self.adapter.fused.where()
 
-    def __repr__(self):
+    def _sections(self):
+        """(title, what runs where, heading of the defaults, defaults) for the report."""
         adapter = self.adapter
         defaults = api.merge(self.model, self.config, None, {})
         variant = presets.variant_of(self.model) or "no published values: nothing is approximated"
-        lines = [
-            f"dpad on {type(self.model).__name__} ({adapter.family}), "
-            + ("active" if self.active else "removed"),
-            f"  {len(adapter.layers)} layers, {adapter.num_heads}/{adapter.num_kv_heads} heads of "
-            f"{adapter.head_dim}, {adapter.dtype}, {adapter.device}",
-            f"  {'forward':<16} full canvas on dpad's operators without gradients, else stock",
-            f"  {'generate':<16} dpad",
+        state = "active" if self.active else "removed"
+        sizes = (
+            f"{len(adapter.layers)} layers, {adapter.num_heads}/{adapter.num_kv_heads} heads of "
+            f"{adapter.head_dim}, {adapter.dtype}, {adapter.device}"
+        )
+        where = [
+            ("forward", "full canvas on dpad's operators without gradients, else stock"),
+            ("generate", "dpad"),
+            *self.rows(),
+            ("embed", "the model's own module, called"),
         ]
-        lines += [f"  {name:<16} {where}" for name, where in self.rows()]
-        lines += [
-            f"  {'embed':<16} the model's own module, called",
-            f"defaults ({variant})",
-        ]
-        shown = defaults.to_diff_dict()
-        shown["suffix"] = defaults.suffix
-        lines += [f"  {name:<22} {value}" for name, value in shown.items()]
-        lines += [f"note: {note}" for note in self.notes]
-        return "\n".join(lines)
+        shown = {**defaults.to_diff_dict(), "suffix": defaults.suffix}
+        title = f"dpad on {type(self.model).__name__} ({adapter.family}), {state}"
+        return title, sizes, where, f"defaults ({variant})", list(shown.items())
+
+    def __repr__(self):
+        title, sizes, where, heading, defaults = self._sections()
+        lines = [title, f"  {sizes}", *(f"  {name:<16} {value}" for name, value in where)]
+        lines += [heading, *(f"  {name:<22} {value}" for name, value in defaults)]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def _repr_html_(self):
+        title, sizes, where, heading, defaults = self._sections()
+        return report_html(title, [(sizes, where), (heading, defaults)], self.notes)
 
 
 def _elsewhere_hooks(adapter):

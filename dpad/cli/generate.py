@@ -182,7 +182,7 @@ def answer(model, tokenizer, ids, config, stream=False, trace=None):
     )
     seconds = time.perf_counter() - begun
     if trace is not None:
-        out.trace.save(trace)
+        out.trace.with_text(tokenizer).save(trace)
     tokens = out.sequences[0, ids.shape[1] :].tolist()
     ends = set(find_adapter(model).end_ids)
     length = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))

@@ -1,6 +1,7 @@
 """`generate`, and the configuration in force."""
 
 from contextlib import nullcontext
+from functools import partial
 
 from dpad.decode.workspace import Workspace
 from dpad.generation import presets
@@ -10,6 +11,7 @@ from dpad.generation.conventions import Conventions
 from dpad.generation.inputs import read_inputs, split_prompts
 from dpad.generation.job import Job
 from dpad.generation.loops import loop_options, run_loop
+from dpad.generation.progress import Progress, check_progress
 from dpad.generation.stored import stored_options
 from dpad.models.adapter import find_adapter
 
@@ -33,6 +35,7 @@ def generate(
     callback_on_step_end_tensor_inputs=None,
     callback_on_step_end_tensor_outputs=None,
     custom_generate=None,
+    progress=False,
     **options,
 ):
     """Decodes with a masked-diffusion model, patched or not.
@@ -64,6 +67,7 @@ def generate(
             `callback_on_step_end_tensor_outputs` ("block"; default none).
         custom_generate: a decoding loop to run in place of dpad's, called as Transformers calls
             one (`dpad.generation.loops.run_loop`); options that its signature names are its own.
+        progress: show a bar that counts the tokens of finished blocks (tqdm.auto).
 
     Returns:
         int64 ``[batch, length + max_new_tokens]``, or a `DPadOutput` with
@@ -96,11 +100,14 @@ def generate(
         callback_on_step_end,
         callback_on_step_end_tensor_inputs,
         callback_on_step_end_tensor_outputs,
+        check_progress(progress) or None,
     )
     if custom_generate is not None:
         dreams = {f"generation_{name}_hook_func": hook for name, hook in hooks.items()}
         extra.update(supplied, **vars(conventions), **dreams)
         return run_loop(custom_generate, model, ids, mask, config, extra)
+    if progress:
+        conventions.progress = partial(Progress, early_stop=bool(config.early_stop))
     job = Job(adapter, config, prompts, supplied, conventions, hooks, (ids, mask))
     with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
         runs = job.run(workspace)

@@ -10,7 +10,10 @@ from dpad.generation.streaming import BlockStreamer, check_streamer
 
 @dataclass
 class Conventions:
-    """The arguments of `generate` that are the caller's own code, as they were given."""
+    """The arguments of `generate` that act within the loop, as they were given.
+
+    `progress` makes the bar of a call: a function (rows, new_tokens, end_ids) -> `Progress`.
+    """
 
     streamer: object = None
     logits_processor: list | None = None
@@ -18,6 +21,7 @@ class Conventions:
     callback_on_step_end: object = None
     callback_on_step_end_tensor_inputs: tuple | None = None
     callback_on_step_end_tensor_outputs: tuple | None = None
+    progress: object = None
 
 
 class BoundConventions:
@@ -39,6 +43,8 @@ class BoundConventions:
         if any(criteria):
             of_rows = zip(criteria, prompts, strict=True)
             self.criteria = [Criteria(c, prompt, end_ids) for c, prompt in of_rows]
+        make = given.progress
+        self.progress = make and make(len(prompts), new_tokens, end_ids)
         callback, *names = check_callback(
             given.callback_on_step_end,
             given.callback_on_step_end_tensor_inputs,
@@ -56,13 +62,16 @@ class BoundConventions:
         settings = {"process_logits": self.process_logits, "on_step": on_step}
         if self.callback is not None or (self.streamer and self.streamer.takes_drafts):
             settings["on_step"] = lambda step: self._step(first, step, on_step)
-        if self.streamer is not None or self.criteria is not None:
+        if (self.streamer, self.criteria, self.progress) != (None, None, None):
             settings["on_block"] = lambda row, tokens: self._block(first + row, tokens)
         return settings
 
+    @contextlib.contextmanager
     def streaming(self):
-        """A context in which the streamer has its prompt, and its end in any case."""
-        return self.streamer or contextlib.nullcontext()
+        """A context in which the streamer has its prompt, and its end in any case; the bar too."""
+        empty = contextlib.nullcontext()
+        with self.streamer or empty, self.progress or empty:
+            yield
 
     def _step(self, first, step, before):
         if before is not None:
@@ -79,6 +88,8 @@ class BoundConventions:
             self.streamer.block(tokens[:kept])
         cut = self.done[row] + (tokens.shape[0] if kept is None else kept)
         self.done[row] = cut
+        if self.progress is not None:
+            self.progress.block(row, tokens, kept is not None)
         if kept is None or cut == self.new_tokens:
             return False
         self.cuts[row] = cut

@@ -8,6 +8,7 @@ from hashlib import blake2b
 
 import torch
 import torch.nn.functional as F
+from tqdm.auto import tqdm
 
 from dpad import ops
 from dpad.decode.canvas import Canvas
@@ -18,6 +19,7 @@ from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace
 from dpad.generation.checks import mask_id_of
 from dpad.generation.config import _real, _whole
+from dpad.generation.progress import check_progress
 from dpad.models.adapter import find_adapter
 
 
@@ -45,6 +47,7 @@ def loglikelihood(
     row_keys=None,
     micro_batch=32,
     mask_token_id=None,
+    progress=False,
 ):
     """Lower bound of the log-probability of each answer behind its prompt, with standard error.
 
@@ -71,6 +74,7 @@ def loglikelihood(
             for the choices of one question gives those of equal length the same masks.
         micro_batch: masked canvases computed together at most; None: all.
         mask_token_id: default the model's.
+        progress: show a bar that counts masked canvases (tqdm.auto).
 
     Returns:
         `LogLikelihood`.
@@ -87,6 +91,7 @@ def loglikelihood(
     _real("cfg_scale", cfg_scale, 0)
     _whole("micro_batch", micro_batch, 1)
     _whole("mask_token_id", mask_token_id, 0)
+    check_progress(progress)
     mask_id = mask_id_of(adapter, mask_token_id)
     texts = checked_texts(pairs, adapter, mask_id)
     keys = _row_keys(row_keys, texts)
@@ -96,7 +101,7 @@ def loglikelihood(
     drawn = [_masks(len(t) - p, samples, seed, k) for (t, p), k in zip(texts, keys, strict=True)]
     with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
         scorer = _Scorer(adapter, workspace.cache, mask_id, float(cfg_scale or 0))
-        sums = scorer.run(texts, [d.mask for d in drawn], micro_batch)
+        sums = scorer.run(texts, [d.mask for d in drawn], micro_batch, progress)
     found = [d.estimate(s) for d, s in zip(drawn, sums, strict=True)]
     columns = _host(found, torch.float64).reshape(-1, 2).unbind(1)
     return LogLikelihood(*columns, _host([len(s) for s in sums], torch.int64), seed)
@@ -225,7 +230,7 @@ class _Scorer:
         self.adapter, self.cache, self.mask_id = adapter, cache, mask_id
         self.guidance, self.streams = guidance, 2 if guidance else 1
 
-    def run(self, texts, masks, micro_batch):
+    def run(self, texts, masks, micro_batch, progress=False):
         """Per text float64 ``[masks]``: the masked answer tokens' log-probabilities, summed."""
         jobs = [(pair, mask) for pair, of_pair in enumerate(masks) for mask in of_pair]
         if not jobs:
@@ -234,7 +239,8 @@ class _Scorer:
         longest = max(len(text) for text, _ in texts)
         self.cache.reserve(self.adapter, self.streams * size, longest)
         sums = []
-        with torch.inference_mode():
+        bar = tqdm(total=len(jobs), unit="canvas", desc="dpad", disable=not progress)
+        with torch.inference_mode(), bar:
             for first in range(0, len(jobs), size):
                 part = jobs[first : first + size]
                 found = self._pass([(*texts[pair], mask) for pair, mask in part])
@@ -242,6 +248,7 @@ class _Scorer:
                     if math.isnan(value):
                         raise NaNLogitsError(f"the model gave NaN logits for pairs[{pair}]")
                 sums += found
+                bar.update(len(part))
         return _host(sums, torch.float64).split([len(m) for m in masks])
 
     def _pass(self, part):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers.utils import ModelOutput
 
+from dpad.generation.html import Html, animation_html, output_html, trace_html
+
 TRACE_FORMAT = "dpad-trace"
 TRACE_VERSION = 1
 
@@ -40,6 +42,9 @@ class DPadOutput(ModelOutput):
     trace: "Trace | None" = None
     history: tuple | None = None
 
+    def _repr_html_(self):
+        return output_html(self)
+
 
 @dataclass
 class Trace:
@@ -47,11 +52,36 @@ class Trace:
 
     An event holds: row, forward (of that row), block, positions and tokens that were committed,
     their confidence, kept (suffix positions, on the block's first forward, else null), time
-    (seconds since the start). Positions count from the row's first token that is not padding.
+    (seconds since the start). Positions count from the row's first token that is not padding. The
+    header holds format, version, seed, prompt_lengths, config, and texts, the text of each token id
+    that was committed, if `with_text` was called. Notebooks show a trace as its tokens, coloured by
+    the forward that committed them.
     """
 
     header: dict
     events: list = field(default_factory=list)
+
+    def with_text(self, tokenizer):
+        """The same trace with the tokens' texts, each decoded by itself; it is changed in place."""
+        ids = sorted({token for event in self.events for token in event["tokens"]})
+        self.header["texts"] = {str(token): tokenizer.decode([token]) for token in ids}
+        return self
+
+    def animation(self, row=0, per_second=4.0):
+        """`Html` of one row's tokens appearing as they were committed, `per_second` forwards.
+
+        Raises:
+            ValueError: a row that the trace does not hold, or a speed that is not above 0.
+        """
+        count = len(self.header["prompt_lengths"])
+        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < count:
+            raise ValueError(f"row = {row!r}: the trace holds rows 0 to {count - 1}")
+        if not per_second > 0:
+            raise ValueError(f"per_second = {per_second!r}: expected a number above 0")
+        return Html(animation_html(self, row, per_second))
+
+    def _repr_html_(self):
+        return trace_html(self)
 
     def save(self, path):
         """Writes the header and one event per line."""

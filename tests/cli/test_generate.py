@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 import dpad
 from dpad.cli import generate
@@ -117,6 +118,49 @@ def test_a_trace_is_written_and_drawn(run, tmp_path):
     other = tmp_path / "picture.svg"
     assert run(f"plot {path} --output {other}").stdout.strip() == str(other)
     assert "<svg" in other.read_text()
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    """File of a trace of the shipped model, as the command line writes it."""
+    path = tmp_path_factory.mktemp("trace") / "trace.jsonl"
+    model, tokenizer = load("demo")
+    out = dpad.generate(model, dpad.demo.problems(1)[0].prompt_ids, trace=True, seed=0)
+    out.trace.with_text(tokenizer).save(path)
+    return path
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("view", ["overview", "kept", "timeline", "confidence", "forwards"])
+def test_every_view_is_drawn_in_both_themes(run, traced, tmp_path, view, theme):
+    path = tmp_path / "picture.png"
+    assert run(f"plot {traced} --view {view} --theme {theme} --output {path}").exit_code == 0
+    with Image.open(path) as picture:
+        pixels = picture.convert("L")
+        colours = pixels.getcolors()
+        most = max(colours)[1]
+    assert len(colours) > 20
+    assert (most > 200) == (theme == "light") or view in ("kept", "overview")
+
+
+def test_animations_by_the_name_of_the_file(run, traced, tmp_path):
+    forwards = len(Trace.load(traced).events)
+    gif, page = tmp_path / "a.gif", tmp_path / "a.html"
+    for path in (gif, page):
+        assert run(f"plot {traced} --view animation --output {path}").exit_code == 0
+    with Image.open(gif) as picture:
+        assert picture.n_frames == forwards + 1
+    text = page.read_text(encoding="utf-8")
+    assert text.count("@keyframes") == forwards and "<script" not in text
+    result = run(f"plot {traced} --view animation --output {tmp_path / 'a.png'}")
+    assert result.exit_code == 2 and "expected .gif or .html" in result.stderr
+
+
+def test_unknown_views_and_themes(run, traced):
+    result = run(f"plot {traced} --view none")
+    assert result.exit_code == 2 and "--view none: expected overview, kept" in result.stderr
+    result = run(f"plot {traced} --theme blue")
+    assert result.exit_code == 2 and "theme = 'blue': expected one of light, dark" in result.stderr
 
 
 def test_examples_of_the_help_run(run, folder, tmp_path, monkeypatch):

@@ -1,7 +1,12 @@
 """Pictures of a trace: the data behind them."""
 
+import itertools
+
+import matplotlib
+import numpy
 import pytest
 from matplotlib._pylab_helpers import Gcf
+from PIL import Image
 
 from dpad import plot
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, Trace
@@ -107,3 +112,80 @@ def test_bad_arguments(trace, draw):
         draw(trace, row=True)
     with pytest.raises(TypeError, match="trace is a dict"):
         draw({"events": []})
+
+
+def test_confidence_histogram(trace):
+    ax = plot.confidence_histogram(trace, row=1)
+    heights = [round(bar.get_height()) for bar in ax.patches]
+    assert len(heights) == 20 and sum(heights) == 8
+    assert {n: h for n, h in enumerate(heights) if h} == {10: 2, 11: 6}  # 0.53 to 0.60
+    bars = next(bar for bar in ax.patches if bar.get_height() > 1)
+    assert visible(ax, bars.get_facecolor())
+
+
+def test_forwards_per_block(trace):
+    ax = plot.forwards_per_block(trace, row=1)
+    assert [bar.get_height() for bar in ax.patches] == [2, 1, 0]
+    assert visible(ax, ax.patches[0].get_facecolor())
+
+
+def visible(ax, colour):
+    """Whether the drawn figure has at least 500 pixels of this colour."""
+    ax.figure.canvas.draw()
+    pixels = numpy.asarray(ax.figure.canvas.buffer_rgba())[..., :3]
+    return (pixels == numpy.round(255 * numpy.array(colour[:3]))).all(-1).sum() > 500
+
+
+@pytest.mark.parametrize("draw", plot.VIEWS.values(), ids=plot.VIEWS)
+def test_themes_change_colours_and_nothing_else(trace, draw):
+    before = dict(matplotlib.rcParams)
+    light, dark = (draw(trace, row=1, theme=theme) for theme in ("light", "dark"))
+    faces = [getattr(f, "figure", f).get_facecolor()[:3] for f in (light, dark)]
+    assert faces[0] == (1, 1, 1) and max(faces[1]) < 0.1
+    assert dict(matplotlib.rcParams) == before
+    with pytest.raises(ValueError, match="theme = 'blue': expected one of light, dark"):
+        draw(trace, theme="blue")
+
+
+@pytest.mark.parametrize("theme", plot.THEMES)
+def test_states_can_be_told_apart_without_colour(theme):
+    """Luminances of neighbouring states differ (WCAG contrast of at least 1.2)."""
+    values = [luminance(colour[theme]) for _, colour in plot.STATES.values()]
+    pairs = [("prefix", "block"), ("block", "kept"), ("kept", "dropped"), ("block", "dropped")]
+    names = list(plot.STATES)
+    for one, other in pairs:
+        low, high = sorted(values[names.index(name)] for name in (one, other))
+        assert (high + 0.05) / (low + 0.05) >= 1.2, (one, other)
+
+
+def luminance(colour):
+    """Relative luminance of "#rrggbb" (WCAG 2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_animation_shows_every_forward(trace, tmp_path):
+    path = tmp_path / "a.gif"
+    plot.animate(trace, path, row=1, per_second=2)
+    with Image.open(path) as picture:
+        frames = []
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            frames.append(numpy.asarray(picture.convert("RGB")))
+        durations = picture.info["duration"]
+    assert len(frames) == 4  # nothing committed, then three forwards
+    assert all((a != b).any() for a, b in itertools.pairwise(frames))
+    assert durations >= 1500  # the last one stays
+
+
+def test_animation_refuses_before_it_writes(trace, tmp_path):
+    for arguments in ({"row": 2}, {"per_second": 0}, {"theme": "blue"}):
+        for name in ("a.gif", "a.html"):
+            if name == "a.html" and "theme" in arguments:
+                continue
+            with pytest.raises(ValueError, match=next(iter(arguments))):
+                plot.animate(trace, tmp_path / name, **arguments)
+    with pytest.raises(ValueError, match=r"expected \.gif or \.html"):
+        plot.animate(trace, tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,37 @@
+"""``progress=True``: a bar that counts the tokens of finished blocks (tqdm.auto)."""
+
+
+class Progress:
+    """A bar over the answers of a call; a context manager.
+
+    Args:
+        rows: rows of the call; new_tokens: length of each answer.
+        end_ids: end-of-text ids; early_stop: whether one in a finished block ends its row.
+    """
+
+    def __init__(self, rows, new_tokens, end_ids, early_stop=True):
+        self.total, self.left = rows * new_tokens, [new_tokens] * rows
+        self.end_ids = end_ids if early_stop else ()
+
+    def __enter__(self):
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(total=self.total, unit="tok", desc="dpad")
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+    def block(self, row, tokens, ended):
+        """Counts a finished block, int64 ``[block]``; all that is left of a row that ends here."""
+        ended = ended or any(token in self.end_ids for token in tokens.tolist())
+        count = self.left[row] if ended else tokens.shape[0]
+        self.left[row] -= count
+        self.bar.update(count)
+
+
+def check_progress(value):
+    """Raises TypeError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"progress = {value!r}: expected True or False")
+    return value
