@@ -49,6 +49,12 @@ def test_migration_runs():
     assert space["ids"].shape == space["out"].sequences.shape
 
 
+def test_pictures_run():
+    space = run("docs/pictures.md")
+    assert len(space["axes"].patches) == 8
+    assert "@keyframes" in str(space["moving"])
+
+
 def test_aliases_are_listed():
     text = (ROOT / "docs/generate.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", text, flags=re.MULTILINE))
