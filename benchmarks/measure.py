@@ -120,7 +120,7 @@ def kept_sets(suffix, seed, key, prompt, canvas, block_length=BLOCK):
     total, sets = prompt + canvas, []
     for number, start in enumerate(range(prompt, total, block_length)):
         end = min(start + block_length, total)
-        one = [torch.tensor([v]) for v in (key, number, 0, end, total)]
-        kept, count = ops.suffix_sample(*one, seed=seed, length=total - end, **suffix.parameters())
+        one = [torch.tensor([v]) for v in (seed, key, number, 0, end, total)]
+        kept, count = ops.suffix_sample(*one, length=total - end, **suffix.parameters())
         sets.append(kept[0, : int(count)])
     return sets.__getitem__

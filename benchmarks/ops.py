@@ -95,11 +95,11 @@ def attention_case(dtype, keys, queries=32, heads=32, dim=128, spare=128):
     k_cache, v_cache = (torch.randn(1, heads, keys + spare, dim).to(dtype) for _ in range(2))
     k, v = (cache[:, :, :keys].contiguous() for cache in (k_cache, v_cache))
     flat = q.transpose(0, 1)[None].contiguous()
-    offsets, row, n_keys = torch.tensor([0, queries]), torch.tensor([0]), torch.tensor([keys])
+    offsets, start, n_keys = torch.tensor([0, queries]), torch.tensor([0]), torch.tensor([keys])
     mask = (torch.arange(keys + spare) < keys).expand(1, 1, queries, -1).contiguous()
 
     def ours():
-        return ops.block_attention(q, k_cache, v_cache, offsets, row, n_keys, dim**-0.5)
+        return ops.block_attention(q, k_cache[0], v_cache[0], offsets, start, n_keys, dim**-0.5)
 
     def exact():
         return scaled_dot_product_attention(flat, k, v)

@@ -2,9 +2,10 @@
 // No torch and no CUDA include: kernels on every device read the same structs.
 //
 // Index tensors are int64. A pass is a flat list of rows grouped by sequence: the rows of sequence
-// b are [q_offsets[b], q_offsets[b + 1]); its keys are the slots [0, n_keys[b]) of cache row
-// cache_row[b]. "Logit rows" are the rows whose hidden states reach the head; those of sequence b
-// are [l_offsets[b], l_offsets[b + 1]).
+// b are [q_offsets[b], q_offsets[b + 1]); its keys are its slots [0, n_keys[b]). All sequences
+// share one K/V arena, in which slot i of sequence b is slot kv_start[b] + i. "Logit rows" are the
+// rows whose hidden states reach the head; those of sequence b are [l_offsets[b], l_offsets[b +
+// 1]).
 #pragma once
 
 #include <cstdint>
@@ -58,16 +59,16 @@ struct RopeKvWriteParams {
   const int64_t* position;    // [rows]
   const int64_t* slot;        // [rows]; -1 is padding: never written
   const int64_t* q_offsets;   // [batch + 1]
-  const int64_t* cache_row;   // [batch]
+  const int64_t* kv_start;    // [batch], arena slot of each sequence's slot 0
   const float* cos;           // [positions, rotary_dim / 2], contiguous
   const float* sin;           // [positions, rotary_dim / 2], contiguous
   void* q_out;                // [q_rows, num_heads, head_dim], contiguous
-  void* k_cache;              // [cache_rows, num_kv_heads, capacity, head_dim]
+  void* k_cache;              // [num_kv_heads, slots, head_dim], last dimension contiguous
   void* v_cache;              // as k_cache
-  int64_t k_cache_stride, k_cache_head_stride, k_cache_slot_stride;
-  int64_t v_cache_stride, v_cache_head_stride, v_cache_slot_stride;
+  int64_t k_cache_head_stride, k_cache_slot_stride;
+  int64_t v_cache_head_stride, v_cache_slot_stride;
   int64_t q_rows, rows, num_heads, num_kv_heads, head_dim, rotary_dim;
-  int64_t batch, positions, cache_rows, capacity;  // bounds
+  int64_t batch, positions, slots;  // bounds; slots of the arena
   // true: rotate in float32, round once. false: cos, sin, both products and the sum are each
   // rounded to dtype. Products are never contracted into an FMA, in either form.
   bool full_precision;
@@ -76,20 +77,19 @@ struct RopeKvWriteParams {
 
 struct BlockAttentionParams {
   const void* q;        // [q_rows, num_heads, head_dim], last dimension contiguous
-  const void* k_cache;  // [cache_rows, num_kv_heads, capacity, head_dim], last dim contiguous
+  const void* k_cache;  // [num_kv_heads, slots, head_dim], last dimension contiguous
   const void* v_cache;  // as k_cache
   void* out;            // [q_rows, num_heads, head_dim], contiguous
   int64_t q_row_stride, q_head_stride;
-  int64_t k_cache_stride, k_head_stride, k_slot_stride;
-  int64_t v_cache_stride, v_head_stride, v_slot_stride;
+  int64_t k_head_stride, k_slot_stride;
+  int64_t v_head_stride, v_slot_stride;
   const int64_t* q_offsets;  // [batch + 1]
-  const int64_t* cache_row;  // [batch]
+  const int64_t* kv_start;   // [batch], arena slot of each sequence's slot 0
   const int64_t* n_keys;     // [batch]
-  const bool* key_mask;      // [cache_rows, capacity], true = may be looked at, or null
-  int64_t key_mask_stride;
-  const int64_t* key_limit;  // [q_rows]: a row looks at slots < its limit only, or null
+  const bool* key_mask;      // [slots] of the arena, true = may be looked at, or null
+  const int64_t* key_limit;  // [q_rows]: a row looks at its sequence's slots below, or null
   int64_t batch, num_heads, num_kv_heads, head_dim;
-  int64_t q_rows, cache_rows, capacity;  // bounds
+  int64_t q_rows, slots;  // bounds; slots of the arena
   float scale;
   DType dtype;
 };

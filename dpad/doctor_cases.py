@@ -42,19 +42,23 @@ def _planning():
     for kind, scale in (("gaussian", 1.6), ("gaussian", -1.0), ("uniform", 0.0), ("window", 0.0)):
         drawn = {"kind": kind, "scale": scale, **table}
         yield Case("suffix_table", {**drawn, "length": 70})
-        keys = {"row_key": _ints(0, -5, 2**40), "block": _ints(0, 1, 7), "redraw": _ints(0, 0, 1)}
+        keys = {"seed": _ints(2**61 + 3, 0, -1), "row_key": _ints(0, -5, 2**40)}
+        keys |= {"block": _ints(0, 1, 7), "redraw": _ints(0, 0, 1)}
         ends = {"end": _ints(9, 40, 64), "total": _ints(75, 75, 65)}
-        rest = {"seed": 2**61 + 3, "keep_last": True, "length": 66}
+        rest = {"keep_last": True, "length": 66}
         yield Case("suffix_sample", {**keys, **ends, **drawn, **rest})
     yield Case("transfer_schedule", {"masks": 33, "steps": 7})
-    for shift in (0, 1):
+    for shift, block_length in ((0, 0), (1, 0), (1, 4)):
         plan = {
             "start": _ints(4, 0, 9),
             "end": _ints(9, 5, 16),
             "kept": torch.tensor([[10, 12, 19], [6, -1, -1], [-1, -1, -1]]),
             "kept_count": _ints(3, 1, 0),
             "scope": _ints(0, 1, 2),
+            "first": _ints(3, 0, 0),
+            "first_target": _ints(6, 0, 16),
             "shift": shift,
+            "block_length": block_length,
         }
         yield Case("plan_pass", plan)
 
@@ -75,8 +79,8 @@ def _layers(rng, dtype):
     draw = lambda *shape: torch.randn(*shape, generator=rng).to(dtype)  # noqa: E731
     offsets, rows, heads, kv_heads, dim, capacity = _ints(0, 5, 13), 13, 6, 2, 40, 70
     caches = {
-        "k_cache": draw(3, kv_heads, capacity, dim),
-        "v_cache": draw(3, kv_heads, capacity, dim),
+        "k_cache": draw(kv_heads, 3 * capacity, dim),
+        "v_cache": draw(kv_heads, 3 * capacity, dim),
     }
     angle = torch.arange(90.0)[:, None] * 1e4 ** (-torch.arange(dim // 2) / (dim // 2))
     position = torch.randperm(90, generator=rng)[:rows]
@@ -88,7 +92,7 @@ def _layers(rng, dtype):
         "position": position,
         "slot": torch.cat((torch.arange(11, 21), _ints(-1, 3, 4))),
         "q_offsets": offsets,
-        "cache_row": _ints(2, 0),
+        "kv_start": _ints(2 * capacity, 5),
         "cos": angle.cos(),
         "sin": angle.sin(),
         **caches,
@@ -111,15 +115,15 @@ def _attention(rng, dtype, dim):
     rows, capacity = 13, 150
     attention = {
         "q": draw(rows, 6, dim),
-        "k_cache": draw(3, 2, capacity, dim),
-        "v_cache": draw(3, 2, capacity, dim),
+        "k_cache": draw(2, 3 * capacity, dim),
+        "v_cache": draw(2, 3 * capacity, dim),
         "q_offsets": _ints(0, 5, 13),
-        "cache_row": _ints(2, 0),
+        "kv_start": _ints(2 * capacity, 5),
         "n_keys": _ints(141, 17),
         "scale": dim**-0.5,
     }
     masks = {
-        "key_mask": torch.rand(3, capacity, generator=rng) < 0.7,
+        "key_mask": torch.rand(3 * capacity, generator=rng) < 0.7,
         "key_limit": torch.randint(1, 141, (rows,), generator=rng),
     }
     for extra in (dict.fromkeys(masks), masks):

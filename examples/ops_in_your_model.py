@@ -32,10 +32,11 @@ class Pass(NamedTuple):
     logit_row: torch.Tensor  # [logit_rows], rows that reach the head
     logit_position: torch.Tensor  # [logit_rows]
     l_offsets: torch.Tensor  # [batch + 1], logit rows of each sequence
+    key_limit: torch.Tensor  # empty: every row looks at all keys of its sequence
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over a K/V cache that is indexed by slot."""
+    """Grouped-query attention over a K/V cache, one arena of slots for all sequences."""
 
     def __init__(self):
         super().__init__()
@@ -47,13 +48,13 @@ class Attention(nn.Module):
     def heads(self, x):
         return (f(x).unflatten(-1, (-1, HEAD_DIM)) for f in (self.q, self.k, self.v))
 
-    def forward(self, x, rows, cache_row, rope, cache):
+    def forward(self, x, rows, kv_start, rope, cache):
         """x [rows, width], the rows of all sequences; writes the cache."""
         q, k, v = self.heads(x)
-        at = (rows.position, rows.position, rows.slot, rows.q_offsets, cache_row)
+        at = (rows.position, rows.position, rows.slot, rows.q_offsets, kv_start)
         q = ops.rope_kv_write_(q, k, v, *at, *rope, *cache)
         scale = HEAD_DIM**-0.5
-        a = ops.block_attention(q, *cache, rows.q_offsets, cache_row, rows.n_keys, scale)
+        a = ops.block_attention(q, *cache, rows.q_offsets, kv_start, rows.n_keys, scale)
         return self.o(a.flatten(-2))
 
     def plain(self, x, rope):
@@ -104,11 +105,11 @@ class Model(nn.Module):
         self.register_buffer("cos", angles.cos())
         self.register_buffer("sin", angles.sin())
 
-    def forward(self, tokens, rows, cache_row, caches, rng, temperature, suppress):
+    def forward(self, tokens, rows, kv_start, caches, rng, temperature, suppress):
         """One pass: logits, token and probability of every logit row."""
         residual, delta = self.embed(tokens), None
         for layer, cache in zip(self.layers, caches, strict=True):
-            delta = layer(residual, delta, rows, cache_row, (self.cos, self.sin), cache)
+            delta = layer(residual, delta, rows, kv_start, (self.cos, self.sin), cache)
         x = ops.add_rms_norm_(residual, delta, self.norm, EPS)[rows.logit_row]
         logits = self.head(x)
         at = (rows.l_offsets, rows.logit_position, rng, temperature)
@@ -159,8 +160,8 @@ def main(arguments=None):
     canvas = torch.randint(0, MASK_ID, (3, CAPACITY))
     for row, (s, e) in enumerate(zip(start, end, strict=True)):
         canvas[row, s:e] = MASK_ID
-    cache_row = torch.tensor([2, 0, 1])  # any cache row may serve any sequence
-    size = (3, KV_HEADS, CAPACITY, HEAD_DIM)
+    kv_start = torch.tensor([53, 0, 13])  # each sequence has a range of its own, in any order
+    size = (KV_HEADS, 13 + 40 + 25, HEAD_DIM)
     caches = [(torch.zeros(size), torch.zeros(size)) for _ in range(LAYERS)]
     no_suffix = torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
     rng = torch.zeros(3, 3, dtype=torch.int64)  # seed, row key, number of the forward
@@ -169,10 +170,12 @@ def main(arguments=None):
     # The canvas stays as it is, so the cached step has to repeat what the refresh gave.
     titles = {"all": "refresh, every position", "block": "cached step, the blocks only"}
     for scope, title in titles.items():
-        plan = ops.plan_pass(start, end, *no_suffix, torch.full((3,), ops.SCOPES[scope]))
+        scopes = torch.full((3,), ops.SCOPES[scope])
+        first = torch.zeros(3, dtype=torch.int64)  # everything is computed, not only its end
+        plan = ops.plan_pass(start, end, *no_suffix, scopes, first, start)
         rows = Pass(*plan)
         tokens = ops.suffix_gather(canvas, torch.arange(3), rows.q_offsets, rows.position)
-        actual = step(tokens, rows, cache_row, caches, rng, temperature, suppress)
+        actual = step(tokens, rows, kv_start, caches, rng, temperature, suppress)
         compare(title, actual, plain_results(model, canvas, start.tolist(), end.tolist()))
     print(f"compiled with fullgraph=True, backend {backend}, CPU kernels: {ops.cpu_isa()}")
 

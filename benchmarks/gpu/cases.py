@@ -72,14 +72,16 @@ def attention(device, batch, queries, heads, kv_heads, keys, dim=128, spare=128)
     """A pass's attention: `queries` rows of each sequence over its `keys` slots."""
     new = {"device": device, "dtype": torch.bfloat16}
     q = torch.randn(batch * queries, heads, dim, **new)
-    k_cache, v_cache = (torch.randn(batch, kv_heads, keys + spare, dim, **new) for _ in range(2))
+    room = keys + spare  # slots of a sequence
+    arenas = [torch.randn(kv_heads, batch * room, dim, **new) for _ in range(2)]
+    k_cache, v_cache = (t.unflatten(1, (batch, room)).transpose(0, 1) for t in arenas)
     index = functools.partial(torch.tensor, device=device)
     offsets = index([i * queries for i in range(batch + 1)])
-    rows, n_keys = index(list(range(batch))), index([keys] * batch)
+    start, n_keys = index([b * room for b in range(batch)]), index([keys] * batch)
     slices = [cache[:, :, :keys] for cache in (k_cache, v_cache)]
     exact = [t.contiguous() for t in slices]
     dense = q.view(batch, queries, heads, dim).transpose(1, 2)
-    mask = (torch.arange(keys + spare, device=device) < keys).expand(batch, 1, queries, -1)
+    mask = (torch.arange(room, device=device) < keys).expand(batch, 1, queries, -1)
     group = {"enable_gqa": heads != kv_heads}
 
     def stock(backend, *tensors, **options):
@@ -96,7 +98,7 @@ def attention(device, batch, queries, heads, kv_heads, keys, dim=128, spare=128)
         return out
 
     functions = {
-        "dpad": lambda: ops.block_attention(q, k_cache, v_cache, offsets, rows, n_keys, dim**-0.5),
+        "dpad": lambda: ops.block_attention(q, *arenas, offsets, start, n_keys, dim**-0.5),
         "SDPA flash, exact length": lambda: stock(SDPBackend.FLASH_ATTENTION, *exact),
         "SDPA flash, slices of the cache": lambda: stock(SDPBackend.FLASH_ATTENTION, *slices),
         "SDPA cuDNN, exact length": lambda: stock(SDPBackend.CUDNN_ATTENTION, *exact),
@@ -207,13 +209,14 @@ def swiglu(device, rows, width):
 def rope(device, rows, heads, kv_heads, dim=128, capacity=1152):
     new = {"device": device, "dtype": torch.bfloat16}
     q, k, v = (torch.randn(rows, n, dim, **new) for n in (heads, kv_heads, kv_heads))
-    caches = [torch.zeros(1, kv_heads, capacity, dim, **new) for _ in range(2)]
+    caches = [torch.zeros(kv_heads, capacity, dim, **new) for _ in range(2)]
     position = torch.arange(capacity - rows, capacity, device=device)
     angle = torch.arange(capacity, device=device)[:, None] * 1e4 ** (
         -torch.arange(dim // 2, device=device) / (dim // 2)
     )
     cos, sin = angle.cos(), angle.sin()
-    offsets, row = torch.tensor([0, rows], device=device), torch.zeros(1, device=device).long()
+    offsets = torch.tensor([0, rows], device=device)
+    start = torch.zeros(1, device=device).long()
 
     def turned(x):
         low, high = x.float().chunk(2, -1)
@@ -221,13 +224,13 @@ def rope(device, rows, heads, kv_heads, dim=128, capacity=1152):
         return torch.cat((low * c - high * s, high * c + low * s), -1)
 
     def ours():
-        index = (position, position, position, offsets, row)
-        return ops.rope_kv_write_(q, k, v, *index, cos, sin, *caches), caches[0][0].clone()
+        index = (position, position, position, offsets, start)
+        return ops.rope_kv_write_(q, k, v, *index, cos, sin, *caches), caches[0].clone()
 
     def stock():
-        caches[0][0, :, position] = turned(k).to(k.dtype).transpose(0, 1)
-        caches[1][0, :, position] = v.transpose(0, 1)
-        return turned(q).to(q.dtype), caches[0][0].clone()
+        caches[0][:, position] = turned(k).to(k.dtype).transpose(0, 1)
+        caches[1][:, position] = v.transpose(0, 1)
+        return turned(q).to(q.dtype), caches[0].clone()
 
     def expected():
         return stock()

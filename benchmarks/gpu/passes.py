@@ -17,7 +17,7 @@ from dpad.decode.suffix import Suffix
 class Step:
     """Everything between two looks at the status.
 
-    One sequence per cache row, `keys` slots each, of which its last ones are computed: `rows` of
+    `keys` slots of each sequence, of which its last ones are computed: `rows` of
     each sequence, or a list of as many as there are sequences.
     """
 
@@ -40,12 +40,12 @@ class Step:
             logit_row=index([r for end in offsets[1:] for r in range(end - BLOCK, end)]),
             l_offsets=index([i * BLOCK for i in range(batch + 1)]),
             canvas_row=index(sequence),
-            cache_row=index(sequence),
+            kv_start=index([row * cache.capacity for row in sequence]),
             hidden_until=None,
             target=index(block * batch),
             length=index([keys] * batch),
             max_position=keys - 1,
-            sizes=tuple((n, row, keys) for row, n in enumerate(counts)),
+            sizes=tuple((n, row * cache.capacity, keys) for row, n in enumerate(counts)),
         )
         numbers = torch.ones(batch, dtype=torch.float64)
         rng = index([[1, row, 0] for row in sequence])

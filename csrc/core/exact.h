@@ -24,6 +24,23 @@ DPAD_HOST_DEVICE inline double add_rn(double a, double b) {
 #endif
 }
 
+// The same in float32.
+DPAD_HOST_DEVICE inline float mul_rn(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+DPAD_HOST_DEVICE inline float add_rn(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
+
 // log(1 + f) = 2 atanh(s) with s = f / (2 + f), for -0.3 < f < 0.42: eleven terms of the series
 // reach 2^-54, and the result keeps its relative precision for tiny f.
 DPAD_HOST_DEVICE inline double log_near_one(double f) {

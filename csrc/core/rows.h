@@ -26,4 +26,9 @@ DPAD_HOST_DEVICE inline bool inside(int64_t value, int64_t size) {
   return value >= 0 && value < size;
 }
 
+// True when the slots [start, start + count) lie among the `slots` of the arena.
+DPAD_HOST_DEVICE inline bool within_arena(int64_t start, int64_t count, int64_t slots) {
+  return inside(start, slots + 1) && inside(count, slots - start + 1);
+}
+
 }  // namespace dpad

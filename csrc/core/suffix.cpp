@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/names.h"
 #include "core/philox.h"
 
 namespace dpad {
@@ -68,11 +69,12 @@ int64_t sample_uniform(const SuffixSpec& spec, PhiloxKey key, int64_t block, int
 
 Error validate(const SuffixSpec& spec) {
   const auto kind = static_cast<int32_t>(spec.kind);
-  if (kind < 0 || kind > 4)
+  if (kind < 0 || kind >= count_of(kSuffixNames))
     return {"kind", "none, all, gaussian, uniform or window", -1, double(kind)};
   if (spec.near < 0) return {"near", "a count >= 0", -1, static_cast<double>(spec.near)};
   if (spec.kind == SuffixKind::kNone || spec.kind == SuffixKind::kAll) return {};
-  if (spec.window < 1) return {"window", "at least 1", -1, static_cast<double>(spec.window)};
+  if (spec.window < 1 || spec.window > kMaxSuffix)
+    return {"window", "a count in [1, 2^24]", -1, static_cast<double>(spec.window)};
   if (spec.kind == SuffixKind::kUniform) {
     if (!(spec.count >= 0) || spec.count != std::floor(spec.count) || spec.count > 9e15)
       return {"count", "a whole number >= 0", -1, spec.count};
@@ -85,6 +87,11 @@ Error validate(const SuffixSpec& spec) {
       return {"count", "a wanted count in [0, window]", -1, spec.count};
   }
   return {};
+}
+
+Error validate_length(const char* argument, int64_t length) {
+  if (length >= 0 && length <= kMaxSuffix) return {};
+  return {argument, "a count in [0, 2^24]", -1, static_cast<double>(length)};
 }
 
 double resolved_scale(const SuffixSpec& spec) {

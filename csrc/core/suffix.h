@@ -35,9 +35,15 @@ struct SuffixSpec {
   bool keep_last = false;  // the last position of the canvas is always kept
 };
 
+// Most candidates (window) and most distances (length of a table or of a result): a position more
+// than any canvas has, and few enough to be summed over in a bisection.
+inline constexpr int64_t kMaxSuffix = int64_t{1} << 24;
+
 inline constexpr uint64_t kAlways = uint64_t{1} << 32;
 
 Error validate(const SuffixSpec& spec);
+// Of a table or a result, by the name that the caller gave it.
+Error validate_length(const char* argument, int64_t length);
 
 // The scale `a` in force: spec.scale, or the bisected one.
 double resolved_scale(const SuffixSpec& spec);

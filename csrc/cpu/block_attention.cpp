@@ -20,6 +20,7 @@ int64_t tiles_of(const BlockAttentionParams& p, int64_t sequence) {
 }  // namespace
 
 int64_t block_attention_tasks(const BlockAttentionParams& p) {
+  if (p.head_dim == 0) return 0;
   int64_t tiles = 0;
   for (int64_t b = 0; b < p.batch; ++b) tiles += tiles_of(p, b);
   return tiles * p.num_kv_heads;

@@ -17,8 +17,7 @@ namespace {
 // Visible keys of one step.
 struct Keys {
   int64_t count = 0;
-  int64_t slots[kTileKeys];
-  float numbers[kTileKeys];  // the slots, to compare with the rows' limits
+  int64_t slots[kTileKeys];  // of the sequence, ascending
 };
 
 // K or V of one head.
@@ -33,14 +32,14 @@ class Attend {
  public:
   Attend(const BlockAttentionParams& p, const AttentionTile& tile, float* scratch)
       : p_(p), tile_(tile), dim_(p.head_dim), group_(p.num_heads / p.num_kv_heads) {
-    const int64_t row = p.cache_row[tile.sequence];
+    const int64_t start = p.kv_start[tile.sequence];
     k_ = {
-        static_cast<const T*>(p.k_cache) + row * p.k_cache_stride + tile.kv_head * p.k_head_stride,
+        static_cast<const T*>(p.k_cache) + start * p.k_slot_stride + tile.kv_head * p.k_head_stride,
         p.k_slot_stride};
     v_ = {
-        static_cast<const T*>(p.v_cache) + row * p.v_cache_stride + tile.kv_head * p.v_head_stride,
+        static_cast<const T*>(p.v_cache) + start * p.v_slot_stride + tile.kv_head * p.v_head_stride,
         p.v_slot_stride};
-    visible_ = p.key_mask != nullptr ? p.key_mask + row * p.key_mask_stride : nullptr;
+    visible_ = p.key_mask != nullptr ? p.key_mask + start : nullptr;
     q_ = scratch;
     out_ = q_ + kTileRows * dim_;
     scores_ = out_ + kTileRows * dim_;
@@ -75,7 +74,7 @@ class Attend {
       if (r >= tile_.count) continue;
       int64_t limit = p_.key_limit[query(r)];
       limit = limit < 0 ? 0 : limit > n ? n : limit;
-      limits_[r] = static_cast<float>(limit);
+      limits_[r] = limit;
       most = limit > most ? limit : most;
       least_limit_ = limit < least_limit_ ? limit : least_limit_;
     }
@@ -109,8 +108,7 @@ class Attend {
   int64_t take_keys(int64_t next, int64_t end, Keys& keys) const {
     for (keys.count = 0; next < end && keys.count < kTileKeys; ++next) {
       if (visible_ != nullptr && !visible_[next]) continue;
-      keys.slots[keys.count] = next;
-      keys.numbers[keys.count++] = static_cast<float>(next);
+      keys.slots[keys.count++] = next;
     }
     return next;
   }
@@ -154,25 +152,39 @@ class Attend {
     for (int64_t i = 0; i < keys.count; i += kBlock) {
       const int64_t left = keys.count - i;
       const Cache<float> k = key_block(keys, i, left < kBlock ? left : kBlock);
-      const Ahead<T> ahead{k_.base + (keys.slots[i] + kBlock) * k_.stride,
-                           v_.base + keys.slots[i] * v_.stride, k_.stride, v_.stride};
+      const Prefetch<T> prefetch{k_.base + (keys.slots[i] + kBlock) * k_.stride,
+                                 v_.base + keys.slots[i] * v_.stride, k_.stride, v_.stride};
       for_sub_tiles([&]<int64_t N>(int64_t sub) {
-        multiply_rows<F, N>(q_ + sub * kLanes * dim_, k.base, k.stride, left - 1, dim_, ahead,
+        multiply_rows<F, N>(q_ + sub * kLanes * dim_, k.base, k.stride, left - 1, dim_, prefetch,
                             scale, scores_ + (sub * kTileKeys + i) * kLanes);
       });
     }
   }
 
-  void soften_scores(const Keys& keys) {
+  // How many of the step's keys row r may look at: those below its limit, which come first. Counts
+  // are compared in float32, which holds them exactly; slots it would not.
+  float keys_below_limit(const Keys& keys, int64_t r) const {
+    int64_t low = 0, high = keys.count;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      keys.slots[middle] < limits_[r] ? low = middle + 1 : high = middle;
+    }
+    return static_cast<float>(low);
+  }
+
+  void update_softmax(const Keys& keys) {
     const bool limited = p_.key_limit != nullptr && keys.slots[keys.count - 1] >= least_limit_;
-    for (int64_t r = 0; r < tile_.count; r += kWidth) {
-      const F limit = load(limits_ + r);
-      soften(scores_ + r / kLanes * kTileKeys * kLanes + r % kLanes, keys.count, keys.numbers,
-             limited ? &limit : nullptr, state_[r / kWidth]);
+    for (int64_t first = 0; first < tile_.count; first += kWidth) {
+      float seen[kWidth];
+      for (int64_t r = 0; limited && r < kWidth; ++r) seen[r] = keys_below_limit(keys, first + r);
+      F limit = zero();
+      if (limited) limit = load(seen);
+      online_softmax(scores_ + first / kLanes * kTileKeys * kLanes + first % kLanes, keys.count,
+                     limited ? &limit : nullptr, state_[first / kWidth]);
     }
   }
 
-  void blend_values(const Keys& keys) {
+  void accumulate_pv(const Keys& keys) {
     const int64_t width = in_place() ? dim_ : kPanel;
     for (int64_t first = 0; first < dim_; first += width) {
       const int64_t count = dim_ - first < width ? dim_ - first : width;
@@ -181,23 +193,23 @@ class Attend {
         const float* weights = scores_ + sub * kTileKeys * kLanes;
         float* out = out_ + (sub * dim_ + first) * kLanes;
         int64_t c = 0;
-        const auto blend_dims = [&]<int64_t C>() {
+        const auto accumulate_dims = [&]<int64_t C>() {
           for (; c + C <= count; c += C) {
-            blend<N, C>(weights, v.base + c, v.stride, keys.count, state_ + sub * 2,
-                        out + c * kLanes);
+            multiply_pv<N, C>(weights, v.base + c, v.stride, keys.count, state_ + sub * 2,
+                              out + c * kLanes);
           }
         };
-        blend_dims.template operator()<kBlock>();
-        blend_dims.template operator()<4>();
-        blend_dims.template operator()<1>();
+        accumulate_dims.template operator()<kBlock>();
+        accumulate_dims.template operator()<4>();
+        accumulate_dims.template operator()<1>();
       });
     }
   }
 
   void step(const Keys& keys) {
     score_keys(keys);
-    soften_scores(keys);
-    blend_values(keys);
+    update_softmax(keys);
+    accumulate_pv(keys);
   }
 
   // A row that saw no key has sum 0 and becomes zeros.
@@ -223,12 +235,12 @@ class Attend {
   const AttentionTile tile_;
   const int64_t dim_, group_;
   Cache<T> k_, v_;
-  const bool* visible_;      // [capacity] or null
+  const bool* visible_;      // of the sequence's slots, or null
   float *q_, *out_;          // [sub-tile][dim][kLanes]
   float* scores_;            // [sub-tile][kTileKeys][kLanes]
   float* wide_;              // [kBlock][dim] or [kTileKeys][kPanel], 16-bit elements widened
   int64_t least_limit_ = 0;  // of all rows
-  float limits_[kTileRows] = {};
+  int64_t limits_[kTileRows] = {};
   Softmax state_[kTileRows / kWidth];
 };
 

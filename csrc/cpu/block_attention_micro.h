@@ -20,7 +20,7 @@ struct Softmax {
 
 // What the next steps will read: fetched while the registers are busy. Never dereferenced.
 template <typename T>
-struct Ahead {
+struct Prefetch {
   static constexpr int64_t kLine = 64 / sizeof(T);
   const T* k;
   const T* v;
@@ -39,8 +39,8 @@ struct Scale {
 // out[c] = out[c] * rescale + sum over keys of v[key][c] * weight[key], for C dimensions and N
 // vectors of rows; out is [dim][kLanes], weight [keys][kLanes].
 template <int64_t N, int64_t C>
-[[gnu::noinline]] void blend(const float* weight, const float* v, int64_t stride, int64_t keys,
-                             const Softmax* state, float* out) {
+[[gnu::noinline]] void multiply_pv(const float* weight, const float* v, int64_t stride,
+                                   int64_t keys, const Softmax* state, float* out) {
   F sum[C][N];
 #pragma GCC unroll 16
   for (int64_t c = 0; c < C; ++c) {
@@ -68,15 +68,15 @@ template <int64_t N, int64_t C>
   }
 }
 
-// The scores of one vector of rows become weights exp(score - running maximum). Where `limit` is
-// given, only keys whose slot (in `slots`) is below it count.
-inline void soften(float* scores, int64_t keys, const float* slots, const F* limit,
-                   Softmax& state) {
+// One step of the online soft-max: the scores of a vector of rows become weights exp(score -
+// running maximum). Where `seen` is given, a row looks only at that many of the step's keys, the
+// first ones.
+inline void online_softmax(float* scores, int64_t keys, const F* seen, Softmax& state) {
   F top = state.top;
   for (int64_t i = 0; i < keys; ++i) {
     F x = load(scores + i * kLanes);
-    if (limit != nullptr) {
-      x = where_less(set1(slots[i]), *limit, x, set1(kMinusInfinity));
+    if (seen != nullptr) {
+      x = where_less(set1(static_cast<float>(i)), *seen, x, set1(kMinusInfinity));
       store(scores + i * kLanes, x);
     }
     top = max(top, x);

@@ -6,31 +6,34 @@
 #include <vector>
 
 #include "core/gumbel.h"
+#include "core/half.h"
 #include "core/rows.h"
 #include "core/softmax_state.h"
 #include "cpu/confidence_scan.h"
-#include "cpu/half.h"
 
 namespace dpad::cpu {
 namespace {
 
-struct Special {
+using half::BFloat16;
+using half::Float16;
+
+struct ListedId {
   int64_t id;
   bool suppressed, excluded;
 };
 
-// Ids that are treated apart, ascending and without repetition.
-struct Apart {
+// The ids of both lists, ascending and without repetition.
+struct IdLists {
   std::vector<int64_t> suppress, exclude;
-  std::vector<Special> special;  // of either list
+  std::vector<ListedId> listed;  // of either list
   std::vector<int64_t> skip;     // their ids
 
-  explicit Apart(const ConfidenceParams& p)
+  explicit IdLists(const ConfidenceParams& p)
       : suppress(sorted(p.suppress, p.suppress_count)),
         exclude(sorted(p.exclude, p.exclude_count)) {
     std::set_union(suppress.begin(), suppress.end(), exclude.begin(), exclude.end(),
                    std::back_inserter(skip));
-    for (const int64_t id : skip) special.push_back({id, in(suppress, id), in(exclude, id)});
+    for (const int64_t id : skip) listed.push_back({id, in(suppress, id), in(exclude, id)});
   }
 
   static bool in(const std::vector<int64_t>& ids, int64_t id) {
@@ -79,25 +82,25 @@ struct Peak {
 };
 
 // The lowest id that may be chosen: the answer where no logit decides.
-int64_t first_choosable(const Apart& apart) {
+int64_t first_choosable(const IdLists& lists) {
   int64_t id = 0;
-  while (id < static_cast<int64_t>(apart.suppress.size()) && apart.suppress[id] == id) ++id;
+  while (id < static_cast<int64_t>(lists.suppress.size()) && lists.suppress[id] == id) ++id;
   return id;
 }
 
 class Row {
  public:
-  Row(const ConfidenceParams& p, const Apart& apart, int64_t index)
-      : p_(p), apart_(apart), index_(index) {
+  Row(const ConfidenceParams& p, const IdLists& lists, int64_t index)
+      : p_(p), lists_(lists), index_(index) {
     const int64_t width = p.dtype == DType::kFloat32 ? 4 : 2;
     row_ = {static_cast<const char*>(p.logits) + index * p.logits_stride * width, p.dtype, p.vocab,
-            apart.skip.data(), static_cast<int64_t>(apart.skip.size())};
+            lists.skip.data(), static_cast<int64_t>(lists.skip.size())};
   }
 
   void run() {
     state_ = DPAD_PICK(scan_row)(row_);
     choosable_ = {state_.peak, state_.id};
-    for (const Special& s : apart_.special) {
+    for (const ListedId& s : lists_.listed) {
       const float x = value(row_, s.id);
       if (!s.excluded) softmax::include(state_, s.id, x);
       if (s.suppressed) continue;
@@ -105,7 +108,7 @@ class Row {
         choosable_ = {x, s.id};
       }
     }
-    const int64_t token = choosable_.id < 0 ? first_choosable(apart_) : sampled();
+    const int64_t token = choosable_.id < 0 ? first_choosable(lists_) : sampled();
     p_.token[index_] = token;
     score(token);
   }
@@ -123,18 +126,18 @@ class Row {
                    -std::numeric_limits<double>::infinity(), p_.vocab};
     consider(scan, choosable_.id, choosable_.value);
     DPAD_PICK(scan_noise)(row_, scan);
-    for (const Special& s : apart_.special) {
+    for (const ListedId& s : lists_.listed) {
       if (!s.suppressed) consider(scan, s.id, value(row_, s.id));
     }
     return scan.best_id;
   }
 
   int64_t sampled_by(const double* noise, double temperature) const {
-    auto suppressed = apart_.suppress.begin();
+    auto suppressed = lists_.suppress.begin();
     double best = -std::numeric_limits<double>::infinity();
     int64_t best_id = choosable_.id;
     for (int64_t id = 0; id < p_.vocab; ++id) {
-      if (suppressed != apart_.suppress.end() && *suppressed == id) {
+      if (suppressed != lists_.suppress.end() && *suppressed == id) {
         ++suppressed;
         continue;
       }
@@ -146,7 +149,7 @@ class Row {
 
   void score(int64_t token) const {
     const softmax::Scores scores =
-        softmax::scores(state_, value(row_, token), Apart::in(apart_.exclude, token));
+        softmax::scores(state_, value(row_, token), IdLists::in(lists_.exclude, token));
     const auto emit = [&](double* out, double x) {
       out[index_] = p_.round_to_dtype ? rounded(x, p_.dtype) : x;
     };
@@ -156,7 +159,7 @@ class Row {
   }
 
   const ConfidenceParams& p_;
-  const Apart& apart_;
+  const IdLists& lists_;
   const int64_t index_;
   LogitRow row_;
   RowState state_;  // of the ids that are not excluded
@@ -170,7 +173,8 @@ void move_peak(RowState& state, int64_t id, float x) { softmax::move_peak(state,
 void consider(NoiseScan& scan, int64_t id, float x) {
   PhiloxCounter counter = scan.counter;
   counter.word[0] = low32(id >> 1);
-  const double score = add_rn(x, mul_rn(scan.temperature, gumbel_at(counter, scan.key, id)));
+  const double score =
+      add_rn(double{x}, mul_rn(scan.temperature, gumbel_at(counter, scan.key, id)));
   if (score > scan.best || (score == scan.best && id < scan.best_id)) {
     scan.best = score;
     scan.best_id = id;
@@ -184,8 +188,8 @@ int64_t confidence_grain(const ConfidenceParams& p) {
 }
 
 void confidence(const ConfidenceParams& p, int64_t begin, int64_t end) {
-  const Apart apart(p);
-  for (int64_t row = begin; row < end; ++row) Row(p, apart, row).run();
+  const IdLists lists(p);
+  for (int64_t row = begin; row < end; ++row) Row(p, lists, row).run();
 }
 
 }  // namespace dpad::cpu

@@ -19,7 +19,9 @@ char* at(void* base, int64_t element, int64_t width) {
 
 }  // namespace
 
-int64_t rope_kv_write_tasks(const RopeKvWriteParams& p) { return p.q_rows + p.rows; }
+int64_t rope_kv_write_tasks(const RopeKvWriteParams& p) {
+  return p.head_dim == 0 ? 0 : p.q_rows + p.rows;
+}
 
 int64_t rope_kv_write_grain(const RopeKvWriteParams& p) {
   return 1 + (int64_t{1} << 15) / std::max<int64_t>(p.num_heads * p.head_dim, 1);
@@ -34,11 +36,10 @@ void rope_kv_write(const RopeKvWriteParams& p, int64_t begin, int64_t end) {
              p.q_head_stride, at(p.q_out, item * p.num_heads * p.head_dim, width), p.head_dim);
       continue;
     }
-    const int64_t row = item - p.q_rows, slot = p.slot[row];
-    if (slot < 0) continue;
-    const int64_t cache = p.cache_row[sequence_of(p.q_offsets, p.batch, row)];
-    const int64_t k_slot = cache * p.k_cache_stride + slot * p.k_cache_slot_stride;
-    const int64_t v_slot = cache * p.v_cache_stride + slot * p.v_cache_slot_stride;
+    const int64_t row = item - p.q_rows;
+    if (p.slot[row] < 0) continue;
+    const int64_t slot = p.kv_start[sequence_of(p.q_offsets, p.batch, row)] + p.slot[row];
+    const int64_t k_slot = slot * p.k_cache_slot_stride, v_slot = slot * p.v_cache_slot_stride;
     rotate(p, p.position[row], p.num_kv_heads, at(p.k, row * p.k_row_stride, width),
            p.k_head_stride, at(p.k_cache, k_slot, width), p.k_cache_head_stride);
     for (int64_t head = 0; head < p.num_kv_heads; ++head) {

@@ -52,11 +52,11 @@ inline void widen(const T* from, int64_t count, float* to) {
 
 // finish(to + i * kLanes + lanes of j, sum) for the products of kBlock vectors (vector i at
 // k + i * stride) with N vectors V of rows; q is [dim][kLanes]. Vector `last` is the last real one
-// and stands in for the missing ones. ahead(i, d) is called once per cache line of vector i.
+// and stands in for the missing ones. prefetch(i, d) is called once per cache line of vector i.
 // A function of its own: inlined, its pointers no longer fit into registers.
-template <typename V, int64_t N, typename Ahead, typename Finish>
+template <typename V, int64_t N, typename Prefetch, typename Finish>
 [[gnu::noinline]] void multiply_rows(const float* q, const float* k, int64_t stride, int64_t last,
-                                     int64_t dim, const Ahead& ahead, const Finish& finish,
+                                     int64_t dim, const Prefetch& prefetch, const Finish& finish,
                                      float* to) {
   constexpr int64_t kLanesOfV = sizeof(V) / sizeof(float);
   const float* key[kBlock];
@@ -67,9 +67,9 @@ template <typename V, int64_t N, typename Ahead, typename Finish>
 #pragma GCC unroll 2
     for (int64_t j = 0; j < N; ++j) fill(sum[i][j], 0.0f);
   }
-  for (int64_t line = 0; line < dim; line += Ahead::kLine) {
-    for (int64_t i = 0; i < kBlock; ++i) ahead(i, line);
-    const int64_t end = line + Ahead::kLine < dim ? line + Ahead::kLine : dim;
+  for (int64_t line = 0; line < dim; line += Prefetch::kLine) {
+    for (int64_t i = 0; i < kBlock; ++i) prefetch(i, line);
+    const int64_t end = line + Prefetch::kLine < dim ? line + Prefetch::kLine : dim;
     for (int64_t d = line; d < end; ++d) {
       V rows[N];
 #pragma GCC unroll 2

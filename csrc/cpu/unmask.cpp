@@ -28,6 +28,10 @@ void unmask_sequence(const UnmaskParams& p, int64_t b, std::vector<int64_t>& ord
   const int64_t begin = p.l_offsets[b], end = p.l_offsets[b + 1];
   int64_t* canvas = p.canvas + row * p.canvas_stride;
   const int64_t now = p.forward[row]++;
+  if (begin == end) {  // a pass that predicts nothing finishes nothing
+    p.status[row] = static_cast<int64_t>(SequenceStatus::kRunning);
+    return;
+  }
 
   order.clear();
   int64_t last = -1;

@@ -14,11 +14,18 @@
 
 #include <cstdint>
 
-#include "cpu/half.h"
+#include "core/half.h"
 
 #define DPAD_ISA(name) name##_avx512
 
 namespace dpad::cpu {
+
+using half::BFloat16;
+using half::bits_of_float;
+using half::Float16;
+using half::from_float;
+using half::to_float;
+
 namespace {
 
 constexpr int64_t kWidth = 16;

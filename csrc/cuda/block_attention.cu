@@ -1,5 +1,7 @@
 #include "cuda/block_attention.h"
 
+#include <limits>
+
 #include "cuda/block_attention.cuh"
 #include "cuda/block_attention_simple.cuh"
 #include "cuda/launch.cuh"
@@ -23,6 +25,7 @@ struct Cut {
 // launch, and a device that did not answer then may answer now.
 Cut cut_of(const BlockAttentionParams& p, bool has_scratch) {
   if (p.batch <= 0 || !block_attention_fits(p) || p.q_rows * p.num_heads > kMostBlocks) return {};
+  if (p.slots > std::numeric_limits<int32_t>::max()) return {};  // counted in 32 bits there
   if (device_attribute(cudaDevAttrComputeCapabilityMajor) < 8) return {};
   const int parts =
       has_scratch ? attention_parts(p, device_attribute(cudaDevAttrMultiProcessorCount)) : 1;

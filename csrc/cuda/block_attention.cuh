@@ -23,7 +23,7 @@ template <class S>
 DPAD_DEVICE void attend(const BlockAttentionParams& p, const AttentionTask& task,
                         unsigned char* shared, Notes& notes, AttentionRows<S>& rows) {
   const KeySource source(p, task);
-  if (thread_index() == 0) notes = {task, source.row, source.keys};
+  if (thread_index() == 0) notes = {task, source.start, source.keys};
   block_sync();
   const KeyRange range = split_range(source.keys, task.splits, task.split);
   if (range.begin < range.end) load_tile<S>(p, notes, range.begin, shared);
@@ -40,17 +40,19 @@ DPAD_DEVICE void attend(const BlockAttentionParams& p, const AttentionTask& task
   rows.finish();
 }
 
-// The rows of the warps that shared the keys of a tile come together in the first of them.
+// The rows of the warps that shared the keys of a tile are reduced in the first of them, by way of
+// shared memory.
 template <class S>
-DPAD_DEVICE void meet(const WarpPlace& place, int count, float* meeting, AttentionRows<S>& rows) {
+DPAD_DEVICE void reduce_across_warps(const WarpPlace& place, int count, float* exchange,
+                                     AttentionRows<S>& rows) {
   if (place.parts == 1) return;
   const int size = (count + 15) / 16 * 16 * S::kPitch;
   if (place.part > 0 && place.part < place.parts) {
-    rows.store(place, meeting + (place.part - 1) * size);
+    rows.store(place, exchange + (place.part - 1) * size);
   }
   block_sync();
   if (place.part > 0) return;
-  for (int i = 0; i + 1 < place.parts; ++i) rows.add(place, meeting + i * size);
+  for (int i = 0; i + 1 < place.parts; ++i) rows.add(place, exchange + i * size);
 }
 
 // Blocks [kv heads x attention_blocks()], the heads together, so that the blocks without work come
@@ -70,7 +72,7 @@ block_attention_kernel(const BlockAttentionParams p, int parts, float* scratch) 
 
   const AttentionTask& task = notes.task;
   const WarpPlace place = warp_place(task.count, thread_index_again() / 32);
-  meet<S>(place, task.count, reinterpret_cast<float*>(shared), rows);
+  reduce_across_warps<S>(place, task.count, reinterpret_cast<float*>(shared), rows);
   if (place.part > 0) return;
   if (task.splits == 1) {
     rows.write(p, task, place);
@@ -132,8 +134,8 @@ block_attention_merge_kernel(const BlockAttentionParams p, int parts, const floa
 inline bool block_attention_fits(const BlockAttentionParams& p) {
   return p.dtype != DType::kFloat32 && (p.head_dim == 64 || p.head_dim == 128) &&
          aligned(2, p.q, p.q_row_stride, p.q_head_stride) && aligned(2, p.out) &&
-         aligned(2, p.k_cache, p.k_cache_stride, p.k_head_stride, p.k_slot_stride) &&
-         aligned(2, p.v_cache, p.v_cache_stride, p.v_head_stride, p.v_slot_stride);
+         aligned(2, p.k_cache, p.k_head_stride, p.k_slot_stride) &&
+         aligned(2, p.v_cache, p.v_head_stride, p.v_slot_stride);
 }
 
 }  // namespace dpad::cuda

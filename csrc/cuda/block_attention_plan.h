@@ -33,7 +33,7 @@ DPAD_HOST_DEVICE constexpr int64_t most_tiles(int64_t q_rows, int64_t batch, int
 inline int attention_parts(const BlockAttentionParams& p, int processors) {
   const int64_t fewest = ceil_div(p.q_rows * group_of(p), kTileRows);
   const int64_t wanted = 2 * processors / p.num_kv_heads;
-  const bool splits = wanted > fewest && p.capacity > 2 * kKeyTile;
+  const bool splits = wanted > fewest && p.slots > 2 * kKeyTile;
   return static_cast<int>(splits ? wanted : 1);
 }
 
@@ -58,17 +58,17 @@ DPAD_HOST_DEVICE inline int packed_rows(const BlockAttentionParams& p, int64_t s
 
 // False: the rows of the sequence become NaN, which ends as a status.
 DPAD_HOST_DEVICE inline bool has_keys(const BlockAttentionParams& p, int64_t sequence) {
-  return inside(p.cache_row[sequence], p.cache_rows) && inside(p.n_keys[sequence], p.capacity + 1);
+  return within_arena(p.kv_start[sequence], p.n_keys[sequence], p.slots);
 }
 
 DPAD_HOST_DEVICE inline SequenceWork work_of(const BlockAttentionParams& p, int64_t sequence) {
   SequenceWork work;
   if (sequence >= p.batch) return work;
   // All loads come first, so that none waits for another.
-  const int64_t row = p.cache_row[sequence], keys = p.n_keys[sequence];
+  const int64_t start = p.kv_start[sequence], keys = p.n_keys[sequence];
   const int rows = packed_rows(p, sequence);
   work.tiles = (rows + kTileRows - 1) / kTileRows;
-  const bool split = rows > 0 && keys > 0 && inside(row, p.cache_rows) && keys <= p.capacity;
+  const bool split = rows > 0 && keys > 0 && within_arena(start, keys, p.slots);
   if (split) work.extra = static_cast<int>(ceil_div(keys, 2 * kKeyTile)) - 1;
   return work;
 }

@@ -51,8 +51,8 @@ class AttentionRows {
     for (int key = first_key_; key < last_key_; key += kStep) {
       float s[kStep / 8][4] = {};
       multiply_keys(s, shared, k + key * S::kRowBytes);
-      soften(s, number * kKeyTile + key, seen + key, scale);
-      blend_values(s, shared, k + S::kTileBytes + key * S::kRowBytes);
+      online_softmax(s, number * kKeyTile + key, seen + key, scale);
+      accumulate_pv(s, shared, k + S::kTileBytes + key * S::kRowBytes);
     }
   }
 
@@ -146,8 +146,8 @@ class AttentionRows {
   }
 
   // Scores become weights; peaks, sums and out move to the new peaks.
-  DPAD_DEVICE void soften(float (&s)[kStep / 8][4], int slot, const unsigned char* seen,
-                          float scale) {
+  DPAD_DEVICE void online_softmax(float (&s)[kStep / 8][4], int slot, const unsigned char* seen,
+                                  float scale) {
     unsigned visible = 0;  // one bit per key of this lane
     DPAD_UNROLL
     for (int j = 0; j < kStep / 8; ++j) {
@@ -191,8 +191,8 @@ class AttentionRows {
   }
 
   // out += P V. Matrices of a load: keys 0..7 and 8..15 of the dims 0..7, then of the dims 8..15.
-  DPAD_DEVICE void blend_values(const float (&s)[kStep / 8][4], const unsigned char* shared,
-                                int at) {
+  DPAD_DEVICE void accumulate_pv(const float (&s)[kStep / 8][4], const unsigned char* shared,
+                                 int at) {
     at += chunk_offset(S::kRowBytes, lane() % 16, lane() / 16);
     DPAD_UNROLL
     for (int j = 0; j < kStep / 16; ++j) {

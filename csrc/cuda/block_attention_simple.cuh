@@ -24,12 +24,12 @@ DPAD_DEVICE SimpleState attend_in_turns(const BlockAttentionParams& p, int64_t s
                                         int64_t kv_head, int64_t keys, const float* q, float* out) {
   const int lane = thread_index() % 32, warp = thread_index() / 32;
   const int dim = static_cast<int>(p.head_dim);
-  const int64_t row = p.cache_row[sequence];
-  const bool* mask = p.key_mask != nullptr ? p.key_mask + row * p.key_mask_stride : nullptr;
+  const int64_t start = p.kv_start[sequence];
+  const bool* mask = p.key_mask != nullptr ? p.key_mask + start : nullptr;
   const T* k =
-      static_cast<const T*>(p.k_cache) + row * p.k_cache_stride + kv_head * p.k_head_stride;
+      static_cast<const T*>(p.k_cache) + start * p.k_slot_stride + kv_head * p.k_head_stride;
   const T* v =
-      static_cast<const T*>(p.v_cache) + row * p.v_cache_stride + kv_head * p.v_head_stride;
+      static_cast<const T*>(p.v_cache) + start * p.v_slot_stride + kv_head * p.v_head_stride;
   SimpleState state;
   for (int d = lane; d < dim; d += 32) out[d] = 0;
   for (int64_t slot = warp; slot < keys; slot += kSimpleWarps) {
@@ -47,7 +47,8 @@ DPAD_DEVICE SimpleState attend_in_turns(const BlockAttentionParams& p, int64_t s
   return state;
 }
 
-// Blocks [query rows x heads]. A row of no sequence, or of one without a cache row, becomes NaN.
+// Blocks [query rows x heads]. A row of no sequence, or of one whose slots lie outside the arena,
+// becomes NaN.
 template <class T>
 DPAD_KERNEL(kSimpleThreads, 2)
 block_attention_simple_kernel(const BlockAttentionParams p) {

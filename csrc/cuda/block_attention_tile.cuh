@@ -22,7 +22,8 @@ struct AttentionShape {
   // together lie in different banks.
   static constexpr int kPitch = kDim + 8;
   static constexpr int kPart = kTileRows * kPitch;
-  static_assert(kTileWarps / 2 * 16 * kPitch * 4 <= kMaskOffset, "keys meet in the tiles' memory");
+  static_assert(kTileWarps / 2 * 16 * kPitch * 4 <= kMaskOffset,
+                "warps exchange rows in the tiles' memory");
 };
 
 // Where the work of a sequence lies: of its first tile the first block, and the place of the first
@@ -104,11 +105,11 @@ DPAD_DEVICE AttentionTask find_task(const BlockAttentionParams& p, int parts, in
 
 // The keys and values that a block works on.
 struct KeySource {
-  int row;   // of the caches
-  int keys;  // slots that some row of the tile may look at
+  int start;  // arena slot of the sequence's slot 0
+  int keys;   // slots that some row of the tile may look at
 
   DPAD_DEVICE KeySource(const BlockAttentionParams& p, const AttentionTask& task)
-      : row(static_cast<int>(p.cache_row[task.sequence])) {
+      : start(static_cast<int>(p.kv_start[task.sequence])) {
     const int64_t n = p.n_keys[task.sequence];
     keys = static_cast<int>(n);
     if (p.key_limit == nullptr) return;
@@ -124,7 +125,7 @@ struct KeySource {
 // shared memory.
 struct Notes {
   AttentionTask task;
-  int row, keys;  // the key source
+  int start, keys;  // the key source
 };
 
 // Begins to copy key tile `number` into shared memory; keys that no row may look at become zeros.
@@ -137,11 +138,11 @@ DPAD_DEVICE void load_tile(const BlockAttentionParams& p, const Notes& notes, in
   const int stage = number % kStages, chunk = thread_index() % kChunks;
   unsigned char* keys = shared + stage * 2 * S::kTileBytes;
   const int keys_end = notes.keys, head = notes.task.kv_head;
-  const T* k = static_cast<const T*>(p.k_cache) + notes.row * p.k_cache_stride +
+  const T* k = static_cast<const T*>(p.k_cache) + notes.start * p.k_slot_stride +
                head * p.k_head_stride + chunk * 8;
-  const T* v = static_cast<const T*>(p.v_cache) + notes.row * p.v_cache_stride +
+  const T* v = static_cast<const T*>(p.v_cache) + notes.start * p.v_slot_stride +
                head * p.v_head_stride + chunk * 8;
-  const bool* mask = p.key_mask == nullptr ? nullptr : p.key_mask + notes.row * p.key_mask_stride;
+  const bool* mask = p.key_mask == nullptr ? nullptr : p.key_mask + notes.start;
   DPAD_NO_UNROLL
   for (int key = thread_index() / kChunks; key < kKeyTile; key += S::kBlock / kChunks) {
     const int slot = number * kKeyTile + key;

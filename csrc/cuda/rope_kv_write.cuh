@@ -53,14 +53,15 @@ DPAD_DEVICE void rope_q_item(const RopeKvWriteParams& p, int64_t row, int head, 
 // Where a row of k and v goes; false for padding (slot -1) and for anything out of range, which are
 // not written.
 struct CachePlace {
-  int64_t row, slot, position;
+  int64_t slot, position;  // slot of the arena
 
-  DPAD_DEVICE bool find(const RopeKvWriteParams& p, int64_t at) {
-    slot = p.slot[at], position = p.position[at];
-    const int64_t b = warp_sequence_of(p.q_offsets, p.batch, at);
-    if (!inside(slot, p.capacity) || !inside(position, p.positions) || b < 0) return false;
-    row = p.cache_row[b];
-    return inside(row, p.cache_rows);
+  DPAD_DEVICE bool find(const RopeKvWriteParams& p, int64_t row) {
+    slot = p.slot[row], position = p.position[row];
+    const int64_t b = warp_sequence_of(p.q_offsets, p.batch, row);
+    if (!inside(slot, p.slots) || !inside(position, p.positions) || b < 0) return false;
+    const int64_t start = p.kv_start[b];
+    slot += start;
+    return start >= 0 && inside(slot, p.slots);
   }
 };
 
@@ -68,8 +69,8 @@ template <class T, int N>
 DPAD_DEVICE void rope_k_item(const RopeKvWriteParams& p, int64_t row, const CachePlace& place,
                              int head, int item) {
   const T* in = static_cast<const T*>(p.k) + row * p.k_row_stride + head * p.k_head_stride;
-  T* out = static_cast<T*>(p.k_cache) + place.row * p.k_cache_stride +
-           place.slot * p.k_cache_slot_stride + head * p.k_cache_head_stride;
+  T* out = static_cast<T*>(p.k_cache) + place.slot * p.k_cache_slot_stride +
+           head * p.k_cache_head_stride;
   rotate_item<T, N>(p, in, out, place.position, item);
 }
 
@@ -77,8 +78,8 @@ template <class T, int N>
 DPAD_DEVICE void copy_v_item(const RopeKvWriteParams& p, int64_t row, const CachePlace& place,
                              int head, int item) {
   const T* in = static_cast<const T*>(p.v) + row * p.v_row_stride + head * p.v_head_stride;
-  T* out = static_cast<T*>(p.v_cache) + place.row * p.v_cache_stride +
-           place.slot * p.v_cache_slot_stride + head * p.v_cache_head_stride;
+  T* out = static_cast<T*>(p.v_cache) + place.slot * p.v_cache_slot_stride +
+           head * p.v_cache_head_stride;
   write_pack(out + item * N, read_pack<T, N>(in + item * N));
 }
 
@@ -131,8 +132,8 @@ bool rope_kv_write_wide(const RopeKvWriteParams& p) {
          aligned(4, p.sin) && aligned(size, p.q, p.q_row_stride, p.q_head_stride) &&
          aligned(size, p.k, p.k_row_stride, p.k_head_stride) &&
          aligned(size, p.v, p.v_row_stride, p.v_head_stride) &&
-         aligned(size, p.k_cache, p.k_cache_stride, p.k_cache_head_stride, p.k_cache_slot_stride) &&
-         aligned(size, p.v_cache, p.v_cache_stride, p.v_cache_head_stride, p.v_cache_slot_stride);
+         aligned(size, p.k_cache, p.k_cache_head_stride, p.k_cache_slot_stride) &&
+         aligned(size, p.v_cache, p.v_cache_head_stride, p.v_cache_slot_stride);
 }
 
 }  // namespace dpad::cuda

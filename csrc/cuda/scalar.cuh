@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "core/exact.h"
-#include "cpu/half.h"
+#include "core/half.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -43,7 +43,7 @@ DPAD_HOST_DEVICE inline float to_float(BFloat16 x) {
 #if defined(__CUDA_ARCH__)
   return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
 #else
-  return cpu::to_float(cpu::BFloat16{x.bits});
+  return half::to_float(half::BFloat16{x.bits});
 #endif
 }
 
@@ -51,7 +51,7 @@ DPAD_HOST_DEVICE inline float to_float(Float16 x) {
 #if defined(__CUDA_ARCH__)
   return __half2float(__ushort_as_half(x.bits));
 #else
-  return cpu::to_float(cpu::Float16{x.bits});
+  return half::to_float(half::Float16{x.bits});
 #endif
 }
 
@@ -69,8 +69,8 @@ DPAD_HOST_DEVICE inline BFloat16 from_float<BFloat16>(float x) {
 #if defined(__CUDA_ARCH__)
   return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
 #else
-  cpu::BFloat16 result;
-  cpu::from_float(x, result);
+  half::BFloat16 result;
+  half::from_float(x, result);
   return {result.bits};
 #endif
 }
@@ -80,8 +80,8 @@ DPAD_HOST_DEVICE inline Float16 from_float<Float16>(float x) {
 #if defined(__CUDA_ARCH__)
   return {__half_as_ushort(__float2half_rn(x))};
 #else
-  cpu::Float16 result;
-  cpu::from_float(x, result);
+  half::Float16 result;
+  half::from_float(x, result);
   return {result.bits};
 #endif
 }
@@ -95,26 +95,6 @@ DPAD_HOST_DEVICE inline float rounded(float x) {
 template <class T>
 DPAD_HOST_DEVICE inline uint32_t pair_of(float a, float b) {
   return from_float<T>(a).bits | static_cast<uint32_t>(from_float<T>(b).bits) << 16;
-}
-
-// A product and a sum that are never contracted into one FMA; those of core/exact.h in float32.
-using dpad::add_rn;
-using dpad::mul_rn;
-
-DPAD_HOST_DEVICE inline float mul_rn(float a, float b) {
-#if defined(__CUDA_ARCH__)
-  return __fmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
-
-DPAD_HOST_DEVICE inline float add_rn(float a, float b) {
-#if defined(__CUDA_ARCH__)
-  return __fadd_rn(a, b);
-#else
-  return a + b;
-#endif
 }
 
 }  // namespace dpad::cuda

@@ -28,7 +28,7 @@ DPAD_DEVICE Candidates look_at_rows(const UnmaskParams& p, const int64_t* canvas
   if (!found.invalid) {
     for (int64_t i = begin + thread_index(); i < end; i += kThreads) {
       const int64_t position = p.position[i];
-      if (!inside(position, p.canvas_stride) || p.token[i] == p.mask_id) {
+      if (!inside(position, length) || p.token[i] == p.mask_id) {
         found.invalid = true;
         continue;
       }
@@ -88,6 +88,7 @@ DPAD_KERNEL(kThreads, 4) unmask_kernel(const UnmaskParams p, int32_t* scratch) {
   };
   if (thread_index() == 0) p.forward[row] = now + 1;
   if (found.invalid) return report(SequenceStatus::kInvalid);
+  if (begin == end) return report(SequenceStatus::kRunning);  // nothing predicted or finished
   if (found.nan) return report(SequenceStatus::kNaN);
 
   int32_t* order = end - begin <= kRanked ? ranked : scratch + begin;

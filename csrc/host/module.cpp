@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "core/names.h"
 #include "core/plan.h"
 #include "core/schedule.h"
 #include "core/suffix.h"
@@ -15,11 +16,9 @@ namespace {
 
 SuffixSpec make_spec(const std::string& kind, int64_t window, double decay, double scale,
                      double count, int64_t near, bool keep_last, const std::string& grid) {
-  const char* kinds[] = {"none", "all", "gaussian", "uniform", "window"};
   SuffixSpec spec;
-  int32_t index = 0;
-  while (index < 5 && kind != kinds[index]) ++index;
-  if (index == 5) throw py::value_error(fmt::format("kind = '{}' is not a suffix kind", kind));
+  const int64_t index = number_of(kSuffixNames, kind.c_str());
+  if (index < 0) throw py::value_error(fmt::format("kind = '{}' is not a suffix kind", kind));
   if (grid != "repo" && grid != "paper") {
     throw py::value_error(fmt::format("grid = '{}': expected repo or paper", grid));
   }
@@ -37,11 +36,12 @@ SuffixSpec make_spec(const std::string& kind, int64_t window, double decay, doub
 
 std::string preview(int64_t start, int64_t end, const std::vector<int64_t>& kept,
                     const std::string& scope, int64_t shift) {
-  const char* scopes[] = {"all", "suffix", "block"};
-  int64_t number = 0;
-  while (number < 3 && scope != scopes[number]) ++number;
+  const int64_t number = number_of(kScopeNames, scope.c_str()), first = 0;
+  if (number < 0)
+    throw py::value_error(fmt::format("scope = '{}': expected all, suffix or block", scope));
   const auto count = static_cast<int64_t>(kept.size());
-  const PlanInput input{&start, &end, kept.data(), count, &count, &number, 1, shift};
+  const PlanInput input{&start, &end,   kept.data(), count, &count, &number,
+                        &first, &start, 1,           shift, 0};
   if (const Error error = validate(input)) throw py::value_error(describe(error));
   const Plan plan = plan_pass(input);
   std::string text = fmt::format("{} rows computed, {} slots visible, {} logit rows\n",
@@ -64,7 +64,8 @@ PYBIND11_MODULE(_host, m) {
       "expected_kept",
       [](const std::string& kind, int64_t remaining, int64_t window, double decay, double scale,
          double count, int64_t near, bool keep_last, const std::string& grid) {
-        if (remaining < 0) throw py::value_error(fmt::format("remaining = {} < 0", remaining));
+        if (const Error error = validate_length("remaining", remaining))
+          throw py::value_error(describe(error));
         return expected_kept(make_spec(kind, window, decay, scale, count, near, keep_last, grid),
                              remaining);
       },

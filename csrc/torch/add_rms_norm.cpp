@@ -13,12 +13,12 @@ Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, cons
   check.same_dtype("weight", weight, residual);
   check.last_dim_contiguous("residual", residual);
   check.distinct_elements("residual", residual);
-  check.disjoint("residual", residual, "weight", weight);
+  check.disjoint({{"residual", residual}}, {{"weight", weight}});
   OptionalTensor added;
   if (delta) {
     check.shape("delta", *delta, {rows, width});
     check.same_dtype("delta", *delta, residual);
-    check.disjoint("residual", residual, "delta", *delta);
+    check.disjoint({{"residual", residual}}, {{"delta", *delta}});
     added = rows_contiguous(*delta);
   }
   const Tensor weights = rows_contiguous(weight);

@@ -23,12 +23,16 @@ std::string sizes_text(std::initializer_list<int64_t> sizes) {
   return text + "]";
 }
 
-// First and one-past-last byte that a strided tensor can touch.
-std::pair<const char*, const char*> extent(const Tensor& t) {
+// First and one-past-last byte that a strided tensor can touch; an empty one overlaps nothing.
+struct Extent {
+  const char *begin, *end;
+};
+
+Extent extent(const Tensor& t) {
   const auto* base = static_cast<const char*>(t.const_data_ptr());
   int64_t last = 0;
   for (int64_t d = 0; d < t.dim(); ++d) {
-    if (t.size(d) == 0) return {base, base};
+    if (t.size(d) == 0) return {nullptr, nullptr};
     last += (t.size(d) - 1) * t.stride(d);
   }
   const auto size = static_cast<int64_t>(t.element_size());
@@ -120,12 +124,22 @@ void Checks::distinct(const char* name, const Tensor& t) const {
   }
 }
 
-void Checks::disjoint(const char* a, const Tensor& ta, const char* b, const Tensor& tb) const {
-  const auto [a_begin, a_end] = extent(ta);
-  const auto [b_begin, b_end] = extent(tb);
-  if (a_begin < b_end && b_begin < a_end && a_begin != a_end && b_begin != b_end) {
-    fail(std::string("argument '") + a + "' is written and shares memory with '" + b + "'");
+void Checks::disjoint(std::initializer_list<Named> written,
+                      std::initializer_list<Named> read) const {
+  std::vector<Extent> held;  // of the written ones so far
+  const auto compare = [&](const Named& other, const Extent& e) {
+    for (size_t i = 0; i < held.size(); ++i) {
+      if (e.begin >= held[i].end || held[i].begin >= e.end) continue;
+      fail(std::string("argument '") + written.begin()[i].name +
+           "' is written and shares memory with '" + other.name + "'");
+    }
+  };
+  for (const auto& argument : written) {
+    const Extent e = extent(argument.tensor);
+    compare(argument, e);
+    held.push_back(e);
   }
+  for (const auto& argument : read) compare(argument, extent(argument.tensor));
 }
 
 void Checks::distinct_elements(const char* name, const Tensor& t) const {

@@ -31,7 +31,11 @@ class Checks {
   void offsets(const char* name, const Tensor& t, int64_t total) const;
   void distinct(const char* name, const Tensor& t) const;
   // Written arguments must not overlap anything else that is read or written.
-  void disjoint(const char* a, const Tensor& ta, const char* b, const Tensor& tb) const;
+  struct Named {
+    const char* name;
+    const Tensor& tensor;
+  };
+  void disjoint(std::initializer_list<Named> written, std::initializer_list<Named> read) const;
   // Written arguments must not overlap themselves, as expanded tensors do.
   void distinct_elements(const char* name, const Tensor& t) const;
   void last_dim_contiguous(const char* name, const Tensor& t) const;

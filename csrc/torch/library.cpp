@@ -4,11 +4,12 @@
 // aliases them. Sizes that vary from call to call are SymInt, so that they do not recompile.
 #include <Python.h>
 
+#include "core/names.h"
 #include "torch/ops.h"
 #include "torch/stable.h"
 
 // Number of the schema list: raised when an operator's meaning or arguments change.
-#define DPAD_SCHEMA_VERSION "2"
+#define DPAD_SCHEMA_VERSION "3"
 
 STABLE_TORCH_LIBRARY(dpad, m) {
   // Planning (CPU): tables, kept suffix, rows of a pass.
@@ -17,12 +18,13 @@ STABLE_TORCH_LIBRARY(dpad, m) {
       "SymInt near, SymInt length) -> Tensor");
   m.def("transfer_schedule(SymInt masks, SymInt steps) -> Tensor");
   m.def(
-      "suffix_sample(Tensor row_key, Tensor block, Tensor redraw, Tensor end, Tensor total, "
-      "SymInt seed, str kind, str grid, SymInt window, float decay, float scale, float count, "
+      "suffix_sample(Tensor seed, Tensor row_key, Tensor block, Tensor redraw, Tensor end, "
+      "Tensor total, str kind, str grid, SymInt window, float decay, float scale, float count, "
       "SymInt near, bool keep_last, SymInt length) -> (Tensor, Tensor)");
   m.def(
       "plan_pass(Tensor start, Tensor end, Tensor kept, Tensor kept_count, Tensor scope, "
-      "int shift) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor first, Tensor first_target, int shift, SymInt block_length) -> (Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // A pass.
   m.def(
@@ -30,11 +32,11 @@ STABLE_TORCH_LIBRARY(dpad, m) {
       "Tensor? hidden_until, SymInt mask_id) -> Tensor");
   m.def(
       "rope_kv_write_(Tensor q, Tensor k, Tensor v, Tensor q_position, Tensor position, "
-      "Tensor slot, Tensor q_offsets, Tensor cache_row, Tensor cos, Tensor sin, "
+      "Tensor slot, Tensor q_offsets, Tensor kv_start, Tensor cos, Tensor sin, "
       "Tensor(a!) k_cache, Tensor(b!) v_cache, bool full_precision) -> Tensor");
   m.def(
       "block_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor q_offsets, "
-      "Tensor cache_row, Tensor n_keys, float scale, Tensor? key_mask, Tensor? key_limit) "
+      "Tensor kv_start, Tensor n_keys, float scale, Tensor? key_mask, Tensor? key_limit) "
       "-> Tensor");
   m.def("add_rms_norm_(Tensor(a!) residual, Tensor? delta, Tensor weight, float eps) -> Tensor");
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
@@ -91,12 +93,25 @@ PyModuleDef module_definition = {PyModuleDef_HEAD_INIT,
                                  nullptr,
                                  nullptr,
                                  nullptr};
+
+// The names of an enumeration in the order of its numbers, separated by spaces.
+template <class Names>
+std::string joined(const Names& names) {
+  std::string text;
+  for (const char* name : names) text += (text.empty() ? "" : " ") + std::string(name);
+  return text;
+}
 }  // namespace
 
 PyMODINIT_FUNC PyInit__C() {
   PyObject* module = PyModule_Create(&module_definition);
-  if (module != nullptr &&
-      PyModule_AddStringConstant(module, "schema_version", DPAD_SCHEMA_VERSION) < 0) {
+  if (module == nullptr) return nullptr;
+  const std::pair<const char*, std::string> constants[] = {{"schema_version", DPAD_SCHEMA_VERSION},
+                                                           {"RULES", joined(dpad::kRuleNames)},
+                                                           {"SCOPES", joined(dpad::kScopeNames)},
+                                                           {"STATUS", joined(dpad::kStatusNames)}};
+  for (const auto& [name, text] : constants) {
+    if (PyModule_AddStringConstant(module, name, text.c_str()) == 0) continue;
     Py_DECREF(module);
     return nullptr;
   }

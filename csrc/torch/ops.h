@@ -11,25 +11,26 @@ using OptionalTensor = std::optional<Tensor>;
 Tensor suffix_table_op(std::string kind, std::string grid, int64_t window, double decay,
                        double scale, double count, int64_t near, int64_t length);
 Tensor transfer_schedule_op(int64_t masks, int64_t steps);
-std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& row_key, const Tensor& block,
-                                            const Tensor& redraw, const Tensor& end,
-                                            const Tensor& total, int64_t seed, std::string kind,
-                                            std::string grid, int64_t window, double decay,
-                                            double scale, double count, int64_t near,
+std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& seed, const Tensor& row_key,
+                                            const Tensor& block, const Tensor& redraw,
+                                            const Tensor& end, const Tensor& total,
+                                            std::string kind, std::string grid, int64_t window,
+                                            double decay, double scale, double count, int64_t near,
                                             bool keep_last, int64_t length);
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> plan_pass_op(
-    const Tensor& start, const Tensor& end, const Tensor& kept, const Tensor& kept_count,
-    const Tensor& scope, int64_t shift);
+using PlanTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+PlanTensors plan_pass_op(const Tensor& start, const Tensor& end, const Tensor& kept,
+                         const Tensor& kept_count, const Tensor& scope, const Tensor& first,
+                         const Tensor& first_target, int64_t shift, int64_t block_length);
 
 Tensor suffix_gather_op(const Tensor& canvas, const Tensor& canvas_row, const Tensor& q_offsets,
                         const Tensor& position, const OptionalTensor& hidden_until,
                         int64_t mask_id);
 Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& q_position,
                         const Tensor& position, const Tensor& slot, const Tensor& q_offsets,
-                        const Tensor& cache_row, const Tensor& cos, const Tensor& sin,
+                        const Tensor& kv_start, const Tensor& cos, const Tensor& sin,
                         const Tensor& k_cache, const Tensor& v_cache, bool full_precision);
 Tensor block_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
-                          const Tensor& q_offsets, const Tensor& cache_row, const Tensor& n_keys,
+                          const Tensor& q_offsets, const Tensor& kv_start, const Tensor& n_keys,
                           double scale, const OptionalTensor& key_mask,
                           const OptionalTensor& key_limit);
 Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, const Tensor& weight,

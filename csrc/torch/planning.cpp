@@ -1,6 +1,7 @@
 // Bindings of the planning operators: suffix_table, transfer_schedule, suffix_sample, plan_pass.
 #include <algorithm>
 
+#include "core/names.h"
 #include "core/plan.h"
 #include "core/schedule.h"
 #include "core/suffix.h"
@@ -21,9 +22,8 @@ Tensor to_tensor(const std::vector<int64_t>& values) {
 SuffixSpec make_spec(const Checks& check, const std::string& kind, const std::string& grid,
                      int64_t window, double decay, double scale, double count, int64_t near,
                      bool keep_last) {
-  static const char* kinds[] = {"none", "all", "gaussian", "uniform", "window"};
-  const auto* found = std::find(std::begin(kinds), std::end(kinds), kind);
-  if (found == std::end(kinds)) {
+  const int64_t number = number_of(kSuffixNames, kind.c_str());
+  if (number < 0) {
     check.fail("argument 'kind' = \"" + kind +
                "\": expected none, all, gaussian, uniform or window");
   }
@@ -31,7 +31,7 @@ SuffixSpec make_spec(const Checks& check, const std::string& kind, const std::st
     check.fail("argument 'grid' = \"" + grid + "\": expected repo or paper");
   }
   SuffixSpec spec;
-  spec.kind = static_cast<SuffixKind>(found - std::begin(kinds));
+  spec.kind = static_cast<SuffixKind>(number);
   spec.grid = grid == "repo" ? SuffixGrid::kRepo : SuffixGrid::kPaper;
   spec.window = window;
   spec.decay = decay;
@@ -49,7 +49,7 @@ Tensor suffix_table_op(std::string kind, std::string grid, int64_t window, doubl
                        double scale, double count, int64_t near, int64_t length) {
   const Checks check("suffix_table");
   const SuffixSpec spec = make_spec(check, kind, grid, window, decay, scale, count, near, false);
-  if (length < 0) check.raise({"length", "a count >= 0", -1, double(length)});
+  check.raise(validate_length("length", length));
   const std::vector<uint64_t> table = suffix_table(spec, length);
   return to_tensor({table.begin(), table.end()});
 }
@@ -57,32 +57,36 @@ Tensor suffix_table_op(std::string kind, std::string grid, int64_t window, doubl
 Tensor transfer_schedule_op(int64_t masks, int64_t steps) {
   const Checks check("transfer_schedule");
   if (masks < 0) check.raise({"masks", "a count >= 0", -1, double(masks)});
-  if (steps < 1) check.raise({"steps", "at least 1", -1, double(steps)});
+  if (steps < 1 || steps > kMaxSteps) {
+    check.raise({"steps", "a count in [1, 2^24]", -1, double(steps)});
+  }
   std::vector<int64_t> quota(steps);
   for (int64_t i = 0; i < steps; ++i) quota[i] = transfer_quota(masks, steps, i);
   return to_tensor(quota);
 }
 
-std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& row_key, const Tensor& block,
-                                            const Tensor& redraw, const Tensor& end,
-                                            const Tensor& total, int64_t seed, std::string kind,
-                                            std::string grid, int64_t window, double decay,
-                                            double scale, double count, int64_t near,
+std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& seed, const Tensor& row_key,
+                                            const Tensor& block, const Tensor& redraw,
+                                            const Tensor& end, const Tensor& total,
+                                            std::string kind, std::string grid, int64_t window,
+                                            double decay, double scale, double count, int64_t near,
                                             bool keep_last, int64_t length) {
   const Checks check("suffix_sample");
   const SuffixSpec spec =
       make_spec(check, kind, grid, window, decay, scale, count, near, keep_last);
-  const int64_t batch = row_key.dim() == 1 ? row_key.size(0) : -1;
+  const Tensor seeds = check.indices("seed", seed, -1);
+  const int64_t batch = seeds.size(0);
   const Tensor keys = check.indices("row_key", row_key, batch);
   const Tensor blocks = check.indices("block", block, batch);
   const Tensor redraws = check.indices("redraw", redraw, batch);
   const Tensor ends = check.indices("end", end, batch);
   const Tensor totals = check.indices("total", total, batch);
-  if (length < 0) check.raise({"length", "a count >= 0", -1, double(length)});
+  check.raise(validate_length("length", length));
   for (int64_t b = 0; b < batch; ++b) {
-    const int64_t remaining = int64_data(totals)[b] - int64_data(ends)[b];
-    if (remaining < 0 || remaining > length) {
-      check.raise({"total", "end plus a count in [0, length]", b, double(int64_data(totals)[b])});
+    const int64_t e = int64_data(ends)[b], all = int64_data(totals)[b];
+    if (e < 0) check.raise({"end", "a position >= 0", b, double(e)});
+    if (all < e || all - e > length) {
+      check.raise({"total", "end plus a count in [0, length]", b, double(all)});
     }
   }
   Tensor kept = torch::stable::full({batch, length}, -1, ScalarType::Long);
@@ -91,23 +95,26 @@ std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& row_key, const Tensor&
   for (int64_t b = 0; b < batch; ++b) {
     const int64_t e = int64_data(ends)[b];
     int64_t* row = kept.mutable_data_ptr<int64_t>() + b * length;
-    const int64_t n = sample_suffix(spec, table, seed, int64_data(keys)[b], int64_data(blocks)[b],
-                                    int64_data(redraws)[b], int64_data(totals)[b] - e, row);
+    const int64_t n =
+        sample_suffix(spec, table, int64_data(seeds)[b], int64_data(keys)[b], int64_data(blocks)[b],
+                      int64_data(redraws)[b], int64_data(totals)[b] - e, row);
     for (int64_t i = 0; i < n; ++i) row[i] += e;
     kept_count.mutable_data_ptr<int64_t>()[b] = n;
   }
   return {kept, kept_count};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> plan_pass_op(
-    const Tensor& start, const Tensor& end, const Tensor& kept, const Tensor& kept_count,
-    const Tensor& scope, int64_t shift) {
+PlanTensors plan_pass_op(const Tensor& start, const Tensor& end, const Tensor& kept,
+                         const Tensor& kept_count, const Tensor& scope, const Tensor& first,
+                         const Tensor& first_target, int64_t shift, int64_t block_length) {
   const Checks check("plan_pass");
-  const int64_t batch = start.dim() == 1 ? start.size(0) : -1;
-  const Tensor starts = check.indices("start", start, batch);
+  const Tensor starts = check.indices("start", start, -1);
+  const int64_t batch = starts.size(0);
   const Tensor ends = check.indices("end", end, batch);
   const Tensor counts = check.indices("kept_count", kept_count, batch);
   const Tensor scopes = check.indices("scope", scope, batch);
+  const Tensor firsts = check.indices("first", first, batch);
+  const Tensor targets = check.indices("first_target", first_target, batch);
   check.tensor("kept", kept, ScalarType::Long, {batch, -1});
   const Tensor positions = torch::stable::contiguous(kept);
   const PlanInput input{int64_data(starts),
@@ -116,13 +123,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> plan_pass_op(
                         positions.size(1),
                         int64_data(counts),
                         int64_data(scopes),
+                        int64_data(firsts),
+                        int64_data(targets),
                         batch,
-                        shift};
+                        shift,
+                        block_length};
   check.raise(validate(input));
   const Plan plan = plan_pass(input);
-  return {to_tensor(plan.slot),     to_tensor(plan.position),  to_tensor(plan.q_offsets),
-          to_tensor(plan.n_keys),   to_tensor(plan.logit_row), to_tensor(plan.logit_position),
-          to_tensor(plan.l_offsets)};
+  return {to_tensor(plan.slot),      to_tensor(plan.position),  to_tensor(plan.q_offsets),
+          to_tensor(plan.n_keys),    to_tensor(plan.logit_row), to_tensor(plan.logit_position),
+          to_tensor(plan.l_offsets), to_tensor(plan.key_limit)};
 }
 
 }  // namespace dpad

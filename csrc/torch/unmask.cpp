@@ -1,7 +1,35 @@
+#include <algorithm>
+#include <limits>
+
+#include "core/names.h"
 #include "torch/kernels.h"
 #include "torch/ops.h"
 
 namespace dpad {
+namespace {
+
+// The targets of one sequence lie below its length, and an eligible position stands there once: it
+// would be counted and committed twice. `offsets` are the sequence's two.
+template <class Eligible>
+void check_targets(const Checks& check, const Tensor& position, const int64_t* offsets,
+                   int64_t length, const Eligible& eligible) {
+  const int64_t* positions = int64_data(position);
+  std::vector<std::pair<int64_t, int64_t>> found;  // eligible position, logit row
+  for (int64_t i = offsets[0]; i < offsets[1]; ++i) {
+    if (positions[i] >= length) {
+      check.raise({"position", "a position below the sequence's length", i, double(positions[i])});
+    }
+    if (eligible(positions[i])) found.emplace_back(positions[i], i);
+  }
+  std::sort(found.begin(), found.end());
+  const auto same = [](const auto& a, const auto& b) { return a.first == b.first; };
+  const auto twice = std::adjacent_find(found.begin(), found.end(), same);
+  if (twice == found.end()) return;
+  check.raise(
+      {"position", "eligible positions that differ", twice[1].second, double(twice->first)});
+}
+
+}  // namespace
 
 void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& committed,
                const Tensor& masks_left, const Tensor& status, const Tensor& forward,
@@ -15,25 +43,26 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
   const int64_t canvases = canvas.size(0), width = canvas.size(1);
   check.tensor("committed_at", committed_at, ScalarType::Long, {canvases, width});
   check.tensor("committed", committed, ScalarType::Double, {canvases, width});
-  const std::pair<const char*, const Tensor*> written[] = {
-      {"canvas", &canvas},       {"committed_at", &committed_at},
-      {"committed", &committed}, {"masks_left", &masks_left},
-      {"status", &status},       {"forward", &forward}};
-  for (const auto& [name, t] : {written[3], written[4], written[5]}) {
-    check.tensor(name, *t, ScalarType::Long, {canvases});
-  }
-  const std::pair<const char*, const Tensor*> read[] = {
-      {"canvas_row", &canvas_row}, {"l_offsets", &l_offsets}, {"position", &position},
-      {"token", &token},           {"score", &score},         {"probability", &probability},
-      {"amount", &amount},         {"quota", &quota},         {"length", &length},
-      {"end_ids", &end_ids}};
+  check.tensor("masks_left", masks_left, ScalarType::Long, {canvases});
+  check.tensor("status", status, ScalarType::Long, {canvases});
+  check.tensor("forward", forward, ScalarType::Long, {canvases});
+  const std::initializer_list<Checks::Named> written = {
+      {"canvas", canvas},       {"committed_at", committed_at},
+      {"committed", committed}, {"masks_left", masks_left},
+      {"status", status},       {"forward", forward}};
   for (const auto& [name, t] : written) {
-    if (!t->is_contiguous()) check.fail(std::string("argument '") + name + "' is not contiguous");
-    for (const auto& [other, u] : written) {
-      if (t != u) check.disjoint(name, *t, other, *u);
-    }
-    for (const auto& [other, u] : read) check.disjoint(name, *t, other, *u);
+    if (!t.is_contiguous()) check.fail(std::string("argument '") + name + "' is not contiguous");
   }
+  check.disjoint(written, {{"canvas_row", canvas_row},
+                           {"l_offsets", l_offsets},
+                           {"position", position},
+                           {"token", token},
+                           {"score", score},
+                           {"probability", probability},
+                           {"amount", amount},
+                           {"quota", quota},
+                           {"length", length},
+                           {"end_ids", end_ids}});
   const Tensor rows = check.indices("canvas_row", canvas_row, -1);
   const int64_t batch = rows.numel();
   check.range("canvas_row", rows, 0, canvases);
@@ -51,11 +80,22 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
   const Tensor ends = check.indices("end_ids", end_ids, -1);
   check.range("length", lengths, 0, width + 1);
   check.range("position", positions, 0, width);
-  if (rule < 0 || rule > 5) check.raise({"rule", "a commit rule in [0, 5]", -1, double(rule)});
+  if (rule < 0 || rule >= count_of(kRuleNames)) {
+    check.raise({"rule", "the number of a commit rule", -1, double(rule)});
+  }
   for (int64_t i = 0; check.sees_values() && i < logit_rows; ++i) {
     if (int64_data(tokens)[i] == mask_id) {
       check.raise({"token", "a token that is not the mask", i, double(mask_id)});
     }
+  }
+  for (int64_t b = 0; check.sees_values() && b < batch; ++b) {
+    const int64_t row = int64_data(rows)[b];
+    if (int64_data(forward)[row] == std::numeric_limits<int64_t>::max()) {
+      check.raise({"forward", "a number that can be raised", row, 0x1p63});
+    }
+    const int64_t* tokens_there = int64_data(canvas) + row * width;
+    check_targets(check, positions, int64_data(offsets) + b, int64_data(lengths)[b],
+                  [&](int64_t at) { return tokens_there[at] == mask_id; });
   }
   const Tensor scores = torch::stable::contiguous(score);
   const Tensor probabilities = torch::stable::contiguous(probability);

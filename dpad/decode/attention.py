@@ -1,7 +1,5 @@
 """Attention of a pass: dpad's operator, and torch's for sequences of many rows on a GPU."""
 
-from itertools import groupby
-
 import torch
 import torch.nn.functional as F
 
@@ -17,12 +15,12 @@ class Attention:
     """What every layer of a pass does with its queries, K and V.
 
     Args:
-        layout: q_offsets ``[batch + 1]``, cache_row and n_keys ``[batch]``, int64 on the device;
-            `sizes`, (rows, cache row, keys) of every sequence, or None where only the device knows.
+        layout: q_offsets ``[batch + 1]``, kv_start and n_keys ``[batch]``, int64 on the device;
+            `sizes`, (rows, K/V start, keys) of every sequence, or None where only the device knows.
         scale: of the scores.
         like: a tensor with the dtype and device of queries.
         grouped: whether several query heads share one of K and V.
-        key_mask: bool ``[cache_rows, capacity]`` or None.
+        key_mask: bool ``[slots]`` of the arena or None.
     """
 
     def __init__(self, layout, scale, like, grouped, key_mask=None):
@@ -44,10 +42,10 @@ class Attention:
         """The same for the rows of sequences ``[first, end)``, by dpad's operator; ``offsets`` from
         0 on.
         """
-        cache_row, n_keys = self._layout.cache_row[first:end], self._layout.n_keys[first:end]
+        kv_start, n_keys = self._layout.kv_start[first:end], self._layout.n_keys[first:end]
         mask = self._key_mask
         return ops.block_attention(
-            q, k_cache, v_cache, offsets, cache_row, n_keys, self._scale, mask
+            q, k_cache, v_cache, offsets, kv_start, n_keys, self._scale, mask
         )
 
     def _run(self, run, q, k_cache, v_cache):
@@ -58,28 +56,40 @@ class Attention:
         if not wide:
             offsets = self._layout.q_offsets[sequence : sequence + count + 1] - first
             return self.of_rows(q, k_cache, v_cache, offsets, sequence, sequence + count)
-        _, cache_row, keys = sizes[0]
-        k, v = (t[cache_row : cache_row + count, :, :keys] for t in (k_cache, v_cache))
+        k, v = (_slices(t, sizes) for t in (k_cache, v_cache))
         q = q.unflatten(0, (count, -1)).transpose(1, 2)
         options = {"scale": self._scale, "enable_gqa": self._grouped}
         out = F.scaled_dot_product_attention(q, k, v, **options)
         return out.transpose(1, 2).flatten(0, 1)
 
 
+def _slices(cache, sizes):
+    """The keys of sequences of one run, ``[count, num_kv_heads, keys, head_dim]``: a view."""
+    _, start, keys = sizes[0]
+    step = sizes[1][1] - start if len(sizes) > 1 else keys
+    heads, slots, dims = cache.stride()
+    size = (len(sizes), cache.shape[0], keys, cache.shape[2])
+    at = cache.storage_offset() + start * slots
+    return cache.as_strided(size, (step * slots, heads, slots, dims), at)
+
+
 def _runs(sizes):
     """(first row, sequences, first sequence, whether wide) of neighbours that go together.
 
-    Wide ones do where rows and keys are equal and the cache rows follow each other. None if no
-    sequence is wide.
+    Wide ones do where rows and keys are equal and their starts follow each other at one distance.
+    None if no sequence is wide.
     """
-
-    def kind(sequence):
-        rows, cache_row, keys = sizes[sequence]
-        return (rows, cache_row - sequence, keys) if rows >= WIDE_ROWS else None
-
     runs, first = [], 0
-    for shape, group in groupby(range(len(sizes)), kind):
-        members = list(group)
-        runs.append((first, len(members), members[0], shape is not None))
-        first += sum(sizes[b][0] for b in members)
+    for sequence, (rows, start, keys) in enumerate(sizes):
+        wide, step = rows >= WIDE_ROWS, start - sizes[sequence - 1][1]
+        same = bool(runs) and wide == runs[-1][3]
+        if same and wide:
+            count, begin = runs[-1][1:3]
+            steady = step > 0 if count == 1 else step == sizes[begin + 1][1] - sizes[begin][1]
+            same = steady and (rows, keys) == sizes[begin][::2]
+        if same:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1, *runs[-1][2:])
+        else:
+            runs.append((first, 1, sequence, wide))
+        first += rows
     return runs if any(wide for *_, wide in runs) else None

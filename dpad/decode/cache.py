@@ -1,4 +1,4 @@
-"""The K/V cache: one K and one V tensor per layer, indexed by slot."""
+"""The K/V cache: one K and one V arena per layer, in which every row has as many slots."""
 
 import os
 
@@ -21,26 +21,27 @@ def _shape(adapter):
 
 
 class KVCache:
-    """K and V of every layer, each ``[rows, num_kv_heads, capacity, head_dim]``, K after RoPE.
+    """K and V of every layer, each ``[num_kv_heads, rows * capacity, head_dim]``, K after RoPE.
 
-    Buffers are kept between calls and grow when a request needs more. `made` counts how often: who
-    has kept their addresses looks at it.
+    The slots of row i begin at ``i * capacity``. Buffers are kept between calls and grow when a
+    request needs more. `made` counts how often: who has kept their addresses looks at it.
     """
 
     def __init__(self):
         self.layers, self.made = [], 0
+        self.rows = self.capacity = 0
         self._shape = None
 
     def holds(self, adapter, rows, capacity):
         """Whether there is room for `rows` sequences of `capacity` slots."""
-        have = self.layers[0][0].shape if self.layers else (0, 0, 0, 0)
-        return self._shape == _shape(adapter) and have[0] >= rows and have[2] >= capacity
+        enough = self.rows >= rows and self.capacity >= capacity
+        return self._shape == _shape(adapter) and enough
 
     def reserve(self, adapter, rows, capacity):
         """Room for `rows` sequences of `capacity` slots; MemoryError with the bytes if too much."""
         if self.holds(adapter, rows, capacity):
             return
-        size = (rows, adapter.num_kv_heads, capacity, adapter.head_dim)
+        size = (adapter.num_kv_heads, rows * capacity, adapter.head_dim)
         count = 2 * len(adapter.layers) * rows * adapter.num_kv_heads * capacity * adapter.head_dim
         wanted = count * adapter.dtype.itemsize
         self.release()
@@ -52,11 +53,12 @@ class KVCache:
             )
         new = {"dtype": adapter.dtype, "device": adapter.device}
         self.layers = [(torch.zeros(size, **new), torch.zeros(size, **new)) for _ in adapter.layers]
-        self._shape = _shape(adapter)
+        self._shape, self.rows, self.capacity = _shape(adapter), rows, capacity
 
     def release(self):
         """Frees the buffers."""
         self.layers, self._shape = [], None
+        self.rows = self.capacity = 0
         self.made += 1
 
     @property

@@ -36,6 +36,7 @@ class Canvas:
         self.lengths = [n + new_tokens for n in self.prompt_lengths]
         self.mask_id = mask_id
         tokens = torch.full(self.tokens.shape, mask_id, dtype=torch.int64, device="cpu")
+        tokens[self.rows :] = int(mask_id == 0)  # no mask: padding may name a position repeatedly
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)] = prompt
         self.tokens.copy_(tokens)

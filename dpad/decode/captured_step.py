@@ -80,7 +80,7 @@ class Inputs:
             "logit_row": ((all_logits,), long),
             "l_offsets": ((all_sequences + 1,), long),
             "canvas_row": ((all_sequences,), long),
-            "cache_row": ((all_sequences,), long),
+            "kv_start": ((all_sequences,), long),
             "hidden_until": ((all_sequences,), long),
             "target": ((bucket.logit_rows,), long),
             "length": ((sequences,), long),

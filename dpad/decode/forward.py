@@ -27,12 +27,12 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
     Args:
         adapter: the model.
         hidden: embeddings ``[rows, width]``; overwritten.
-        layout: slot, position ``[rows]``; q_offsets, l_offsets ``[batch + 1]``; cache_row, n_keys
+        layout: slot, position ``[rows]``; q_offsets, l_offsets ``[batch + 1]``; kv_start, n_keys
             ``[batch]``, all int64; `sizes`, see `Attention`.
         cache: `KVCache` with room for the pass.
         logit_row: int64 ``[logit_rows]`` or None. In the last layer only these rows run q,
             attention, o and the MLP: nothing else of it is ever read.
-        key_mask: bool ``[cache_rows, capacity]`` or None.
+        key_mask: bool ``[slots]`` of the arena or None.
 
     Returns:
         ``[logit_rows, width]``, or ``[rows, width]`` without `logit_row`.
@@ -61,7 +61,7 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
             layout.position,
             layout.slot,
             layout.q_offsets,
-            layout.cache_row,
+            layout.kv_start,
             cos,
             sin,
             k_cache,

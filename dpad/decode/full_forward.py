@@ -19,7 +19,7 @@ class _Rows:
     position: torch.Tensor
     q_offsets: torch.Tensor
     n_keys: torch.Tensor
-    cache_row: torch.Tensor
+    kv_start: torch.Tensor
     max_position: int
     sizes: tuple | None
 
@@ -28,11 +28,10 @@ def _all_rows(batch, length, device):
     position = torch.arange(length, device=device).repeat(batch)
     offsets = torch.arange(batch + 1, device=device) * length
     keys = torch.full((batch,), length, dtype=torch.int64, device=device)
-    rows = torch.arange(batch, device=device)
     sizes = None
     if not torch.compiler.is_compiling():  # it would make a graph for every batch size
-        sizes = tuple((length, row, length) for row in range(batch))
-    return _Rows(position, position, offsets, keys, rows, length - 1, sizes)
+        sizes = tuple((length, row * length, length) for row in range(batch))
+    return _Rows(position, position, offsets, keys, offsets[:-1], length - 1, sizes)
 
 
 @dataclass
@@ -103,8 +102,8 @@ class FullForward:
                     f"attention_mask has shape {list(attention_mask.shape)}, expected "
                     f"{[batch, length]}"
                 )
-            mask = attention_mask.bool()
-        size = (batch, adapter.num_kv_heads, length, adapter.head_dim)
+            mask = attention_mask.bool().flatten()
+        size = (adapter.num_kv_heads, batch * length, adapter.head_dim)
         pair = hidden.new_empty(size), hidden.new_empty(size)
         cache = _Buffers([pair] * len(adapter.layers))
         rows = _all_rows(batch, length, hidden.device)

@@ -135,7 +135,8 @@ class Decoder:
         self.schedule = Schedule(settings.rule, lengths, self.first_alone)
         guided_rows = len(sequences) if settings.guidance else 0
         plan = (settings.suffix, settings.seed, settings.cache, adapter.shift)
-        self.planner = Planner(*plan, settings.kept, guided_rows, settings.published_shift)
+        options = (settings.kept, guided_rows, settings.published_shift)
+        self.planner = Planner(*plan, *options, workspace.cache.capacity)
         self.reasons = ["length"] * len(sequences)
         self.seconds = dict.fromkeys(("plan", "forward", "commit"), 0.0)
         self.steps, self.positions, self.replayed, self.passes = [], 0, 0, 0

@@ -79,7 +79,7 @@ class Layout:
 
     With guidance each sequence has two streams in the pass, the second one with its prompt hidden:
     the pass's tensors hold the batch twice, `target` ``[logit_rows of one stream]`` and `length`
-    (of the canvas, ``[batch]``) once. `sizes` holds (rows, cache row, keys) of every stream of a
+    (of the canvas, ``[batch]``) once. `sizes` holds (rows, K/V start, keys) of every stream of a
     sequence, for those who need to know them on the host.
     """
 
@@ -91,7 +91,7 @@ class Layout:
     logit_row: torch.Tensor
     l_offsets: torch.Tensor
     canvas_row: torch.Tensor
-    cache_row: torch.Tensor
+    kv_start: torch.Tensor
     hidden_until: torch.Tensor | None
     target: torch.Tensor
     length: torch.Tensor
@@ -104,7 +104,7 @@ class Layout:
 
     @property
     def streams(self):
-        return self.cache_row.shape[0] // self.length.shape[0]
+        return self.kv_start.shape[0] // self.length.shape[0]
 
     @cached_property
     def targets(self):
@@ -128,7 +128,18 @@ def tensors_of(fields):
 class Planner:
     """Draws kept sets and lays out passes; the same pass is reused while nothing changes."""
 
-    def __init__(self, suffix, seed, cache, shift, supplied=None, guided_rows=0, published=False):
+    def __init__(
+        self,
+        suffix,
+        seed,
+        cache,
+        shift,
+        supplied=None,
+        guided_rows=0,
+        published=False,
+        capacity=0,
+    ):
+        self.capacity = capacity  # slots of a cache row
         self.suffix, self.seed, self.shift = suffix, seed, shift
         self.scope = CACHED_SCOPE[cache]
         self.supplied = supplied
@@ -146,12 +157,12 @@ class Planner:
         total = _column(q.length for q in sequences)
         end = _column(q.current[1] for q in sequences)
         kept, count = ops.suffix_sample(
+            _column(self.seed for q in sequences),
             _column(q.row_key for q in sequences),
             _column(q.block for q in sequences),
             torch.zeros_like(end),
             end,
             total,
-            seed=self.seed,
             length=int((total - end).max()),
             **self.suffix.parameters(),
         )
@@ -180,13 +191,16 @@ class Planner:
             torch.nn.utils.rnn.pad_sequence([q.kept for q in every], True, -1),
             _column(q.kept.numel() for q in every),
             _column(ops.SCOPES["all"] if q.refresh else self.scope for q in every),
+            _column(0 for _ in every),
+            _column(q.current[0] for q in every),
             0 if self.published else self.shift,
         )
         if self.published:
             plan = (*plan[:4], self._published_rows(plan), *plan[5:])
-        slot, position, q_offsets, n_keys, logit_row, target, l_offsets = plan
+        slot, position, q_offsets, n_keys, logit_row, target, l_offsets, _ = plan
         row = _column(q.row for q in live)
         cache_row = torch.cat([row + stream * self.guided_rows for stream in range(streams)])
+        kv_start = cache_row * self.capacity
         hidden = None
         if self.guided_rows:
             hidden = _column([0] * len(live) + [q.blocks[0][0] for q in live])
@@ -199,12 +213,12 @@ class Planner:
             logit_row=logit_row,
             l_offsets=l_offsets,
             canvas_row=row.repeat(streams),
-            cache_row=cache_row,
+            kv_start=kv_start,
             hidden_until=hidden,
             target=target[: target.shape[0] // streams],
             length=_column(q.length for q in live),
             max_position=int(position.max()),
-            sizes=tuple(map(tuple, torch.stack((q_offsets.diff(), cache_row, n_keys), 1).tolist())),
+            sizes=tuple(map(tuple, torch.stack((q_offsets.diff(), kv_start, n_keys), 1).tolist())),
         )
 
     @staticmethod

@@ -260,7 +260,8 @@ class _Scorer:
         canvas = Canvas.of(noised, 0, self.mask_id, device)
         live = [Sequence(i, len(t), 0, [(prompt, len(t))]) for i, (t, prompt, _) in enumerate(part)]
         guided_rows = len(part) if self.guidance else 0
-        planner = Planner(Suffix("none"), 0, "none", adapter.shift, guided_rows=guided_rows)
+        options = {"guided_rows": guided_rows, "capacity": self.cache.capacity}
+        planner = Planner(Suffix("none"), 0, "none", adapter.shift, **options)
         layout = planner.layout(live).to(device)
         masked = canvas.eligible(layout.targets)
         every = masked.repeat(self.streams)

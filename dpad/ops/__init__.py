@@ -6,10 +6,11 @@ refused while gradients are recorded. They may be used in ``torch.compile(fullgr
 they have a kernel.
 
 A *pass* is a flat list of rows, grouped by sequence: the rows of sequence b are
-``[q_offsets[b], q_offsets[b + 1])`` and look at the slots ``[0, n_keys[b])`` of K/V cache row
-``cache_row[b]``. *Logit rows* are the rows whose hidden states reach the head; those of sequence b
-are ``[l_offsets[b], l_offsets[b + 1])``. Index tensors are int64. Caches are
-``[cache_rows, num_kv_heads, capacity, head_dim]``, K stored after RoPE. Floating-point arguments
+``[q_offsets[b], q_offsets[b + 1])`` and look at its slots ``[0, n_keys[b])``. *Logit rows* are the
+rows whose hidden states reach the head; those of sequence b are
+``[l_offsets[b], l_offsets[b + 1])``. Index tensors are int64. K and V of all sequences lie in one
+arena each, ``[num_kv_heads, slots, head_dim]``, K stored after RoPE: slot i of sequence b is slot
+``kv_start[b] + i`` of the arena. Its last dimension is contiguous. Floating-point arguments
 are float32, bfloat16 or float16, all of one dtype. Bad arguments raise RuntimeError naming the
 operator, the argument and the value, before any work; on CUDA values are not read back, so a row
 whose index is out of range is skipped, and `unmask_` reports the status "invalid" or "nan".
@@ -19,6 +20,7 @@ import torch
 
 from dpad.ops import reference
 from dpad.ops._load import build_info, has_kernel, loaded
+from dpad.ops._names import RULES, SCOPES, STATUS
 
 if loaded("_C"):
     from dpad.ops import _fakes
@@ -49,17 +51,6 @@ __all__ = [
     "uniform",
     "unmask_",
 ]
-
-RULES = {
-    "threshold": 0,
-    "factor": 1,
-    "quota": 2,
-    "entropy_bound": 3,
-    "factor_published": 4,
-    "below": 5,
-}
-STATUS = {"running": 0, "block_done": 1, "finished": 2, "nan": 3, "invalid": 4}
-SCOPES = {"all": 0, "suffix": 1, "block": 2}
 
 
 def _bind(name):
@@ -121,13 +112,13 @@ def transfer_schedule(masks, steps):
 
 
 def suffix_sample(
+    seed,
     row_key,
     block,
     redraw,
     end,
     total,
     *,
-    seed,
     kind,
     length,
     grid="repo",
@@ -141,9 +132,9 @@ def suffix_sample(
     """Draws the kept suffix of one block for each sequence.
 
     Args:
-        row_key, block, redraw: int64 ``[batch]``, what the draw is keyed by, with `seed`.
+        seed, row_key, block, redraw: int64 ``[batch]``, what the draw is keyed by.
         end, total: int64 ``[batch]``, first suffix position and canvas length.
-        length: columns of the result, at least every ``total - end``.
+        length: columns of the result, at least every ``total - end``, at most 2**24.
         keep_last: the last canvas position is always kept.
         kind, grid, window, decay, scale, count, near: as in `suffix_table`.
 
@@ -152,24 +143,38 @@ def suffix_sample(
         ``[batch]``.
     """
     args = (kind, grid, window, decay, scale, count, near, keep_last, length)
-    return _run("suffix_sample", (row_key,), row_key, block, redraw, end, total, seed, *args)
+    return _run("suffix_sample", (seed,), seed, row_key, block, redraw, end, total, *args)
 
 
-def plan_pass(start, end, kept, kept_count, scope, shift=0):
+def plan_pass(start, end, kept, kept_count, scope, first, first_target, shift=0, block_length=0):
     """Lays out one pass: rows, slots, positions, logit rows.
+
+    A sequence has n visible slots: the positions [0, end), then the kept suffix.
 
     Args:
         start, end: int64 ``[batch]``, the block's positions [start, end) of each sequence.
-        kept: int64 ``[batch, k]``, kept suffix positions, ascending.
+        kept: int64 ``[batch, k]``, kept suffix positions, ascending, at least `end`.
         kept_count: int64 ``[batch]``.
-        scope: int64 ``[batch]``, which slots are computed: 0 all, 1 block and suffix, 2 the block.
-        shift: 0, or 1 for models whose row i - 1 predicts position i.
+        scope: int64 ``[batch]``, a value of `SCOPES`, which slots are computed: "all" those from
+            `first` on, "suffix" the block and the suffix, "block" the block.
+        first: int64 ``[batch]`` in [0, start], of the scope "all"; elsewhere without effect. 0 is
+            everything, the start of the block before is a sliding refresh.
+        first_target: int64 ``[batch]`` in [start, end]: the positions [first_target, end) have
+            logit rows; none where it is `end`.
+        shift: 0, or 1 for models whose row i - 1 predicts position i: the predecessor of a pass
+            that begins with the block joins it.
+        block_length: 0, or the block length of a block-causal model, counted from position 0.
+
+    Positions lie below 2**40, and a pass has at most 2**24 rows.
 
     Returns:
         slot ``[rows]``, position ``[rows]``, q_offsets ``[batch + 1]``, n_keys ``[batch]``,
-        logit_row ``[logit_rows]``, logit_position ``[logit_rows]``, l_offsets ``[batch + 1]``.
+        logit_row ``[logit_rows]``, logit_position ``[logit_rows]``, l_offsets ``[batch + 1]``,
+        key_limit ``[rows]`` (the end of each row's own block, at most n) or ``[0]`` where
+        `block_length` is 0.
     """
-    return _run("plan_pass", (start,), start, end, kept, kept_count, scope, shift)
+    args = (start, end, kept, kept_count, scope, first, first_target, shift, block_length)
+    return _run("plan_pass", (start,), *args)
 
 
 def suffix_gather(canvas, canvas_row, q_offsets, position, hidden_until=None, mask_id=0):
@@ -196,7 +201,7 @@ def rope_kv_write_(
     position,
     slot,
     q_offsets,
-    cache_row,
+    kv_start,
     cos,
     sin,
     k_cache,
@@ -208,35 +213,40 @@ def rope_kv_write_(
     Args:
         q: ``[q_rows, num_heads, head_dim]``; k, v: ``[rows, num_kv_heads, head_dim]``.
         q_position: int64 ``[q_rows]``; position, slot: int64 ``[rows]``, slot -1 is not written;
-            the other slots of one cache row are distinct.
+            no slot of the arena is written twice in a call.
+        kv_start: int64 ``[batch]``, where the slots of each sequence begin in the arena.
         cos, sin: float32 ``[positions, rotary_dim / 2]``, half-split RoPE; the dimensions from
             rotary_dim on are copied.
-        k_cache, v_cache: written.
+        k_cache, v_cache: ``[num_kv_heads, slots, head_dim]``, written; they share no memory with
+            anything else.
         full_precision: rotate in float32 and round once, else round every product to the dtype.
 
     Returns:
         the rotated q, ``[q_rows, num_heads, head_dim]``.
     """
     tensors = (q, k, v, k_cache, v_cache)
-    index = (q_position, position, slot, q_offsets, cache_row, cos, sin)
+    index = (q_position, position, slot, q_offsets, kv_start, cos, sin)
     return _run("rope_kv_write_", tensors, q, k, v, *index, k_cache, v_cache, full_precision)
 
 
 def block_attention(
-    q, k_cache, v_cache, q_offsets, cache_row, n_keys, scale, key_mask=None, key_limit=None
+    q, k_cache, v_cache, q_offsets, kv_start, n_keys, scale, key_mask=None, key_limit=None
 ):
-    """Bidirectional attention of flat rows over the first n_keys slots of their cache rows.
+    """Bidirectional attention of flat rows over the first n_keys slots of their sequences.
 
     Args:
         q: ``[rows, num_heads, head_dim]``; heads share K/V in groups.
+        k_cache, v_cache: ``[num_kv_heads, slots, head_dim]``.
+        kv_start, n_keys: int64 ``[batch]``: sequence b looks at the slots
+            ``[kv_start[b], kv_start[b] + n_keys[b])`` of the arena.
         scale: multiplies the products, usually ``head_dim ** -0.5``.
-        key_mask: bool ``[cache_rows, capacity]``, True may be looked at.
-        key_limit: int64 ``[rows]``, a row looks only at slots below its limit.
+        key_mask: bool ``[slots]`` of the arena, True may be looked at.
+        key_limit: int64 ``[rows]``, a row looks only at the slots of its sequence below its limit.
 
     Returns:
         ``[rows, num_heads, head_dim]``; zeros where a row sees no key.
     """
-    args = (q_offsets, cache_row, n_keys, scale, key_mask, key_limit)
+    args = (q_offsets, kv_start, n_keys, scale, key_mask, key_limit)
     return _run("block_attention", (q, k_cache, v_cache), q, k_cache, v_cache, *args)
 
 
@@ -357,11 +367,15 @@ def unmask_(
     A position is eligible when the canvas holds `mask_id` there. Written, per canvas row: canvas,
     committed_at (number of the forward) and committed (probability), all ``[canvas_rows, length]``;
     masks_left, status (`STATUS`) and forward, int64 ``[canvas_rows]``. With `early_stop` a finished
-    block that holds one of `end_ids` finishes the sequence and fills the masks behind it.
+    block that holds one of `end_ids` finishes the sequence and fills the masks behind it. Only the
+    positions of the pass's targets are looked at: an end id elsewhere ends nothing, and a sequence
+    without targets is "running", its masks_left unchanged.
 
     Args:
         canvas_row: int64 ``[batch]``, distinct.
-        position, token: int64 ``[logit_rows]``; score (ranked), probability (recorded) float64.
+        position: int64 ``[logit_rows]``, below the length of its sequence; an eligible one stands
+            there once. token: int64 ``[logit_rows]``; score (ranked), probability (recorded)
+            float64.
         amount: float64 ``[batch]``: threshold, factor or bound.
         quota: int64 ``[batch]``, the most tokens to commit; the rule "quota" commits that many.
         length: int64 ``[batch]``, canvas length; rule: a value of `RULES`.

@@ -22,17 +22,18 @@ def _transfer_schedule(masks, steps):
     return torch.empty(steps, dtype=torch.int64)
 
 
-def _suffix_sample(row_key, block, redraw, end, total, seed, kind, grid, *rest):
-    length, batch = rest[-1], row_key.shape[0]
+def _suffix_sample(seed, *rest):
+    length, batch = rest[-1], seed.shape[0]
     _check_length("suffix_sample", length)
-    return row_key.new_empty(batch, length), row_key.new_empty(batch)
+    return seed.new_empty(batch, length), seed.new_empty(batch)
 
 
-def _plan_pass(start, end, kept, kept_count, scope, shift):
+def _plan_pass(start, end, kept, kept_count, scope, first, first_target, shift, block_length):
     context = torch.library.get_ctx()
     batch = start.shape[0]
     rows, logit_rows = context.new_dynamic_size(), context.new_dynamic_size()
-    sizes = (rows, rows, batch + 1, batch, logit_rows, logit_rows, batch + 1)
+    limits = rows if block_length > 0 else 0
+    sizes = (rows, rows, batch + 1, batch, logit_rows, logit_rows, batch + 1, limits)
     return tuple(start.new_empty(size) for size in sizes)
 
 

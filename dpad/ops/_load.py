@@ -38,6 +38,11 @@ def loaded(name):
     return REASON[name] is None
 
 
+def constant(name, default):
+    """The module constant `name` of `_C`, or `default` where that is not in use."""
+    return getattr(importlib.import_module("dpad._C"), name) if loaded("_C") else default
+
+
 def has_kernel(op, device_type):
     """True when `op` runs on our own kernel for tensors of `device_type`, False: on its twin."""
     if not loaded("_C"):

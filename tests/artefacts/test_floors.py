@@ -14,7 +14,7 @@ TORCH = re.compile(r"(torch|ATen|c10)/|Python\.h")
 FORBIDDEN = {
     "core": re.compile(TORCH.pattern + r"|cpu/|cuda|host/|pybind11/"),
     "cpu": re.compile(TORCH.pattern + r"|cuda|host/|pybind11/|fmt/"),
-    "cuda": re.compile(TORCH.pattern + r"|host/|pybind11/|fmt/"),
+    "cuda": re.compile(TORCH.pattern + r"|cpu/|host/|pybind11/|fmt/"),
     "host": re.compile(TORCH.pattern + r"|cpu/|cuda"),
     "torch": re.compile(r"fmt/|pybind11/|host/|ATen/|c10/"),
 }

@@ -58,11 +58,11 @@ TEST_CASE("a row alone has the bits of the row in its batch, and masked keys the
       BlockAttentionParams p = c.params(all);
       cpu::block_attention(p, 0, cpu::block_attention_tasks(p));
       for (const int64_t r : {1, 17, 40, 90}) {
-        const Ints offsets{r, r + 1}, row{0}, keys{c.n_keys[r < 18 ? 1 : 3]};
+        const Ints offsets{r, r + 1}, start{0}, keys{c.n_keys[r < 18 ? 1 : 3]};
         Values alone(dtype, c.q_rows * width);
         BlockAttentionParams one = c.params(alone);
         one.q_offsets = offsets.data();
-        one.cache_row = row.data();
+        one.kv_start = start.data();
         one.n_keys = keys.data();
         one.batch = 1;
         cpu::block_attention(one, 0, cpu::block_attention_tasks(one));
@@ -81,11 +81,11 @@ TEST_CASE("removing masked keys from the cache does not change a bit") {
   for (const int64_t b : {1, 3}) {
     int64_t kept = 0;
     for (int64_t slot = 0; slot < masked.n_keys[b]; ++slot) {
-      if (!masked.visible(0, slot)) continue;
+      if (!masked.visible(slot)) continue;
       for (int64_t head = 0; head < 2; ++head) {
         for (int64_t d = 0; d < 32; ++d) {
-          const int64_t from = (head * kCapacity + slot) * 32 + d;
-          const int64_t to = (head * kCapacity + kept) * 32 + d;
+          const int64_t from = (head * masked.arena + slot) * 32 + d;
+          const int64_t to = (head * masked.arena + kept) * 32 + d;
           dense.k.set(to, masked.k[from]);
           dense.v.set(to, masked.v[from]);
         }
@@ -101,6 +101,38 @@ TEST_CASE("removing masked keys from the cache does not change a bit") {
     cpu::block_attention(q, 0, cpu::block_attention_tasks(q));
     CHECK(a == b);
   });
+}
+
+TEST_CASE("limits are whole numbers, beyond those of float32 too") {
+  // Four keys behind 2^24 hidden ones; the rows see none, one, two, three and all of them.
+  const int64_t far = int64_t{1} << 24, slots = far + 4;
+  const Ints offsets{0, 5}, start{0}, keys{slots}, limit{far, far + 1, far + 2, far + 3, far + 9};
+  const auto mask = std::make_unique<bool[]>(slots);
+  for (int64_t i = far; i < slots; ++i) mask[i] = true;
+  Values q(DType::kFloat32, 5), k(DType::kFloat32, slots), v(DType::kFloat32, slots);
+  for (int64_t i = 0; i < 4; ++i) v.set(far + i, static_cast<float>(12 * (i + 1)));
+  BlockAttentionParams p{};
+  p.q = q.data(), p.k_cache = k.data(), p.v_cache = v.data();
+  p.q_row_stride = p.q_head_stride = p.k_slot_stride = p.v_slot_stride = 1;
+  p.q_offsets = offsets.data(), p.kv_start = start.data(), p.n_keys = keys.data();
+  p.key_mask = mask.get(), p.key_limit = limit.data();
+  p.batch = p.num_heads = p.num_kv_heads = p.head_dim = 1;
+  p.q_rows = 5, p.slots = slots, p.scale = 1, p.dtype = DType::kFloat32;
+  on_every_isa([&] {
+    Values out(DType::kFloat32, 5);
+    p.out = out.data();
+    cpu::block_attention(p, 0, cpu::block_attention_tasks(p));
+    const float want[] = {0, 12, 18, 24, 30};  // means
+    for (int64_t r = 0; r < 5; ++r) CHECK(out[r] == want[r]);
+  });
+}
+
+TEST_CASE("heads of no dimensions are no work") {
+  AttentionCase c({4, 2, 32}, DType::kFloat32, false, false);
+  Values out(DType::kFloat32, 1);
+  BlockAttentionParams p = c.params(out);
+  p.head_dim = 0;
+  CHECK(cpu::block_attention_tasks(p) == 0);
 }
 
 TEST_CASE("a NaN stays in its row") {

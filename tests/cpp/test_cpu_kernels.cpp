@@ -28,11 +28,11 @@ TEST_CASE("float16 converts by its definition, both ways, for every pattern") {
         exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
     if (exponent == 31) value = fraction != 0 ? NAN : INFINITY;
     if (bits & 0x8000) value = -value;
-    const float wide = cpu::to_float(cpu::Float16{static_cast<uint16_t>(bits)});
-    cpu::Float16 back;
-    cpu::from_float(wide, back);
+    const float wide = half::to_float(half::Float16{static_cast<uint16_t>(bits)});
+    half::Float16 back;
+    half::from_float(wide, back);
     if (std::isnan(value)) {
-      wrong += !std::isnan(wide) || !std::isnan(cpu::to_float(back));
+      wrong += !std::isnan(wide) || !std::isnan(half::to_float(back));
     } else {
       wrong += wide != value || back.bits != bits;
     }
@@ -187,7 +187,7 @@ float rotated(const Values& x, int64_t base, int64_t d, int64_t half, const floa
 TEST_CASE("rope_kv_write has the bits of separate operations and leaves other slots alone") {
   const int64_t q_rows = 3, rows = 4, heads = 4, kv_heads = 2, positions = 9, capacity = 6;
   const std::vector<int64_t> q_position{8, 0, 5}, position{1, 7, 3, 2}, slot{5, -1, 0, 3};
-  const std::vector<int64_t> row_cache{1, 1, 0, 1}, offsets{0, 2, 3, 4}, cache_row{1, 0, 1};
+  const std::vector<int64_t> row_start{6, 6, 0, 6}, offsets{0, 2, 3, 4}, kv_start{6, 0, 6};
   for (const DType dtype : kTypes) {
     for (const auto& [dim, half] : {std::pair<int64_t, int64_t>{128, 64}, {22, 11}, {40, 9}}) {
       for (const bool full : {false, true}) {
@@ -196,11 +196,11 @@ TEST_CASE("rope_kv_write has the bits of separate operations and leaves other sl
         Values v = Values::normal(dtype, rows * kv_heads * dim, 3);
         std::vector<float> cos(positions * half), sin(positions * half);
         for (size_t i = 0; i < cos.size(); ++i) cos[i] = std::cos(i), sin[i] = std::sin(i);
-        const int64_t head_stride = capacity * dim, row_stride = kv_heads * head_stride;
+        const int64_t head_stride = 2 * capacity * dim;
         const DType inner = full ? DType::kFloat32 : dtype;
         on_every_isa([&] {
           Values out(dtype, q.size());
-          Values k_cache = Values::normal(dtype, 2 * row_stride, 4), v_cache = k_cache;
+          Values k_cache = Values::normal(dtype, kv_heads * head_stride, 4), v_cache = k_cache;
           Values k_want = k_cache, v_want = v_cache;
           RopeKvWriteParams p{};
           p.q = q.data(), p.k = k.data(), p.v = v.data();
@@ -208,10 +208,9 @@ TEST_CASE("rope_kv_write has the bits of separate operations and leaves other sl
           p.q_head_stride = p.k_head_stride = p.v_head_stride = dim;
           p.q_position = q_position.data(), p.position = position.data();
           p.slot = slot.data(), p.q_offsets = offsets.data();
-          p.cache_row = cache_row.data(), p.batch = 3;
+          p.kv_start = kv_start.data(), p.batch = 3;
           p.cos = cos.data(), p.sin = sin.data();
           p.q_out = out.data(), p.k_cache = k_cache.data(), p.v_cache = v_cache.data();
-          p.k_cache_stride = p.v_cache_stride = row_stride;
           p.k_cache_head_stride = p.v_cache_head_stride = head_stride;
           p.k_cache_slot_stride = p.v_cache_slot_stride = dim;
           p.q_rows = q_rows, p.rows = rows, p.num_heads = heads, p.num_kv_heads = kv_heads;
@@ -228,8 +227,7 @@ TEST_CASE("rope_kv_write has the bits of separate operations and leaves other sl
           for (int64_t i = 0; i < k.size(); ++i) {
             const int64_t row = i / (kv_heads * dim), head = i / dim % kv_heads, d = i % dim;
             if (slot[row] < 0) continue;
-            const int64_t to =
-                row_cache[row] * row_stride + head * head_stride + slot[row] * dim + d;
+            const int64_t to = head * head_stride + (row_start[row] + slot[row]) * dim + d;
             const int64_t at = position[row] * half;
             k_want.set(to, rotated(k, i / dim * dim, d, half, &cos[at], &sin[at], inner, dtype));
             v_want.set(to, v[i]);

@@ -2,6 +2,8 @@
 // merges, masks, limits and padding.
 #include <sys/mman.h>
 
+#include <limits>
+
 #include "attention_case.h"
 #include "cuda/block_attention.cuh"
 #include "cuda/block_attention_simple.cuh"
@@ -111,16 +113,16 @@ TEST_CASE("tensor-core kernel: padding changes no bit of the sequences that are 
   using S = cuda::AttentionShape<cuda::BFloat16, 64>;
   AttentionCase c({2, 1, 64}, DType::kBFloat16, false, false, 8);
   // One sequence of 32 rows and 460 keys; then empty sequences before it, and padding behind it.
-  const Ints alone{0, 32}, row{0}, keys{460};
-  const Ints offsets{0, 0, 32, 32, 32, 48}, rows{1, 0, 2, 0, 0}, n_keys{230, 460, 460, 0, 1};
+  const Ints alone{0, 32}, start{0}, keys{460};
+  const Ints offsets{0, 0, 32, 32, 32, 48}, starts{460, 0, 920, 0, 0}, n_keys{230, 460, 460, 0, 1};
   for (const int parts : {1, 5, 8}) {
     const Values want = attend<S>(c, parts, Order::kForward, [&](auto& p) {
       p.batch = 1, p.q_rows = 32;
-      p.q_offsets = alone.data(), p.cache_row = row.data(), p.n_keys = keys.data();
+      p.q_offsets = alone.data(), p.kv_start = start.data(), p.n_keys = keys.data();
     });
     const Values got = attend<S>(c, parts, Order::kBackward, [&](auto& p) {
       p.batch = 5, p.q_rows = 48;
-      p.q_offsets = offsets.data(), p.cache_row = rows.data(), p.n_keys = n_keys.data();
+      p.q_offsets = offsets.data(), p.kv_start = starts.data(), p.n_keys = n_keys.data();
     });
     for (int64_t i = 0; i < 48 * 128; ++i) {
       // Rows of padding see one key, whose values they become.
@@ -152,9 +154,10 @@ TEST_CASE("tensor-core kernel: rows whose sequence is out of range") {
   using S = cuda::AttentionShape<cuda::BFloat16, 64>;
   AttentionCase c({1, 1, 64}, DType::kBFloat16, false, false, 0);
   const Values good = attend<S>(c, 3, Order::kForward);
-  // Sequence 1 (rows 1 to 17): no such cache row, too many keys; sequence 3: offsets that fall.
-  const Ints rows{2, kCacheRows, 1, 0}, keys{0, kCapacity + 1, 5, kCapacity},
-      fall{0, 1, 18, 18, 17};
+  // Sequence 1 (rows 1 to 17): slots before, across and behind the ends of the arena, too many
+  // keys; sequence 3: offsets that fall.
+  const int64_t largest = std::numeric_limits<int64_t>::max();
+  const Ints keys{0, c.arena + 1, 5, kCapacity}, fall{0, 1, 18, 18, 17};
   const auto state = [&](const Values& out, int64_t row) {
     bool nan = true, same = true, untouched = true;
     for (int64_t i = row * 64; i < (row + 1) * 64; ++i) {
@@ -164,7 +167,14 @@ TEST_CASE("tensor-core kernel: rows whose sequence is out of range") {
     }
     return nan ? 'n' : same ? 's' : untouched ? 'u' : '?';
   };
-  const Values no_row = attend<S>(c, 3, Order::kForward, [&](auto& p) { p.cache_row = &rows[0]; });
+  const auto from = [&](int64_t start) {
+    const Ints starts{c.kv_start[0], start, c.kv_start[2], 0};
+    return attend<S>(c, 3, Order::kForward, [&](auto& p) { p.kv_start = starts.data(); });
+  };
+  const Values before = from(-1), across = from(c.arena - 96), behind = from(c.arena + 1);
+  CHECK(before == from(-largest));
+  CHECK(across == behind);
+  CHECK(across == from(largest));
   const Values no_key = attend<S>(c, 3, Order::kForward, [&](auto& p) { p.n_keys = &keys[0]; });
   const Values falling = attend<S>(c, 3, Order::kForward, [&](auto& p) { p.q_offsets = &fall[0]; });
   const Ints far{0, 1, 18, 18, 95};  // more rows than there are
@@ -172,15 +182,16 @@ TEST_CASE("tensor-core kernel: rows whose sequence is out of range") {
   CHECK(beyond == falling);
   for (int64_t row = 0; row < c.q_rows; ++row) {
     const char want = row >= 1 && row < 18 ? 'n' : 's';
-    if (state(no_row, row) != want || state(no_key, row) != want) FAIL("row " << row);
+    if (state(before, row) != want || state(across, row) != want) FAIL("row " << row);
+    if (state(no_key, row) != want) FAIL("row " << row);
     if (state(falling, row) != (row >= 18 ? 'u' : 's')) FAIL("row " << row);
   }
 }
 
 TEST_CASE("tensor-core kernel: offsets beyond 2^31 elements") {
   using S = cuda::AttentionShape<cuda::BFloat16, 64>;
-  const int64_t stride = (int64_t{1} << 31) + 64, keys = 70;
-  const size_t bytes = (stride + keys * 64) * 2;
+  const int64_t start = (int64_t{1} << 25) + 1, keys = 70;  // slots of 64 elements
+  const size_t bytes = (start + keys) * 128;
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
@@ -188,12 +199,15 @@ TEST_CASE("tensor-core kernel: offsets beyond 2^31 elements") {
     return;
   }
   AttentionCase c({1, 1, 64}, DType::kBFloat16, false, false, 0);
-  c.n_keys = {0, keys, 0, 0}, c.cache_row = {0, 1, 0, 0};
-  auto* far = static_cast<uint16_t*>(memory) + stride;
-  std::memcpy(far, static_cast<uint16_t*>(c.k.data()) + kCapacity * 64, keys * 128);
-  const Values near = attend<S>(c, 2, Order::kForward);
-  const Values out = attend<S>(c, 2, Order::kForward,
-                               [&](auto& p) { p.k_cache = memory, p.k_cache_stride = stride; });
+  c.n_keys = {0, keys, 0, 0}, c.kv_start = {0, 0, 0, 0};
+  std::memcpy(static_cast<char*>(memory) + start * 128, c.k.data(), keys * 128);
+  const Values near =
+      attend<S>(c, 2, Order::kForward, [&](auto& p) { p.v_cache = p.k_cache, p.slots = start; });
+  c.kv_start = {0, start, 0, 0};
+  const Values out = attend<S>(c, 2, Order::kForward, [&](auto& p) {
+    p.k_cache = p.v_cache = memory;
+    p.slots = start + keys;
+  });
   CHECK(out == near);
   munmap(memory, bytes);
 }
@@ -227,9 +241,9 @@ TEST_CASE("simple kernel: other head sizes and float32, any order, out of range"
   }
   AttentionCase c({2, 1, 33}, DType::kFloat32, false, false);
   const Values good = attend_simply<float>(c, Order::kForward);
-  const Ints rows{-1, 0, 1, 0}, offsets{0, 1, 18, 18, 90};
+  const Ints starts{-1, 0, kCapacity, 0}, offsets{0, 1, 18, 18, 90};
   const Values bad = attend_simply<float>(c, Order::kForward, -1, [&](auto& p) {
-    p.cache_row = rows.data();
+    p.kv_start = starts.data();
     p.q_offsets = offsets.data();
   });
   for (int64_t i = 0; i < bad.size(); ++i) {

@@ -34,7 +34,7 @@ struct Sizes {
     rope.num_heads = attention.num_heads = 8, rope.num_kv_heads = attention.num_kv_heads = 2;
     rope.head_dim = rope.rotary_dim = attention.head_dim = 128;
     rope.k_head_stride = rope.v_head_stride = 128;
-    attention.batch = 1, attention.capacity = 4096;
+    attention.batch = 1, attention.slots = 4096;
     norm.width = swiglu.width = 4096, confidence.vocab = 150000;
     rope.dtype = attention.dtype = norm.dtype = swiglu.dtype = confidence.dtype = dtype;
   }

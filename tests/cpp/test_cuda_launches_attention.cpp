@@ -19,7 +19,7 @@ struct Attention {
   Heads s;
   DType dtype;
   int64_t capacity, rows, q_stride, shift;
-  Ints q_offsets, cache_row, n_keys, limit;
+  Ints q_offsets, kv_start, n_keys, limit;
   Values q, k, v;
   std::unique_ptr<bool[]> mask;
 
@@ -37,7 +37,7 @@ struct Attention {
         q(Values::normal(type, shift + rows * q_stride, 1)),
         k(Values::normal(type, batch() * s.kv_heads * capacity * s.dim, 2)),
         v(Values::normal(type, k.size(), 3)) {
-    for (int64_t b = 0; b < batch(); ++b) cache_row.push_back(batch() - 1 - b);
+    for (int64_t b = 0; b < batch(); ++b) kv_start.push_back((batch() - 1 - b) * capacity);
   }
 
   int64_t batch() const { return static_cast<int64_t>(n_keys.size()); }
@@ -53,13 +53,12 @@ struct Attention {
     p.q = element(q, shift), p.k_cache = k.data(), p.v_cache = v.data();
     p.q_row_stride = q_stride, p.q_head_stride = s.dim;
     p.k_slot_stride = p.v_slot_stride = s.dim;
-    p.k_head_stride = p.v_head_stride = capacity * s.dim;
-    p.k_cache_stride = p.v_cache_stride = s.kv_heads * capacity * s.dim;
-    p.q_offsets = q_offsets.data(), p.cache_row = cache_row.data(), p.n_keys = n_keys.data();
-    p.key_mask = mask.get(), p.key_mask_stride = capacity;
+    p.k_head_stride = p.v_head_stride = batch() * capacity * s.dim;
+    p.q_offsets = q_offsets.data(), p.kv_start = kv_start.data(), p.n_keys = n_keys.data();
+    p.key_mask = mask.get();
     p.key_limit = limit.empty() ? nullptr : limit.data();
     p.batch = batch(), p.num_heads = s.heads, p.num_kv_heads = s.kv_heads, p.head_dim = s.dim;
-    p.q_rows = rows, p.cache_rows = batch(), p.capacity = capacity;
+    p.q_rows = rows, p.slots = batch() * capacity;
     p.scale = 1 / std::sqrt(static_cast<float>(s.dim)), p.dtype = dtype;
     return p;
   }

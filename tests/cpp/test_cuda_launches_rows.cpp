@@ -132,12 +132,12 @@ struct RopeShape {
 
 // Head vectors are `pad` elements apart, the rows of k and v in the caches as well.
 struct Rope {
-  static constexpr int64_t kPositions = 300, kCacheRows = 4, kCapacity = 220;
+  static constexpr int64_t kPositions = 300, kRanges = 4, kCapacity = 220;
   RopeShape s;
   int64_t rows, vector;
   Values q, k, v;
   std::vector<float> cos, sin;
-  Ints q_position, position, slot, offsets, cache_row;
+  Ints q_position, position, slot, offsets, kv_start;
 
   Rope(const RopeShape& shape, DType dtype)
       : s(shape),
@@ -152,7 +152,7 @@ struct Rope {
     }
     for (int64_t i = 0; i < s.q_rows; ++i) q_position.push_back((7 * i + 3) % kPositions);
     for (size_t b = 0; b < s.counts.size(); ++b) {
-      cache_row.push_back(b % kCacheRows);
+      kv_start.push_back(b % kRanges * kCapacity);
       for (int64_t i = 0; i < s.counts[b]; ++i) {
         position.push_back((position.size() * 5 + 1) % kPositions);
         slot.push_back(i % 9 == 4 ? -1 : kCapacity - 1 - i);
@@ -160,7 +160,7 @@ struct Rope {
     }
   }
 
-  int64_t cache_size() const { return kCacheRows * s.kv_heads * kCapacity * vector; }
+  int64_t cache_size() const { return kRanges * s.kv_heads * kCapacity * vector; }
 
   RopeKvWriteParams params(Output& q_out, Output& k_cache, Output& v_cache, bool full) {
     RopeKvWriteParams p{};
@@ -169,16 +169,15 @@ struct Rope {
     p.q_head_stride = p.k_head_stride = p.v_head_stride = vector;
     p.k_row_stride = p.v_row_stride = s.kv_heads * vector;
     p.q_position = q_position.data(), p.position = position.data(), p.slot = slot.data();
-    p.q_offsets = offsets.data(), p.cache_row = cache_row.data();
+    p.q_offsets = offsets.data(), p.kv_start = kv_start.data();
     p.cos = cos.data(), p.sin = sin.data(), p.q_out = q_out.data();
     p.k_cache = k_cache.data(), p.v_cache = v_cache.data();
-    p.k_cache_stride = p.v_cache_stride = s.kv_heads * kCapacity * vector;
-    p.k_cache_head_stride = p.v_cache_head_stride = kCapacity * vector;
+    p.k_cache_head_stride = p.v_cache_head_stride = kRanges * kCapacity * vector;
     p.k_cache_slot_stride = p.v_cache_slot_stride = vector;
     p.q_rows = s.q_rows, p.rows = rows, p.num_heads = s.heads, p.num_kv_heads = s.kv_heads;
     p.head_dim = s.dim, p.rotary_dim = s.rotary;
     p.batch = static_cast<int64_t>(s.counts.size()), p.positions = kPositions;
-    p.cache_rows = kCacheRows, p.capacity = kCapacity;
+    p.slots = kRanges * kCapacity;
     p.full_precision = full, p.dtype = q.dtype();
     return p;
   }

@@ -14,17 +14,20 @@ using Ints = std::vector<int64_t>;
 
 namespace {
 
-// Sequences of the given query rows and keys, on cache rows of their own.
+// Sequences of the given query rows and keys, on ranges of their own.
 struct Pass {
-  Ints offsets{0}, cache_row, n_keys;
+  static constexpr int64_t kCapacity = 1 << 13;
+  Ints offsets{0}, kv_start, n_keys;
   BlockAttentionParams p{};
 
   Pass(const Ints& rows, const Ints& keys, int64_t heads, int64_t kv_heads) : n_keys(keys) {
     for (const int64_t r : rows) offsets.push_back(offsets.back() + r);
-    for (size_t b = 0; b < rows.size(); ++b) cache_row.push_back(static_cast<int64_t>(b));
-    p.q_offsets = offsets.data(), p.cache_row = cache_row.data(), p.n_keys = n_keys.data();
-    p.batch = p.cache_rows = static_cast<int64_t>(rows.size()), p.q_rows = offsets.back();
-    p.num_heads = heads, p.num_kv_heads = kv_heads, p.capacity = 1 << 13;
+    for (size_t b = 0; b < rows.size(); ++b)
+      kv_start.push_back(static_cast<int64_t>(b) * kCapacity);
+    p.q_offsets = offsets.data(), p.kv_start = kv_start.data(), p.n_keys = n_keys.data();
+    p.batch = static_cast<int64_t>(rows.size()), p.q_rows = offsets.back();
+    p.num_heads = heads, p.num_kv_heads = kv_heads;
+    p.slots = p.batch * kCapacity;
   }
   Pass(const Pass&) = delete;
 
@@ -116,7 +119,7 @@ TEST_CASE("keys are split over the machine by what the sequences hold, not by ho
   const Pass refresh({1056}, {1056}, 32, 32);
   CHECK(parts(refresh) == 1);
   Pass small({32}, {100}, 4, 4);
-  small.p.capacity = 128;
+  small.p.slots = 128;
   CHECK(parts(small) == 1);
 }
 

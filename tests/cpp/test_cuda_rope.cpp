@@ -1,5 +1,7 @@
 // rope_kv_write_ of the CUDA module in the emulator: the bits of a plain loop over the twin's
 // formula.
+#include <limits>
+#include <utility>
 #include <vector>
 
 #include "catch.h"
@@ -13,7 +15,7 @@ using Ints = std::vector<int64_t>;
 namespace {
 
 constexpr int64_t kQRows = 3, kRows = 7, kHeads = 4, kKvHeads = 2, kPositions = 9;
-constexpr int64_t kCacheRows = 3, kCapacity = 7;
+constexpr int64_t kRanges = 3, kCapacity = 7, kArena = kRanges * kCapacity;
 
 // Head vectors are padded by `pad` elements, so that strides are not the sizes.
 template <class T>
@@ -22,8 +24,8 @@ struct Case {
   Buffer<T> q, k, v, q_out, k_cache, v_cache;
   Buffer<float> cos, sin;
   Ints q_position{8, 0, kPositions}, position{0, 3, 8, 1, -1, 5, 2};
-  Ints slot{0, 2, 6, -1, 1, kCapacity, 3};
-  Ints offsets{0, 1, 1, 6}, cache_row{0, 2, 0, 1};  // the first one is before the tensor
+  Ints slot{0, 2, 6, -1, 1, kArena - 6, 3};
+  Ints offsets{0, 1, 1, 6}, kv_start{0, 2 * kCapacity, 0, 6};  // the first is before the tensor
   RopeKvWriteParams p{};
 
   Case(int64_t head_dim, int64_t rotary_dim, int64_t padding, bool full_precision)
@@ -35,8 +37,8 @@ struct Case {
         k(kRows * kKvHeads * vector, 2),
         v(kRows * kKvHeads * vector, 3),
         q_out(kQRows * kHeads * dim, 4),
-        k_cache(kCacheRows * kKvHeads * kCapacity * vector, 5),
-        v_cache(kCacheRows * kKvHeads * kCapacity * vector, 6),
+        k_cache(kKvHeads * kArena * vector, 5),
+        v_cache(kKvHeads * kArena * vector, 6),
         cos(kPositions * half + 1, 7),
         sin(kPositions * half + 1, 8) {
     p.q = q.data(), p.k = k.data(), p.v = v.data();
@@ -44,15 +46,14 @@ struct Case {
     p.k_row_stride = p.v_row_stride = kKvHeads * vector;
     p.k_head_stride = p.v_head_stride = vector;
     p.q_position = q_position.data(), p.position = position.data(), p.slot = slot.data();
-    p.q_offsets = offsets.data(), p.cache_row = cache_row.data() + 1;
+    p.q_offsets = offsets.data(), p.kv_start = kv_start.data() + 1;
     p.cos = cos.data(), p.sin = sin.data(), p.q_out = q_out.data();
     p.k_cache = k_cache.data(), p.v_cache = v_cache.data();
-    p.k_cache_stride = p.v_cache_stride = kKvHeads * kCapacity * vector;
-    p.k_cache_head_stride = p.v_cache_head_stride = kCapacity * vector;
+    p.k_cache_head_stride = p.v_cache_head_stride = kArena * vector;
     p.k_cache_slot_stride = p.v_cache_slot_stride = vector;
     p.q_rows = kQRows, p.rows = kRows, p.num_heads = kHeads, p.num_kv_heads = kKvHeads;
     p.head_dim = dim, p.rotary_dim = rotary_dim;
-    p.batch = 3, p.positions = kPositions, p.cache_rows = kCacheRows, p.capacity = kCapacity;
+    p.batch = 3, p.positions = kPositions, p.slots = kArena;
     p.full_precision = full_precision;
   }
 };
@@ -87,11 +88,11 @@ void run_plainly(Case<T>& c) {
       for (int64_t d = 0; d < c.dim; ++d) out[d] = from_float<T>(0.0f);
     }
   }
-  const int64_t row_cache[] = {2, 1, 1};
+  const int64_t start[] = {2 * kCapacity, 6, 6};
   for (int64_t row = 0; row < 3; ++row) {
     for (int64_t head = 0; head < kKvHeads; ++head) {
       const int64_t from = (row * kKvHeads + head) * c.vector;
-      const int64_t to = ((row_cache[row] * kKvHeads + head) * kCapacity + c.slot[row]) * c.vector;
+      const int64_t to = (head * kArena + start[row] + c.slot[row]) * c.vector;
       rotate_plainly(c, c.k.data() + from, c.k_cache.data() + to, c.position[row]);
       for (int64_t d = 0; d < c.dim; ++d) c.v_cache[to + d] = c.v[from + d];
     }
@@ -140,11 +141,14 @@ TEST_CASE("rope_kv_write kernel gives the twin's bits and writes nothing else") 
   });
 }
 
-TEST_CASE("a cache row out of range is not written") {
-  Case<float> c(8, 8, 0, true), untouched(8, 8, 0, true);
-  c.cache_row = {0, kCacheRows, 0, -1};
-  c.p.cache_row = c.cache_row.data() + 1;
-  emulate<float, 4>(c);
-  CHECK(c.k_cache.same_bits(untouched.k_cache));
-  CHECK(c.v_cache.same_bits(untouched.v_cache));
+TEST_CASE("slots outside the arena are not written") {
+  constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
+  for (const auto& [first, last] : {std::pair{kArena, int64_t{-7}}, {kLargest, -kLargest}}) {
+    Case<float> c(8, 8, 0, true), untouched(8, 8, 0, true);
+    c.kv_start = {0, first, 0, last};  // slot 6 of the last one would be before the arena
+    c.p.kv_start = c.kv_start.data() + 1;
+    emulate<float, 4>(c);
+    CHECK(c.k_cache.same_bits(untouched.k_cache));
+    CHECK(c.v_cache.same_bits(untouched.v_cache));
+  }
 }

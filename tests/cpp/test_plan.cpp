@@ -1,4 +1,5 @@
 // The planner: rows, slots, positions and logit rows of one pass.
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -15,16 +16,14 @@ struct Batch {
   Ints start, end, kept, kept_count, scope;
   int64_t shift = 0;
   int64_t columns = 0;
+  Ints first = Ints(start.size(), 0), first_target = start;
+  int64_t block_length = 0;
 
   PlanInput input() const {
-    return {start.data(),
-            end.data(),
-            kept.data(),
-            columns,
-            kept_count.data(),
-            scope.data(),
-            static_cast<int64_t>(start.size()),
-            shift};
+    return {start.data(), end.data(),          kept.data(),
+            columns,      kept_count.data(),   scope.data(),
+            first.data(), first_target.data(), static_cast<int64_t>(start.size()),
+            shift,        block_length};
   }
 };
 
@@ -74,6 +73,71 @@ TEST_CASE("a shift of 1 takes the predecessors' rows into every pass") {
   CHECK(plan.slot == Ints{3, 4, 5, 6, 7});
   CHECK(plan.position == Ints{3, 4, 5, 6, 7});
   CHECK(plan.logit_row == Ints{0, 1, 2, 3});
+}
+
+TEST_CASE("a sliding refresh begins with the block before, or with the block") {
+  Batch batch{{8}, {12}, {15, 20}, {2}, {0}, 0, 2};
+  batch.first = {4};
+  REQUIRE_FALSE(validate(batch.input()));
+  Plan plan = plan_pass(batch.input());
+  CHECK(plan.slot == Ints{4, 5, 6, 7, 8, 9, 10, 11, 12, 13});
+  CHECK(plan.position == Ints{4, 5, 6, 7, 8, 9, 10, 11, 15, 20});
+  CHECK(plan.logit_row == Ints{4, 5, 6, 7});
+  CHECK(plan.n_keys == Ints{14});
+  batch.shift = 1;
+  CHECK(plan_pass(batch.input()).slot == plan.slot);
+  CHECK(plan_pass(batch.input()).logit_row == Ints{3, 4, 5, 6});
+  batch.first = {8};  // nothing before the block: its predecessor joins
+  REQUIRE_FALSE(validate(batch.input()));
+  plan = plan_pass(batch.input());
+  CHECK(plan.slot == Ints{7, 8, 9, 10, 11, 12, 13});
+  CHECK(plan.logit_row == Ints{0, 1, 2, 3});
+  batch.shift = 0;
+  CHECK(plan_pass(batch.input()).slot == Ints{8, 9, 10, 11, 12, 13});
+  for (const int64_t scope : {1, 2}) {  // the others compute what they always do
+    batch.scope = {scope};
+    for (const int64_t first : {0, 3, 8}) {
+      batch.first = {first};
+      CHECK(plan_pass(batch.input()).slot[0] == 8);
+    }
+  }
+}
+
+TEST_CASE("logit rows begin at the first target") {
+  for (const int64_t shift : {0, 1}) {
+    Batch batch{{4, 4, 0}, {8, 8, 3}, {}, {0, 0, 0}, {0, 2, 0}, shift, 0};
+    batch.first_target = {6, 7, 3};
+    REQUIRE_FALSE(validate(batch.input()));
+    const Plan plan = plan_pass(batch.input());
+    CHECK(plan.logit_position == Ints{6, 7, /**/ 7});
+    CHECK(plan.logit_row == (shift == 0 ? Ints{6, 7, /**/ 11} : Ints{5, 6, /**/ 11}));
+    CHECK(plan.l_offsets == Ints{0, 2, 3, 3});
+    CHECK(plan.position.size() == static_cast<size_t>(8 + 4 + shift + 3));
+  }
+}
+
+TEST_CASE("block-causal rows look up to the end of their own block") {
+  // A prompt of 6 tokens in blocks of 4: its whole block as a prefill, then the second block, of
+  // which two positions are prompt.
+  Batch batch{{0, 4, 8}, {4, 8, 10}, {}, {0, 0, 0}, {0, 2, 2}, 0, 0};
+  batch.first_target = {4, 6, 8};
+  batch.block_length = 4;
+  REQUIRE_FALSE(validate(batch.input()));
+  Plan plan = plan_pass(batch.input());
+  CHECK(plan.key_limit == Ints{4, 4, 4, 4, /**/ 8, 8, 8, 8, /**/ 10, 10});
+  CHECK(plan.n_keys == Ints{4, 8, 10});
+  CHECK(plan.logit_position == Ints{6, 7, 8, 9});
+  batch.shift = 1;  // the predecessor sees its own block only
+  plan = plan_pass(batch.input());
+  CHECK(plan.key_limit == Ints{4, 4, 4, 4, /**/ 4, 8, 8, 8, 8, /**/ 8, 10, 10});
+  // Several blocks at once, the last one cut.
+  Batch prefill{{0}, {11}, {}, {0}, {0}, 0, 0};
+  prefill.first_target = {11}, prefill.block_length = 4;
+  plan = plan_pass(prefill.input());
+  CHECK(plan.key_limit == Ints{4, 4, 4, 4, 8, 8, 8, 8, 11, 11, 11});
+  CHECK(plan.logit_row.empty());
+  prefill.block_length = 0;
+  CHECK(plan_pass(prefill.input()).key_limit.empty());
 }
 
 TEST_CASE("a block at position 0: the first position is its own predecessor") {
@@ -137,4 +201,34 @@ TEST_CASE("bad plans are refused with argument, element and value") {
   CHECK(refused(bad, "kept", 0));
   bad = good, bad.kept[3] = 6;  // stands there twice
   CHECK(refused(bad, "kept", 3));
+  for (const int64_t first : {-1, 5}) {
+    bad = good, bad.first[1] = first;
+    CHECK(refused(bad, "first", 1));
+  }
+  for (const int64_t target : {1, 5}) {
+    bad = good, bad.first_target[0] = target;
+    CHECK(refused(bad, "first_target", 0));
+  }
+  for (const int64_t length : {int64_t{-1}, kMaxPosition + 1}) {
+    bad = good, bad.block_length = length;
+    CHECK(refused(bad, "block_length", -1));
+  }
+}
+
+TEST_CASE("values that would overflow or fill the memory are refused at once") {
+  constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
+  const auto refused = [](Batch batch, const std::string& argument, int64_t index) {
+    const Error error = validate(batch.input());
+    return error && argument == error.argument && error.index == index;
+  };
+  CHECK(refused({{kLargest}, {kLargest}, {}, {0}, {0}}, "start", 0));
+  CHECK(refused({{0}, {kLargest}, {}, {0}, {2}}, "end", 0));
+  CHECK(refused({{0}, {2}, {kLargest}, {1}, {0}, 0, 1}, "kept", 0));
+  CHECK(refused({{0}, {2}, {5, kLargest}, {2}, {0}, 0, 2}, "kept", 1));
+  CHECK(refused({{0}, {kMaxPosition}, {}, {0}, {0}}, "end", 0));
+  CHECK(refused({{0, 0}, {kMaxPassRows, 1}, {}, {0, 0}, {0, 0}}, "end", 1));
+  // Far out, but few rows.
+  const Batch far{{kMaxPosition - 2}, {kMaxPosition}, {}, {0}, {2}};
+  REQUIRE_FALSE(validate(far.input()));
+  CHECK(plan_pass(far.input()).n_keys == Ints{kMaxPosition});
 }

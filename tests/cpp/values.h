@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "catch.h"
-#include "cpu/half.h"
+#include "core/half.h"
 #include "cpu/isa.h"
 #include "params.h"
 
@@ -18,15 +18,15 @@ inline constexpr DType kTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFl
 
 // x rounded to `dtype`.
 inline float rounded(DType dtype, float x) {
-  cpu::BFloat16 brain;
-  cpu::Float16 half;
+  half::BFloat16 brain;
+  half::Float16 half;
   switch (dtype) {
     case DType::kBFloat16:
-      cpu::from_float(x, brain);
-      return cpu::to_float(brain);
+      half::from_float(x, brain);
+      return half::to_float(brain);
     case DType::kFloat16:
-      cpu::from_float(x, half);
-      return cpu::to_float(half);
+      half::from_float(x, half);
+      return half::to_float(half);
     default:
       return x;
   }
@@ -57,25 +57,25 @@ class Values {
 
   float operator[](int64_t i) const {
     float x;
-    cpu::BFloat16 brain;
-    cpu::Float16 half;
+    half::BFloat16 brain;
+    half::Float16 half;
     const char* from = bytes_.data() + i * width_;
     if (dtype_ == DType::kFloat32) return std::memcpy(&x, from, 4), x;
-    if (dtype_ == DType::kBFloat16) return std::memcpy(&brain, from, 2), cpu::to_float(brain);
-    return std::memcpy(&half, from, 2), cpu::to_float(half);
+    if (dtype_ == DType::kBFloat16) return std::memcpy(&brain, from, 2), half::to_float(brain);
+    return std::memcpy(&half, from, 2), half::to_float(half);
   }
 
   void set(int64_t i, float x) {
-    cpu::BFloat16 brain;
-    cpu::Float16 half;
+    half::BFloat16 brain;
+    half::Float16 half;
     char* to = bytes_.data() + i * width_;
     if (dtype_ == DType::kFloat32) {
       std::memcpy(to, &x, 4);
     } else if (dtype_ == DType::kBFloat16) {
-      cpu::from_float(x, brain);
+      half::from_float(x, brain);
       std::memcpy(to, &brain, 2);
     } else {
-      cpu::from_float(x, half);
+      half::from_float(x, half);
       std::memcpy(to, &half, 2);
     }
   }

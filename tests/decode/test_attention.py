@@ -29,7 +29,7 @@ def wide(monkeypatch):
 
 
 def layout_of(sizes):
-    rows, cache_row, keys = (torch.tensor(column) for column in zip(*sizes, strict=True))
+    rows, kv_start, keys = (torch.tensor(column) for column in zip(*sizes, strict=True))
     offsets = torch.cat((torch.zeros(1, dtype=torch.int64), rows.cumsum(0)))
     none = torch.zeros(0, dtype=torch.int64)
     fields = dict.fromkeys(
@@ -39,7 +39,7 @@ def layout_of(sizes):
         live=[],
         q_offsets=offsets,
         n_keys=keys,
-        cache_row=cache_row,
+        kv_start=kv_start,
         hidden_until=None,
         max_position=0,
         sizes=tuple(sizes),
@@ -51,6 +51,9 @@ CASES = {
     "one": ([(16, 2, 17)], [1]),
     "equal neighbours together": ([(20, 1, 30), (20, 2, 30)], [2]),
     "not in order": ([(20, 2, 30), (20, 1, 30)], [1, 1]),
+    "at one distance": ([(20, 0, 30), (20, 1.5, 30), (20, 3, 30), (20, 4.5, 30)], [4]),
+    "at two distances": ([(20, 0, 30), (20, 1, 30), (20, 3, 30), (20, 5, 30)], [2, 2]),
+    "the same keys": ([(20, 1, 30), (20, 1, 30)], [1, 1]),
     "other keys": ([(20, 0, 30), (20, 1, 31)], [1, 1]),
     "mixed": ([(3, 0, 5), (20, 1, 30), (20, 2, 30), (1, 3, 40), (15, 0, 16), (16, 4, 16)], [2, 1]),
     "empty ones between": ([(0, 0, 3), (17, 1, 18), (0, 2, 2)], [1]),
@@ -63,10 +66,11 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_same_result_wherever_it_is_computed(wide, case, dtype, kv_heads):
     sizes, counts = CASES[case]
+    sizes = [(rows, int(row * CAPACITY), keys) for rows, row, keys in sizes]
     layout = layout_of(sizes)
     torch.manual_seed(0)
     q = torch.randn(int(layout.q_offsets[-1]), HEADS, DIM).to(dtype)
-    k, v = (torch.randn(5, kv_heads, CAPACITY, DIM).to(dtype) for _ in range(2))
+    k, v = (torch.randn(kv_heads, 6 * CAPACITY, DIM).to(dtype) for _ in range(2))
     attend = Attention(layout, 0.3, q, kv_heads != HEADS)
     found = attend(q, k, v)
     expected = attend.of_rows(q, k, v, layout.q_offsets)
@@ -80,8 +84,8 @@ def test_same_result_wherever_it_is_computed(wide, case, dtype, kv_heads):
 
 def test_masks_and_unknown_sizes_stay_with_the_operator(wide):
     layout = layout_of([(20, 0, 30)])
-    q, k = torch.randn(20, HEADS, DIM), torch.randn(1, HEADS, CAPACITY, DIM)
-    mask = torch.ones(1, CAPACITY, dtype=torch.bool)
+    q, k = torch.randn(20, HEADS, DIM), torch.randn(HEADS, CAPACITY, DIM)
+    mask = torch.ones(CAPACITY, dtype=torch.bool)
     Attention(layout, 0.3, q, False, mask)(q, k, k)
     layout.sizes = None
     Attention(layout, 0.3, q, False)(q, k, k)

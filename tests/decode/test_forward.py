@@ -78,7 +78,7 @@ def test_buffers_are_kept_by_the_handle_and_freed():
     assert cache.layers[0][0] is first
     assert cache.bytes == 2 * 2 * 2 * 2 * 40 * 8 * 4
     cache.reserve(view, 3, 40)
-    assert cache.layers[0][0].shape == (3, 2, 40, 8)
+    assert cache.layers[0][0].shape == (2, 3 * 40, 8)
     cache.release()
     assert cache.bytes == 0
 

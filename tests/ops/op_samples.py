@@ -24,8 +24,8 @@ def transfer_schedule(dtype):
 
 
 def suffix_sample(dtype):
-    keys = {"row_key": ints(0, 7), "block": ints(1, 2), "redraw": ints(0, 3)}
-    ends = {"end": ints(24, 40), "total": ints(64, 44), "seed": 11}
+    keys = {"seed": ints(11, -3), "row_key": ints(0, 7), "block": ints(1, 2), "redraw": ints(0, 3)}
+    ends = {"end": ints(24, 40), "total": ints(64, 44)}
     table = {k: v for k, v in suffix_table(dtype).items() if k != "length"}
     return {**keys, **ends, **table, "keep_last": True, "length": 40}
 
@@ -33,7 +33,8 @@ def suffix_sample(dtype):
 def plan_pass(dtype):
     block = {"start": ints(3, 0), "end": ints(6, 2)}
     kept = {"kept": ints(7, 9, -1, 3, -1, -1).view(2, 3), "kept_count": ints(2, 1)}
-    return {**block, **kept, "scope": ints(1, 0), "shift": 1}
+    rows = {"scope": ints(1, 0), "first": ints(1, 0), "first_target": ints(4, 0)}
+    return {**block, **kept, **rows, "shift": 1, "block_length": 4}
 
 
 def suffix_gather(dtype):
@@ -59,11 +60,11 @@ def rope_kv_write_(dtype):
         "position": ints(3, 4, 15, 0, 1),
         "slot": ints(3, 4, 5, -1, 1),
         "q_offsets": ints(0, 3, 5),
-        "cache_row": ints(2, 0),
+        "kv_start": ints(12, 1),
         "cos": angles.cos(),
         "sin": angles.sin(),
-        "k_cache": half(3, 2, 6, 8),
-        "v_cache": half(3, 2, 6, 8),
+        "k_cache": half(2, 18, 8),
+        "v_cache": half(2, 18, 8),
         "full_precision": True,
     }
 
@@ -73,13 +74,13 @@ def block_attention(dtype):
     half = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
     return {
         "q": half(5, 4, 8),
-        "k_cache": half(3, 2, 6, 8),
-        "v_cache": half(3, 2, 6, 8),
+        "k_cache": half(2, 18, 8),
+        "v_cache": half(2, 18, 8),
         "q_offsets": ints(0, 3, 5),
-        "cache_row": ints(2, 0),
+        "kv_start": ints(12, 1),
         "n_keys": ints(6, 4),
         "scale": 8**-0.5,
-        "key_mask": torch.rand(3, 6, generator=g) < 0.8,
+        "key_mask": torch.rand(18, generator=g) < 0.8,
         "key_limit": ints(3, 4, 6, 4, 0),
     }
 

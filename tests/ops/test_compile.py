@@ -87,22 +87,22 @@ def test_cuda_kernels_trace(name, monkeypatch):
 CAPACITY, VOCAB, MASK = 37, 50, 49
 
 
-def layer(q, k, v, position, slot, offsets, cache_row, n_keys, cos, sin, k_cache, v_cache):
+def layer(q, k, v, position, slot, offsets, kv_start, n_keys, cos, sin, k_cache, v_cache):
     """The operators of one attention layer."""
-    at = (position, position, slot, offsets, cache_row)
+    at = (position, position, slot, offsets, kv_start)
     q = ops.rope_kv_write_(q, k, v, *at, cos, sin, k_cache, v_cache)
-    return ops.block_attention(q, k_cache, v_cache, offsets, cache_row, n_keys, 0.3)
+    return ops.block_attention(q, k_cache, v_cache, offsets, kv_start, n_keys, 0.3)
 
 
 def layer_args(counts, seed=0):
-    """Of sequences with these numbers of rows; five cache rows."""
+    """Of sequences with these numbers of rows; five ranges of the arena."""
     g = generator(seed)
     draw = lambda *shape: torch.randn(*shape, generator=g)  # noqa: E731
     rows = sum(counts)
     slot = torch.cat([torch.arange(n) for n in counts])
-    caches = draw(5, 2, CAPACITY, 8), draw(5, 2, CAPACITY, 8)
+    caches = draw(2, 5 * CAPACITY, 8), draw(2, 5 * CAPACITY, 8)
     qkv = draw(rows, 4, 8), draw(rows, 2, 8), draw(rows, 2, 8)
-    batch = (torch.randperm(5, generator=g)[: len(counts)], torch.tensor(counts) + 1)
+    batch = torch.randperm(5, generator=g)[: len(counts)] * CAPACITY, torch.tensor(counts) + 1
     return (*qkv, slot + 1, slot, offsets_of(counts), *batch, draw(40, 4), draw(40, 4), *caches)
 
 
@@ -181,7 +181,7 @@ def test_caches_are_written_in_place():
     assert_same_bits(out, layers(*plain))
     for pair, expected in zip(given[-1], plain[-1], strict=True):
         assert_same_bits(pair, expected)
-    for shape in ((5, 2, CAPACITY, 8), (2, 5, 2, CAPACITY, 8)):
+    for shape in ((2, 5 * CAPACITY, 8), (2, 2, 5 * CAPACITY, 8)):
         assert not passes.copies(shape)
     assert len(passes.nodes(torch.ops.dpad.rope_kv_write_)) == 2
 
@@ -212,7 +212,7 @@ def read_around_unmask_(canvas, at, probability, *rest):
 # (program, its arguments, shape of the operand that cannot be written in place)
 READERS = [
     (read_around_add_rms_norm_, lambda: rows_and_scores_args((5, 3))[:3], (8, 16)),
-    (read_around_rope_kv_write_, lambda: layer_args((5, 3)), (5, 2, CAPACITY, 8)),
+    (read_around_rope_kv_write_, lambda: layer_args((5, 3)), (2, 5 * CAPACITY, 8)),
     (read_around_unmask_, lambda: commit_args((5, 3)), (5, CAPACITY)),
 ]
 
@@ -247,7 +247,7 @@ def test_inductor_writes_the_cache_in_place():
     assert_same_bits(tuple(args), tuple(plain))
     calls = [line for line in code.splitlines() if "torch.ops.dpad.rope_kv_write_.default(" in line]
     assert len(calls) == 1
-    shape = f"(5, 2, {CAPACITY}, 8)"
+    shape = f"(2, {5 * CAPACITY}, 8)"
     assert shape in code  # the guards on the inputs
     allocations = [line for line in code.splitlines() if "empty_strided" in line and shape in line]
     assert not allocations

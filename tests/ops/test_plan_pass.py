@@ -8,7 +8,7 @@ from op_helpers import Guarded, assert_same_bits, call, generator, twin
 ALL, SUFFIX, BLOCK = 0, 1, 2  # what is computed
 
 
-def plan_case(seed, batch, scopes, shift, width=12):
+def plan_case(seed, batch, scopes, shift, width=12, block_length=0):
     g = generator(seed)
     start = torch.randint(0, 20, (batch,), generator=g)
     end = start + torch.randint(1, 9, (batch,), generator=g)
@@ -22,7 +22,10 @@ def plan_case(seed, batch, scopes, shift, width=12):
         "kept": kept,
         "kept_count": count,
         "scope": torch.tensor(scopes, dtype=torch.int64),
+        "first": (start * torch.rand(batch, generator=g).round(decimals=1)).long(),
+        "first_target": start + ((end - start + 1) * torch.rand(batch, generator=g)).long(),
         "shift": shift,
+        "block_length": block_length,
     }
 
 
@@ -30,7 +33,8 @@ def plan_case(seed, batch, scopes, shift, width=12):
 def test_random_plans(data):
     scopes = data.draw(st.lists(st.sampled_from((ALL, SUFFIX, BLOCK)), max_size=5))
     seed, shift = data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 1))
-    args = plan_case(seed, len(scopes), scopes, shift, data.draw(st.integers(0, 12)))
+    length = data.draw(st.sampled_from((0, 1, 4, 7, 100)))
+    args = plan_case(seed, len(scopes), scopes, shift, data.draw(st.integers(0, 12)), length)
     guarded = Guarded()
     placed = guarded.put_all(args, kept=((1, 0), 1), start=(None, 2))
     plan = call("plan_pass", placed)
@@ -39,8 +43,11 @@ def test_random_plans(data):
     check_laws(args, *plan)
 
 
-def check_laws(args, slot, position, q_offsets, n_keys, logit_row, logit_position, l_offsets):
+def check_laws(args, slot, position, q_offsets, n_keys, *results):
     """What a pass must be, whatever the mode."""
+    logit_row, logit_position, l_offsets, key_limit = results
+    length = args["block_length"]
+    assert len(key_limit) == (len(slot) if length else 0)
     for b in range(len(n_keys)):
         s, e = int(args["start"][b]), int(args["end"][b])
         kept = args["kept"][b, : int(args["kept_count"][b])].tolist()
@@ -50,22 +57,28 @@ def check_laws(args, slot, position, q_offsets, n_keys, logit_row, logit_positio
         slots = slot[rows].tolist()
         assert slots == list(range(slots[0], slots[0] + len(slots)))
         assert position[rows].tolist() == [visible[i] for i in slots]
-        scope, first = int(args["scope"][b]), max(s - args["shift"], 0)
-        assert slots[0] == (0 if scope == ALL else first)
+        scope, first = int(args["scope"][b]), int(args["first"][b])
+        earlier = scope == ALL and first < s
+        assert slots[0] == (first if earlier else max(s - args["shift"], 0))
         assert slots[-1] + 1 == (e if scope == BLOCK else len(visible))
-        # Every block position has one logit row: its own, or with a shift its predecessor's.
+        if length:  # the last visible key of a row's own block
+            ends = [(p // length + 1) * length for p in position[rows].tolist()]
+            assert key_limit[rows].tolist() == [min(e, len(visible)) for e in ends]
+        # Every target has one logit row: its own, or with a shift its predecessor's.
+        t = int(args["first_target"][b])
         predicted = slice(int(l_offsets[b]), int(l_offsets[b + 1]))
-        assert logit_position[predicted].tolist() == list(range(s, e))
+        assert logit_position[predicted].tolist() == list(range(t, e))
         sources = position[logit_row[predicted]].tolist()
-        assert sources == [max(i - args["shift"], 0) for i in range(s, e)]
+        assert sources == [max(i - args["shift"], 0) for i in range(t, e)]
         assert all(rows.start <= r < rows.stop for r in logit_row[predicted].tolist())
 
 
-def plan_of(start, end, kept, scope, shift=0):
-    one = lambda *values: torch.tensor([values], dtype=torch.int64)  # noqa: E731
-    args = {"start": one(start)[0], "end": one(end)[0], "kept": one(*kept)}
-    return call("plan_pass", {**args, "kept_count": one(len(kept))[0], "scope": one(scope)[0],
-                              "shift": shift})  # fmt: skip
+def plan_of(start, end, kept, scope, shift=0, first=0, first_target=None, block_length=0):
+    one = lambda *values: torch.tensor(values, dtype=torch.int64)  # noqa: E731
+    args = {"start": one(start), "end": one(end), "kept": one(*kept)[None]}
+    args |= {"kept_count": one(len(kept)), "scope": one(scope), "first": one(first)}
+    args["first_target"] = one(start if first_target is None else first_target)
+    return call("plan_pass", {**args, "shift": shift, "block_length": block_length})
 
 
 def test_the_modes_of_the_design():
@@ -83,10 +96,31 @@ def test_the_modes_of_the_design():
 
 def test_position_zero_predicts_itself():
     for scope in (ALL, SUFFIX, BLOCK):
-        *_, logit_row, logit_position, _ = plan_of(0, 3, [], scope, shift=1)
+        *_, logit_row, logit_position, _, _ = plan_of(0, 3, [], scope, shift=1)
         assert logit_row.tolist() == [0, 0, 1] and logit_position.tolist() == [0, 1, 2]
 
 
 def test_an_empty_batch():
     plan = call("plan_pass", plan_case(0, 0, [], 0))
-    assert [p.tolist() for p in plan] == [[], [], [0], [], [], [], [0]]
+    assert [p.tolist() for p in plan] == [[], [], [0], [], [], [], [0], []]
+
+
+def test_a_sliding_refresh():
+    """From the block before on: older keys and values stay as they are."""
+    slot, position, _, n_keys, logit_row, *_ = plan_of(6, 8, [9], ALL, first=4)
+    assert (slot.tolist(), position.tolist()) == ([4, 5, 6, 7, 8], [4, 5, 6, 7, 9])
+    assert (n_keys.tolist(), logit_row.tolist()) == ([9], [2, 3])
+    slot, *_ = plan_of(6, 8, [9], ALL, first=6, shift=1)
+    assert slot.tolist() == [5, 6, 7, 8]
+
+
+def test_block_causal_phases():
+    """A prompt of 6 in blocks of 4: prefill, the block with its ineligible tail, save."""
+    slot, _, _, n_keys, logit_row, *_, limit = plan_of(0, 4, [], ALL, 0, 0, 4, 4)
+    assert (slot.tolist(), n_keys.tolist(), logit_row.tolist()) == ([0, 1, 2, 3], [4], [])
+    assert limit.tolist() == [4, 4, 4, 4]
+    slot, _, _, n_keys, row, target, _, limit = plan_of(4, 8, [], BLOCK, 0, 0, 6, 4)
+    assert (slot.tolist(), n_keys.tolist()) == ([4, 5, 6, 7], [8])
+    assert (row.tolist(), target.tolist(), limit.tolist()) == ([2, 3], [6, 7], [8] * 4)
+    slot, *_, row, target, _, limit = plan_of(4, 8, [], BLOCK, 0, 0, 8, 4)
+    assert (slot.tolist(), row.tolist(), target.tolist()) == ([4, 5, 6, 7], [], [])

@@ -47,6 +47,18 @@ def inside(name, shape):
     return lambda args: args[name].flatten()[: math.prod(shape)].view(shape)
 
 
+def inside_bytes(name, like):
+    """A copy of the argument `like` that lies in the memory of the argument `name`."""
+
+    def change(args):
+        values = args[like]
+        size = values.numel() * values.element_size()
+        there = args[name].view(torch.uint8).flatten()[:size].view(values.dtype)
+        return there.view(values.shape).copy_(values)
+
+    return change
+
+
 def wrong_dtype(*names, value=torch.int32):
     return [({n: lambda a, n=n: a[n].to(value)}, n, "has dtype") for n in names]
 
@@ -55,6 +67,7 @@ def wrong_size(*names):
     return [({n: part(n, slice(1))}, n, "has shape") for n in names]
 
 
+LARGEST = 2**63 - 1
 HALVES = torch.float64, torch.int64
 
 TABLE = [
@@ -72,21 +85,46 @@ TABLE = [
     ({"kind": "uniform", "count": NAN}, "count", "nan"),
     ({"kind": "window", "window": -3}, "window", "-3"),
     ({"length": -4}, "length", "-4"),
+    # Refused at once, where hours of work or all memory would be asked for.
+    ({"length": 2**24 + 1}, "length", "16777217"),
+    ({"length": 2**62}, "length", r"4\.6116"),
+    ({"window": 2**24 + 1}, "window", "16777217"),
+    ({"window": 2**40, "scale": -1.0, "count": 10.0}, "window", "1099511627776"),
 ]
 BAD = {
     "suffix_table": TABLE,
-    "transfer_schedule": [({"masks": -1}, "masks", "-1"), ({"steps": 0}, "steps", "0")],
+    "transfer_schedule": [
+        ({"masks": -1}, "masks", "-1"),
+        ({"steps": 0}, "steps", "0"),
+        ({"steps": 2**33}, "steps", "8589934592"),
+    ],
     "suffix_sample": [
         *TABLE,
-        *wrong_dtype("row_key", "block", "redraw", "end", "total"),
-        *wrong_size("block", "redraw", "end", "total"),
-        ({"row_key": ints(0, 7)[None]}, "row_key", r"\[1, 2\]"),
+        *wrong_dtype("seed", "row_key", "block", "redraw", "end", "total"),
+        *wrong_size("row_key", "block", "redraw", "end", "total"),
+        ({"seed": ints(0, 7)[None]}, "seed", r"\[1, 2\]"),
+        ({"end": ints(-5, 40), "total": ints(-2, 44)}, "end", "-5"),
+        ({"end": ints(24, LARGEST), "total": ints(64, -(2**63))}, "total", r"-9\.22"),
         ({"total": ints(64, 39)}, "total", "39"),
         ({"total": ints(65, 44)}, "total", "65"),
     ],
     "plan_pass": [
-        *wrong_dtype("start", "end", "kept", "kept_count", "scope"),
-        *wrong_size("end", "kept_count", "scope", "kept"),
+        *wrong_dtype("start", "end", "kept", "kept_count", "scope", "first", "first_target"),
+        *wrong_size("end", "kept_count", "scope", "kept", "first", "first_target"),
+        ({"first": ints(4, 0)}, "first", "4"),
+        ({"first": ints(3, -1)}, "first", "-1"),
+        ({"first_target": ints(7, 0)}, "first_target", "7"),
+        ({"first_target": ints(2, 0)}, "first_target", "2"),
+        ({"block_length": -1}, "block_length", "-1"),
+        ({"block_length": 2**41}, "block_length", "2199023255552"),
+        ({"start": ints(3, 2**40)}, "start", "1099511627776"),
+        ({"end": ints(6, LARGEST)}, "end", r"9\.22"),
+        (
+            {"end": ints(6, 2**40), "kept_count": ints(2, 0)},
+            "end",
+            "1099511627776: expected a pass",
+        ),
+        ({"kept": with_value("kept", 1, LARGEST)}, "kept", r"9\.22"),
         ({"start": ints(-2, 0)}, "start", "-2"),
         ({"end": ints(6, 0)}, "end", "0"),
         ({"scope": ints(1, 3)}, "scope", "3"),
@@ -114,14 +152,15 @@ BAD = {
         *[({"q": lambda a, d=d: a["q"].to(d)}, "q", "has dtype") for d in HALVES],
         *wrong_dtype("k", "v", "k_cache", "v_cache", value=torch.float16),
         *wrong_dtype("cos", "sin", value=torch.bfloat16),
-        *wrong_dtype("q_position", "position", "slot", "q_offsets", "cache_row"),
+        *wrong_dtype("q_position", "position", "slot", "q_offsets", "kv_start"),
         *wrong_size("v", "sin", "q_position", "position", "slot", "q_offsets", "v_cache"),
         ({"q": part("q", 0)}, "q", r"\[4, 8\]"),
         ({"k": part("k", ..., slice(4))}, "k", r"\[5, 2, 4\]"),
         ({"v": part("v", slice(None), slice(1))}, "v", r"\[5, 1, 8\]"),
-        ({"k_cache": part("k_cache", slice(None), slice(1))}, "k_cache", r"\[3, 1, 6, 8\]"),
-        ({"v_cache": part("v_cache", ..., slice(5), slice(None))}, "v_cache", r"\[3, 2, 5, 8\]"),
+        ({"k_cache": part("k_cache", slice(1))}, "k_cache", r"\[1, 18, 8\]"),
+        ({"v_cache": part("v_cache", ..., slice(5), slice(None))}, "v_cache", r"\[2, 5, 8\]"),
         ({"cos": torch.ones(16, 5), "sin": torch.ones(16, 5)}, "cos", "5"),
+        ({"cos": torch.empty(0, 2**62), "sin": torch.empty(0, 2**62)}, "cos", r"4\.61"),
         ({"k_cache": wider("k_cache")}, "k_cache", "stride 2"),
         ({"v_cache": wider("v_cache")}, "v_cache", "stride 2"),
         ({"k_cache": expanded("k_cache")}, "k_cache", "overlap"),
@@ -130,27 +169,39 @@ BAD = {
         ({"q": inside("k_cache", (5, 4, 8))}, "k_cache", "shares memory with 'q'"),
         ({"k": inside("k_cache", (5, 2, 8))}, "k_cache", "shares memory with 'k'"),
         ({"v": inside("v_cache", (5, 2, 8))}, "v_cache", "shares memory with 'v'"),
+        *[
+            ({name: inside_bytes(cache, name)}, cache, f"shares memory with '{name}'")
+            for name in ("q_position", "position", "slot", "q_offsets", "kv_start", "cos", "sin")
+            for cache in ("k_cache", "v_cache")
+        ],
         ({"q_position": with_value("q_position", 0, 16)}, "q_position", "16"),
         ({"position": with_value("position", 1, -1)}, "position", "-1"),
-        ({"slot": with_value("slot", 4, 6)}, "slot", "6"),
+        ({"slot": with_value("slot", 4, 18)}, "slot", "18"),
+        ({"slot": with_value("slot", 4, 17)}, "slot", r"\[4\] = 17: expected a slot of the arena"),
         ({"slot": with_value("slot", 0, -2)}, "slot", "-2"),
-        ({"cache_row": ints(3, 0)}, "cache_row", "3"),
+        ({"slot": with_value("slot", 0, 4)}, "slot", r"\[1\] = 4: slot 16 .* row 0"),
+        ({"kv_start": ints(3, 5)}, "slot", r"\[4\] = 1: slot 6 .* row 0"),
+        ({"kv_start": ints(19, 0)}, "kv_start", "19"),
+        ({"kv_start": ints(-1, 0)}, "kv_start", "-1"),
+        ({"kv_start": ints(3, LARGEST)}, "kv_start", str(LARGEST)),
         ({"q_offsets": ints(0, 3, 6)}, "q_offsets", "5"),
     ],
     "block_attention": [
         *[({"q": lambda a, d=d: a["q"].to(d)}, "q", "has dtype") for d in HALVES],
         *wrong_dtype("k_cache", "v_cache", value=torch.float16),
-        *wrong_dtype("q_offsets", "cache_row", "n_keys", "key_limit", "key_mask"),
+        *wrong_dtype("q_offsets", "kv_start", "n_keys", "key_limit", "key_mask"),
         *wrong_size("q_offsets", "n_keys", "key_mask", "key_limit", "v_cache"),
         ({"q": part("q", 0)}, "q", r"\[4, 8\]"),
-        ({"k_cache": part("k_cache", ..., slice(4))}, "k_cache", r"\[3, 2, 6, 4\]"),
-        ({"v_cache": part("v_cache", ..., slice(5), slice(None))}, "v_cache", r"\[3, 2, 5, 8\]"),
+        ({"k_cache": part("k_cache", ..., slice(4))}, "k_cache", r"\[2, 18, 4\]"),
+        ({"v_cache": part("v_cache", ..., slice(5), slice(None))}, "v_cache", r"\[2, 5, 8\]"),
         ({"q": part("q", slice(None), slice(3))}, "k_cache", "2: expected kv heads"),
         ({"k_cache": wider("k_cache")}, "k_cache", "stride 2"),
         ({"v_cache": wider("v_cache")}, "v_cache", "stride 2"),
-        ({"cache_row": ints(2, 3)}, "cache_row", "3"),
-        ({"cache_row": ints(-1, 0)}, "cache_row", "-1"),
+        ({"kv_start": ints(2, 19)}, "kv_start", "19"),
+        ({"kv_start": ints(-1, 0)}, "kv_start", "-1"),
+        ({"kv_start": ints(13, 0)}, "n_keys", r"\[0\] = 6"),
         ({"n_keys": ints(7, 4)}, "n_keys", "7"),
+        ({"n_keys": ints(6, LARGEST)}, "n_keys", r"9\.22"),
         ({"n_keys": ints(6, -1)}, "n_keys", "-1"),
         ({"q_offsets": ints(0, 3, 4)}, "q_offsets", "5"),
     ],
@@ -223,6 +274,9 @@ BAD = {
         ({"canvas_row": ints(2, 2)}, "canvas_row", "2 stands there twice"),
         ({"position": with_value("position", 3, 12)}, "position", "12"),
         ({"position": with_value("position", 3, -1)}, "position", "-1"),
+        ({"position": with_value("position", 4, 8)}, "position", r"\[4\] = 8: .* length"),
+        ({"position": with_value("position", 1, 3)}, "position", r"\[1\] = 3: .* differ"),
+        ({"forward": with_value("forward", 2, LARGEST)}, "forward", r"\[2\] = 9\.22"),
         ({"length": ints(13, 8)}, "length", "13"),
         ({"length": ints(12, -1)}, "length", "-1"),
         ({"l_offsets": ints(0, 3, 6)}, "l_offsets", "5"),

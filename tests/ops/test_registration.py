@@ -18,17 +18,18 @@ SCHEMAS = """
 suffix_table(str kind, str grid, SymInt window, float decay, float scale, float count, SymInt
     near, SymInt length) -> Tensor
 transfer_schedule(SymInt masks, SymInt steps) -> Tensor
-suffix_sample(Tensor row_key, Tensor block, Tensor redraw, Tensor end, Tensor total, SymInt
-    seed, str kind, str grid, SymInt window, float decay, float scale, float count, SymInt near,
-    bool keep_last, SymInt length) -> (Tensor, Tensor)
-plan_pass(Tensor start, Tensor end, Tensor kept, Tensor kept_count, Tensor scope, int shift) ->
-    (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
+suffix_sample(Tensor seed, Tensor row_key, Tensor block, Tensor redraw, Tensor end, Tensor total,
+    str kind, str grid, SymInt window, float decay, float scale, float count, SymInt near, bool
+    keep_last, SymInt length) -> (Tensor, Tensor)
+plan_pass(Tensor start, Tensor end, Tensor kept, Tensor kept_count, Tensor scope, Tensor first,
+    Tensor first_target, int shift, SymInt block_length) -> (Tensor, Tensor, Tensor, Tensor,
+    Tensor, Tensor, Tensor, Tensor)
 suffix_gather(Tensor canvas, Tensor canvas_row, Tensor q_offsets, Tensor position, Tensor?
     hidden_until, SymInt mask_id) -> Tensor
 rope_kv_write_(Tensor q, Tensor k, Tensor v, Tensor q_position, Tensor position, Tensor slot,
-    Tensor q_offsets, Tensor cache_row, Tensor cos, Tensor sin, Tensor(a!) k_cache, Tensor(b!)
+    Tensor q_offsets, Tensor kv_start, Tensor cos, Tensor sin, Tensor(a!) k_cache, Tensor(b!)
     v_cache, bool full_precision) -> Tensor
-block_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor q_offsets, Tensor cache_row,
+block_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor q_offsets, Tensor kv_start,
     Tensor n_keys, float scale, Tensor? key_mask, Tensor? key_limit) -> Tensor
 add_rms_norm_(Tensor(a!) residual, Tensor? delta, Tensor weight, float eps) -> Tensor
 swiglu(Tensor gate, Tensor up) -> Tensor
@@ -64,7 +65,18 @@ def test_the_list_of_schemas():
     lines = re.sub(r"\n +", " ", SCHEMAS.strip()).splitlines()
     expected = {line.split("(")[0]: line for line in lines}
     assert {n: str(s).removeprefix("dpad::") for n, s in registered().items()} == expected
-    assert _C.schema_version == "2"
+    assert _C.schema_version == "3"
+
+
+def test_numbers_come_from_the_compiled_module():
+    """And are those that Python gives the names where the module is missing."""
+    from dpad import _C
+    from dpad.ops import _names
+
+    for kind, names in _names._NAMES.items():
+        compiled = getattr(_C, kind).split()
+        assert compiled == names.split()
+        assert getattr(ops, kind) == {name: number for number, name in enumerate(compiled)}
 
 
 def test_names_of_mutating_operators_end_in_an_underscore():

@@ -24,6 +24,7 @@ def step_case(seed, counts, rule="threshold", amount=0.5, quota=ALL, masked=0.7,
     canvas = torch.randint(0, 90, (batch + 1, length), generator=g)
     canvas[drawn(batch + 1, length) < masked] = MASK
     position = [torch.randperm(length, generator=g)[:n] for n in counts]
+    used = [int(p.max()) + 1 if len(p) else 0 for p in position]  # of the canvas
     score = drawn(rows) if not ties else torch.randint(0, 4, (rows,), generator=g).double() / 4
     return {
         "canvas": canvas,
@@ -40,7 +41,9 @@ def step_case(seed, counts, rule="threshold", amount=0.5, quota=ALL, masked=0.7,
         "probability": drawn(rows),
         "amount": torch.full((batch,), amount, dtype=torch.float64),
         "quota": torch.full((batch,), quota),
-        "length": torch.randint(0, length + 1, (batch,), generator=g),
+        "length": torch.tensor(
+            [most + int(drawn(1) * (length + 1 - most)) for most in used], dtype=torch.int64
+        ),
         "end_ids": torch.tensor(END),
         "rule": ops.RULES[rule],
         "early_stop": False,
@@ -54,7 +57,7 @@ def block(scores, rule, amount=0.0, quota=ALL, masked=None, **changes):
     n = len(scores)
     args = step_case(0, [n], rule, amount, quota, masked=0.0)
     args["canvas_row"] = torch.tensor([1])
-    args["position"] = torch.arange(1, n + 1)
+    args["position"], args["length"] = torch.arange(1, n + 1), torch.tensor([30])
     args["canvas"][1, 1 : n + 1] = MASK
     if masked is not None:
         args["canvas"][1, 1 : n + 1] = torch.where(torch.tensor(masked), MASK, 50)
@@ -243,6 +246,45 @@ def test_an_end_in_an_unfinished_block_waits():
     args["token"][0] = END[0]
     assert committed(args) == [0, 2]
     assert args["status"][1] == ops.STATUS["running"] and args["masks_left"][1] == 1
+
+
+def test_a_pass_without_targets_finishes_nothing():
+    """A prefill, a save: nothing is predicted. The pass is counted, nothing else changes."""
+    for early_stop in (False, True):
+        args = block([], "threshold", 0.5, early_stop=early_stop)
+        args["canvas"][1, :4] = torch.tensor([END[0], 5, MASK, MASK])
+        args["masks_left"][1] = 2
+        check_twin(copied(args))
+        before = copied(args)
+        call("unmask_", args)
+        assert args["status"][1] == ops.STATUS["running"]
+        assert args["forward"][1] == before["forward"][1] + 1
+        for name in ("canvas", "committed_at", "committed", "masks_left"):
+            assert_same_bits(args[name], before[name])
+
+
+@pytest.mark.parametrize("where", [2, 4, 6])  # before the targets, between, and behind them
+def test_only_the_targets_are_searched_for_an_end(where):
+    """The prompt's tail shares the first block of a block-causal model; its end ids end nothing."""
+    args = block([0.9, 0.9], "threshold", 0.5, early_stop=True)
+    args["position"] = torch.tensor([3, 5])
+    args["canvas"][1, :8] = torch.tensor([7, 7, 7, MASK, 7, MASK, 7, 7])
+    args["canvas"][1, where] = END[0]
+    args["length"][0] = 8
+    ended = copied(args)
+    ended["token"][1] = END[0]  # among the targets it does
+    for case, status in ((args, "block_done"), (ended, "finished")):
+        check_twin(copied(case))
+        call("unmask_", case)
+        assert case["status"][1] == ops.STATUS[status]
+
+
+def test_filled_positions_may_stand_there_twice():
+    """As the padding of a captured step does; only an eligible one would be counted twice."""
+    args = block([0.9, 0.8, 0.7], "threshold", 0.5, masked=[False, True, False])
+    args["position"] = torch.tensor([1, 2, 1])
+    check_twin(copied(args))
+    assert committed(args) == [1]
 
 
 def test_sequences_are_independent():

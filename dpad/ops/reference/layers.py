@@ -34,7 +34,7 @@ def rope_kv_write_(
     position,
     slot,
     q_offsets,
-    cache_row,
+    kv_start,
     cos,
     sin,
     k_cache,
@@ -43,26 +43,27 @@ def rope_kv_write_(
 ):
     """Twin of `dpad.ops.rope_kv_write_`."""
     rotated = _rotate(k, cos[position], sin[position], full_precision)
-    row = torch.repeat_interleave(cache_row, q_offsets.diff(), output_size=position.shape[0])
+    start = torch.repeat_interleave(kv_start, q_offsets.diff(), output_size=position.shape[0])
     written = slot >= 0
-    k_cache[row[written], :, slot[written]] = rotated[written]
-    v_cache[row[written], :, slot[written]] = v[written]
+    arena_slot = (start + slot)[written]
+    k_cache[:, arena_slot] = rotated[written].transpose(0, 1)
+    v_cache[:, arena_slot] = v[written].transpose(0, 1)
     return _rotate(q, cos[q_position], sin[q_position], full_precision)
 
 
-def block_attention(q, k_cache, v_cache, q_offsets, cache_row, n_keys, scale, key_mask, key_limit):
+def block_attention(q, k_cache, v_cache, q_offsets, kv_start, n_keys, scale, key_mask, key_limit):
     """Twin of `dpad.ops.block_attention`: float32 soft-max, one sequence after the other."""
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
-    groups = q.shape[1] // k_cache.shape[1]
+    groups = q.shape[1] // k_cache.shape[0]
     bounds = q_offsets.tolist()
-    for b, (row, keys) in enumerate(zip(cache_row.tolist(), n_keys.tolist(), strict=True)):
-        rows = slice(bounds[b], bounds[b + 1])
-        key = k_cache[row, :, :keys].float().repeat_interleave(groups, 0)
-        value = v_cache[row, :, :keys].float().repeat_interleave(groups, 0)
+    for b, (start, keys) in enumerate(zip(kv_start.tolist(), n_keys.tolist(), strict=True)):
+        rows, slots = slice(bounds[b], bounds[b + 1]), slice(start, start + keys)
+        key = k_cache[:, slots].float().repeat_interleave(groups, 0)
+        value = v_cache[:, slots].float().repeat_interleave(groups, 0)
         scores = torch.einsum("rhd,hkd->hrk", q[rows].float(), key) * scale
         seen = torch.ones(scores.shape[1:], dtype=torch.bool, device=q.device)
         if key_mask is not None:
-            seen = seen & key_mask[row, :keys]
+            seen = seen & key_mask[slots]
         if key_limit is not None:
             seen = seen & (torch.arange(keys, device=q.device) < key_limit[rows, None])
         weights = torch.softmax(scores.masked_fill(~seen, float("-inf")), dim=-1)

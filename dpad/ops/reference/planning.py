@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from dpad.ops._names import SCOPES
 from dpad.ops.reference.philox import philox, stream_key
 
 ALWAYS = 2**32
@@ -68,7 +69,7 @@ def transfer_schedule(masks, steps):
     return quota
 
 
-def _suffix_words(row_key, seed, block, redraw, length):
+def _suffix_words(seed, row_key, block, redraw, length):
     """The random word of each (sequence, distance): int64 [batch, length]."""
     batch = row_key.shape[0]
     distance = torch.arange(length)
@@ -84,12 +85,12 @@ def _suffix_words(row_key, seed, block, redraw, length):
 
 
 def suffix_sample(
+    seed,
     row_key,
     block,
     redraw,
     end,
     total,
-    seed,
     kind,
     grid,
     window,
@@ -101,7 +102,7 @@ def suffix_sample(
     length,
 ):
     """Twin of `dpad.ops.suffix_sample`."""
-    drawn = _suffix_words(row_key, seed, block, redraw, length)
+    drawn = _suffix_words(seed, row_key, block, redraw, length)
     table = suffix_table(kind, grid, window, decay, scale, count, near, length)
     distance = torch.arange(length)
     kept = torch.full((row_key.shape[0], length), -1, dtype=torch.int64)
@@ -128,23 +129,29 @@ def suffix_sample(
     return kept, kept_count
 
 
-def plan_pass(start, end, kept, kept_count, scope, shift):
+def plan_pass(start, end, kept, kept_count, scope, first, first_target, shift, block_length):
     """Twin of `dpad.ops.plan_pass`."""
     slots, positions, logit_rows, logit_positions = [], [], [], []
-    q_offsets, l_offsets, n_keys = [0], [0], []
+    q_offsets, l_offsets, n_keys, key_limit = [0], [0], [], []
     for b in range(start.shape[0]):
         s, e = int(start[b]), int(end[b])
         layout = list(range(e)) + kept[b, : int(kept_count[b])].tolist()
-        mode = int(scope[b])
-        first = 0 if mode == 0 else max(s - shift, 0)
-        last = e if mode == 2 else len(layout)
-        for i in range(s, e):
-            logit_rows.append(len(slots) + max(i - shift, 0) - first)
+        low, high = max(s - shift, 0), len(layout)
+        if int(scope[b]) == SCOPES["all"]:
+            low = int(first[b]) if first[b] < s else low
+        elif int(scope[b]) == SCOPES["block"]:
+            high = e
+        for i in range(int(first_target[b]), e):
+            logit_rows.append(len(slots) + max(i - shift, 0) - low)
             logit_positions.append(i)
-        slots += range(first, last)
-        positions += layout[first:last]
+        slots += range(low, high)
+        positions += layout[low:high]
+        if block_length:
+            ends = ((p // block_length + 1) * block_length for p in layout[low:high])
+            key_limit += (min(end_of_block, len(layout)) for end_of_block in ends)
         q_offsets.append(len(slots))
         l_offsets.append(len(logit_rows))
         n_keys.append(len(layout))
-    results = (slots, positions, q_offsets, n_keys, logit_rows, logit_positions, l_offsets)
+    rows = (slots, positions, q_offsets, n_keys)
+    results = (*rows, logit_rows, logit_positions, l_offsets, key_limit)
     return tuple(torch.tensor(r, dtype=torch.int64) for r in results)

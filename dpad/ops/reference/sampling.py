@@ -2,6 +2,7 @@
 
 import torch
 
+from dpad.ops._names import RULES, STATUS
 from dpad.ops.reference.philox import philox, stream_key, words
 
 
@@ -83,20 +84,20 @@ def uniform(rng, l_offsets, position):
 def _accepted(rule, score, amount):
     """How many of the ranked candidates (a list of scores in rank order) a rule accepts."""
     n, m = len(score), 1
-    if rule == 0:
+    if rule == RULES["threshold"]:
         while m < n and score[m] >= amount:
             m += 1
-    elif rule == 1:
+    elif rule == RULES["factor"]:
         while m < n and amount > 0 and (m + 2) * (1 - score[m]) <= amount:
             m += 1
-    elif rule == 2:
+    elif rule == RULES["quota"]:
         m = n
-    elif rule == 3:
+    elif rule == RULES["entropy_bound"]:
         smaller = score[0]
         while m < n and smaller <= amount:
             smaller += score[m]
             m += 1
-    elif rule == 5:
+    elif rule == RULES["below"]:
         m = sum(s < amount for s in score)
     else:
         while m < n and score[m] >= 1 - amount / (m + 2):
@@ -128,18 +129,21 @@ def unmask_(
     fill_id,
 ):
     """Twin of `dpad.ops.unmask_`: one sequence after the other."""
-    bounds = l_offsets.tolist()
+    bounds, ascending = l_offsets.tolist(), (RULES["entropy_bound"], RULES["below"])
     for b, row in enumerate(canvas_row.tolist()):
         rows = slice(bounds[b], bounds[b + 1])
         places, tokens = position[rows], token[rows]
         now = int(forward[row])
         forward[row] += 1
+        if not places.numel():  # a pass that predicts nothing finishes nothing
+            status[row] = STATUS["running"]
+            continue
         eligible = (canvas[row, places] == mask_id).nonzero()[:, 0]
         scores = score[rows][eligible]
         if scores.isnan().any():
-            status[row] = 3
+            status[row] = STATUS["nan"]
             continue
-        order = torch.sort(scores, descending=rule not in (3, 5), stable=True).indices
+        order = torch.sort(scores, descending=rule not in ascending, stable=True).indices
         ranked = scores[order].tolist()
         m = _accepted(rule, ranked, float(amount[b])) if ranked else 0
         m = min(m, max(int(quota[b]), 0))
@@ -148,9 +152,8 @@ def unmask_(
         committed_at[row, places[chosen]] = now
         committed[row, places[chosen]] = probability[rows][chosen]
         masks_left[row] = len(ranked) - m
-        status[row] = 0 if len(ranked) > m else 1
+        status[row] = STATUS["running" if len(ranked) > m else "block_done"]
         if len(ranked) == m and early_stop and torch.isin(canvas[row, places], end_ids).any():
-            status[row] = 2
-            last = int(places.max()) + 1 if places.numel() else 0
-            tail = canvas[row, last : int(length[b])]
+            status[row] = STATUS["finished"]
+            tail = canvas[row, int(places.max()) + 1 : int(length[b])]
             tail.masked_fill_(tail == mask_id, fill_id)

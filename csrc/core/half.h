@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-namespace dpad::cpu {
+namespace dpad::half {
 
 struct BFloat16 {
   uint16_t bits;
@@ -54,4 +54,4 @@ static inline void from_float(float x, Float16& out) {
   out.bits = static_cast<uint16_t>(half | (bits >> 16 & 0x8000u));
 }
 
-}  // namespace dpad::cpu
+}  // namespace dpad::half
