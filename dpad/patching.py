@@ -162,7 +162,7 @@ class Handle:
         """How cached steps run, as words for the report."""
         if not self.cuda_graphs:
             return "eager (cuda_graphs=False)"
-        count, why_not = self._workspaces.seen or (0, graphs.obstacle(self.adapter))
+        count, why_not = self._workspaces.last_graphs or (0, graphs.obstacle(self.adapter))
         if why_not is not None:
             return f"eager ({why_not})"
         return f"replayed as CUDA graphs, captured when they are first needed ({count} so far)"

@@ -6,20 +6,20 @@ from benchmarks.gpu.models import BLOCK
 from benchmarks.gpu.passes import Step
 from benchmarks.gpu.plain import PlainStep
 from benchmarks.gpu.timing import seconds
-from dpad.decode.cache import KVCache
+from dpad.decode.cache import KVArena
 
 
 class Passes:
-    """Passes of one model of `shape`, each with a cache of its own."""
+    """Passes of one model of `shape`, each with an arena of its own."""
 
     def __init__(self, adapter, shape, limits, repeats):
         self.adapter, self.shape, self.limits = adapter, shape, limits
         self.device, self.repeats = adapter.device, repeats
 
     def step(self, batch, keys, rows):
-        cache = KVCache()
-        cache.reserve(self.adapter, batch, keys)
-        step = Step(self.adapter, cache, batch, keys, rows)
+        arena = KVArena()
+        arena.reserve(self.adapter, batch * keys)
+        step = Step(self.adapter, arena, batch, keys, rows)
         step()
         return step
 

@@ -8,8 +8,8 @@ from benchmarks.gpu.models import BLOCK, FILL_ID, MASK_ID, prompt
 from benchmarks.gpu.timing import captured
 from dpad.decode.canvas import Canvas
 from dpad.decode.commit import threshold
-from dpad.decode.loop import Settings
-from dpad.decode.plan import Layout
+from dpad.decode.layout import Layout
+from dpad.decode.sequence import Sampling, Sequence
 from dpad.decode.step import Controls, DeviceStep
 from dpad.decode.suffix import Suffix
 
@@ -21,8 +21,8 @@ class Step:
     each sequence, or a list of as many as there are sequences.
     """
 
-    def __init__(self, adapter, cache, batch, keys, rows):
-        self.adapter, self.cache = adapter, cache
+    def __init__(self, adapter, arena, batch, keys, rows):
+        self.adapter, self.arena = adapter, arena
         device = adapter.device
         index = lambda values: torch.tensor(values, dtype=torch.int64)  # noqa: E731
         counts = [rows] * batch if isinstance(rows, int) else list(rows)
@@ -32,7 +32,6 @@ class Step:
         slots = [slot for n in counts for slot in range(keys - n, keys)]
         sequence, block = list(range(batch)), list(range(keys - BLOCK, keys))
         layout = Layout(
-            live=[],
             slot=index(slots),
             position=index(slots),
             q_offsets=index(offsets),
@@ -40,28 +39,22 @@ class Step:
             logit_row=index([r for end in offsets[1:] for r in range(end - BLOCK, end)]),
             l_offsets=index([i * BLOCK for i in range(batch + 1)]),
             canvas_row=index(sequence),
-            kv_start=index([row * cache.capacity for row in sequence]),
+            kv_start=index([row * keys for row in sequence]),
             hidden_until=None,
             target=index(block * batch),
             length=index([keys] * batch),
             max_position=keys - 1,
-            sizes=tuple((n, row * cache.capacity, keys) for row, n in enumerate(counts)),
+            sizes=tuple((n, row * keys, keys) for row, n in enumerate(counts)),
         )
         numbers = torch.ones(batch, dtype=torch.float64)
         rng = index([[1, row, 0] for row in sequence])
         controls = Controls(rng, 0 * numbers, 0.9 * numbers, index([BLOCK] * batch))
-        settings = Settings(
-            rule=threshold(0.9),
-            suffix=Suffix("all"),
-            block_length=BLOCK,
-            fill_id=FILL_ID,
-            suppress=(MASK_ID,),
-            exclude=(MASK_ID,),
-        )
         self.start = prompt(batch, keys, device)
         self.start[:, -BLOCK:] = MASK_ID
-        self._canvas = Canvas(batch, keys, device).load(list(self.start.cpu()), 0, MASK_ID)
-        self._step = DeviceStep(adapter, cache, self._canvas, settings)
+        sequences = [self._sequence(row, tokens) for row, tokens in enumerate(self.start.cpu())]
+        self._canvas = Canvas(batch, keys, device)
+        self._canvas.load(sequences)
+        self._step = DeviceStep(adapter, arena, self._canvas, sequences[0].lane)
         self.layout, self._controls = layout.to(device), controls.to(device)
 
     @property
@@ -69,8 +62,26 @@ class Step:
         """Tokens ``[batch, keys]``."""
         return self._canvas.tokens
 
+    @staticmethod
+    def _sequence(row, tokens):
+        """All but the last block of its canvas is given."""
+        q = Sequence(
+            tokens=tokens,
+            prompt_length=len(tokens) - BLOCK,
+            block_length=BLOCK,
+            mask_id=MASK_ID,
+            rule=threshold(0.9),
+            suffix=Suffix("all"),
+            sampling=Sampling(suppress=(MASK_ID,), exclude=(MASK_ID,)),
+            fill_id=FILL_ID,
+        )
+        q.row = row
+        return q
+
     def logits(self):
-        return self._step.logits(self.layout)
+        layers = self._step.layers(self.layout)
+        layers.run()
+        return self._step.logits(layers, self.layout, self._controls)
 
     def __call__(self):
         self.canvas.copy_(self.start)  # every call decides the same

@@ -21,7 +21,7 @@ from benchmarks.gpu.models import BLOCK
 from benchmarks.gpu.passes import Step
 from benchmarks.gpu.plain import PlainStep
 from benchmarks.gpu.timing import seconds
-from dpad.decode.cache import KVCache
+from dpad.decode.cache import KVArena
 from dpad.models.adapter import find_adapter
 from dpad.models.fused_projections import FusedProjections
 
@@ -66,10 +66,10 @@ def partner(ours):
 
 def measure(adapter, shape, limits, batch, keys, repeats):
     """One cell: the step eager and replayed, fused and not, the refresh, and the partner's."""
-    device, cache = adapter.device, KVCache()
-    cache.reserve(adapter, batch, keys)
-    ours = Step(adapter, cache, batch, keys, BLOCK)
-    whole = Step(adapter, cache, batch, keys, keys)
+    device, arena = adapter.device, KVArena()
+    arena.reserve(adapter, batch * keys)
+    ours = Step(adapter, arena, batch, keys, BLOCK)
+    whole = Step(adapter, arena, batch, keys, keys)
     head = batch * BLOCK
     record = {
         "batch": batch,

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 
 from dpad import ops
+from dpad.decode.device import WIDE_ATTENTION
 
 # `block_attention` reads K and V of a sequence once for every 96 rows; torch's kernels have larger
 # tiles. They want tensors of the exact length, which the host knows where no graph is captured.
 WIDE_ROWS = 256
-WIDE_DEVICES = {"cuda"}
 
 
 class Attention:
@@ -28,7 +28,7 @@ class Attention:
         self._grouped = grouped
         # Without 16-bit kernels or with a mask, torch's grouped heads and masks cost more memory.
         fits = key_mask is None and (like.element_size() == 2 or not grouped)
-        wide = layout.sizes is not None and like.device.type in WIDE_DEVICES and fits
+        wide = layout.sizes is not None and like.device.type in WIDE_ATTENTION and fits
         self._runs = _runs(layout.sizes) if wide else None
 
     def __call__(self, q, k_cache, v_cache):

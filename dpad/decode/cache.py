@@ -1,65 +1,110 @@
-"""The K/V cache: one K and one V arena per layer, in which every row has as many slots."""
+"""The K/V arena: one K and one V tensor per layer, and a contiguous range of slots per sequence.
 
-import os
+A diffusion sequence knows its greatest number of slots when it begins, so it gets one range as long
+as itself: there are no pages, and nothing is ever moved.
+"""
+
+from bisect import insort
 
 import torch
 
+from dpad.decode import device as devices
 
-def _free_bytes(device):
-    """Memory that an allocation on `device` can count on, or None where nobody knows."""
-    if device.type == "cuda":
-        # What torch keeps of freed tensors it gives out again, or back where that does not fit.
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
-    if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+
+class Ranges:
+    """Which of `size` slots are free: (start, length) of every gap, ascending."""
+
+    def __init__(self, size=0):
+        self.size, self.gaps = size, [(0, size)] if size else []
+
+    @property
+    def free(self):
+        """Free slots, in all gaps together."""
+        return sum(length for _, length in self.gaps)
+
+    def take(self, length):
+        """The first slot of a range of `length`, or None where no gap is as long."""
+        for number, (start, gap) in enumerate(self.gaps):
+            if gap >= length:
+                rest = [(start + length, gap - length)] if gap > length else []
+                self.gaps[number : number + 1] = rest
+                return start
+        return None
+
+    def give(self, start, length):
+        """Takes back a range that was given out."""
+        insort(self.gaps, (start, length))
+        joined = []
+        for gap in self.gaps:
+            if joined and sum(joined[-1]) == gap[0]:
+                gap = (joined[-1][0], joined.pop()[1] + gap[1])
+            joined.append(gap)
+        self.gaps = joined
+
+
+def slot_bytes(adapter):
+    """Bytes of K and V of one slot in all layers."""
+    values = 2 * len(adapter.layers) * adapter.num_kv_heads * adapter.head_dim
+    return values * adapter.dtype.itemsize
 
 
 def _shape(adapter):
-    return adapter.num_kv_heads, adapter.head_dim, adapter.dtype, adapter.device
+    layers = len(adapter.layers)
+    return layers, adapter.num_kv_heads, adapter.head_dim, adapter.dtype, adapter.device
 
 
-class KVCache:
-    """K and V of every layer, each ``[num_kv_heads, rows * capacity, head_dim]``, K after RoPE.
+class KVArena:
+    """K and V of every layer, each ``[num_kv_heads, slots, head_dim]``, K after RoPE.
 
-    The slots of row i begin at ``i * capacity``. Buffers are kept between calls and grow when a
-    request needs more. `made` counts how often: who has kept their addresses looks at it.
+    Buffers are kept between calls and grow when a request needs more, which is refused while a
+    sequence holds a range. `generation` counts how often they were made: who has kept their
+    addresses looks at it.
     """
 
     def __init__(self):
-        self.layers, self.made = [], 0
-        self.rows = self.capacity = 0
+        self.layers, self.generation = [], 0
+        self.ranges = Ranges()
         self._shape = None
 
-    def holds(self, adapter, rows, capacity):
-        """Whether there is room for `rows` sequences of `capacity` slots."""
-        enough = self.rows >= rows and self.capacity >= capacity
-        return self._shape == _shape(adapter) and enough
+    @property
+    def slots(self):
+        """Slots of the arena."""
+        return self.ranges.size
 
-    def reserve(self, adapter, rows, capacity):
-        """Room for `rows` sequences of `capacity` slots; MemoryError with the bytes if too much."""
-        if self.holds(adapter, rows, capacity):
+    def holds(self, adapter, slots):
+        """Whether the buffers fit the model and have so many slots."""
+        return self._shape == _shape(adapter) and self.slots >= slots
+
+    def reserve(self, adapter, slots):
+        """Room for `slots` slots.
+
+        Raises:
+            MemoryError: too much, with the bytes.
+            RuntimeError: it would have to grow while ranges are held.
+        """
+        if self.holds(adapter, slots):
             return
-        size = (adapter.num_kv_heads, rows * capacity, adapter.head_dim)
-        count = 2 * len(adapter.layers) * rows * adapter.num_kv_heads * capacity * adapter.head_dim
-        wanted = count * adapter.dtype.itemsize
+        if self.ranges.free != self.slots:
+            raise RuntimeError(
+                f"the K/V arena of {self.slots} slots cannot grow to {slots}: sequences hold "
+                f"{self.slots - self.ranges.free} of them"
+            )
         self.release()
-        free = _free_bytes(adapter.device)
+        wanted, free = slots * slot_bytes(adapter), devices.free_bytes(adapter.device)
         if free is not None and wanted > free:
             raise MemoryError(
-                f"the K/V cache of {rows} sequences of {capacity} slots needs {wanted:,} bytes and "
-                f"{free:,} are free on {adapter.device}: use micro_batch or a shorter canvas"
+                f"K and V of {slots} slots need {wanted:,} bytes and {free:,} are free on "
+                f"{adapter.device}: use micro_batch or a shorter canvas"
             )
+        size = adapter.num_kv_heads, slots, adapter.head_dim
         new = {"dtype": adapter.dtype, "device": adapter.device}
         self.layers = [(torch.zeros(size, **new), torch.zeros(size, **new)) for _ in adapter.layers]
-        self._shape, self.rows, self.capacity = _shape(adapter), rows, capacity
+        self._shape, self.ranges = _shape(adapter), Ranges(slots)
 
     def release(self):
         """Frees the buffers."""
-        self.layers, self._shape = [], None
-        self.rows = self.capacity = 0
-        self.made += 1
+        self.layers, self._shape, self.ranges = [], None, Ranges()
+        self.generation += 1
 
     @property
     def device(self):

@@ -3,61 +3,69 @@
 import torch
 
 from dpad import ops
-from dpad.decode.commit import fixed_quota
+from dpad.decode import device as devices
+from dpad.decode.packed import moved
+from dpad.decode.sequence import Result
 
 
 class Canvas:
-    """Tokens and state of `rows` sequences of up to `length` positions, and of `spare` rows.
+    """Tokens and state of up to `rows` sequences of up to `length` positions, and `spare` rows.
 
     `tokens`, `committed_at` (number of the forward that committed, -1: never) and `committed`
     (probability then) are ``[rows + spare, length]``; `masks_left`, `status` and `forward`
-    ``[rows + spare]``. Sequences lie dense from column 0, without padding; `lengths` holds each
-    one's length. What happens to spare rows means nothing.
+    ``[rows + spare]``. A sequence lies dense from column 0 of its row, without padding. What
+    happens to spare rows, and behind a sequence's length, means nothing.
     """
 
     def __init__(self, rows, length, device, spare=0):
-        self.rows, self.spare = rows, spare
+        self.rows, self.length, self.spare = rows, length, spare
         new = torch.zeros(rows + spare, length, dtype=torch.int64, device=device).new_zeros
         self.tokens, self.committed_at = new(rows + spare, length), new(rows + spare, length)
         self.committed = new(rows + spare, length, dtype=torch.float64)
         self.masks_left, self.status, self.forward = (new(rows + spare) for _ in range(3))
-        pinned = self.tokens.device.type == "cuda"
-        self._read = torch.empty(rows + spare, dtype=torch.int64, device="cpu", pin_memory=pinned)
+        pin = devices.pinned(self.tokens.device)
+        self._status = torch.empty(rows + spare, dtype=torch.int64, device="cpu", pin_memory=pin)
+        self.free_rows = list(range(rows - 1, -1, -1))
+        self._mask_ids, self._spare_token = set(), 0
 
-    @classmethod
-    def of(cls, prompts, new_tokens, mask_id, device):
-        """A canvas for one run, see `load`."""
-        lengths = [len(p) + new_tokens for p in prompts]
-        return cls(len(prompts), max(lengths), device).load(prompts, new_tokens, mask_id)
+    @property
+    def device(self):
+        return self.tokens.device
 
-    def load(self, prompts, new_tokens, mask_id):
-        """Begins anew: every prompt (int64, one per sequence) and `new_tokens` masks behind it."""
-        self.prompt_lengths = [len(p) for p in prompts]
-        self.lengths = [n + new_tokens for n in self.prompt_lengths]
-        self.mask_id = mask_id
-        tokens = torch.full(self.tokens.shape, mask_id, dtype=torch.int64, device="cpu")
-        tokens[self.rows :] = int(mask_id == 0)  # no mask: padding may name a position repeatedly
-        for row, prompt in enumerate(prompts):
-            tokens[row, : len(prompt)] = prompt
-        self.tokens.copy_(tokens)
-        self.committed_at.fill_(-1)
-        for state in (self.committed, self.masks_left, self.status, self.forward):
-            state.zero_()
-        return self
+    def keep_spare_rows_free_of(self, mask_id):
+        """Spare rows hold no mask of anybody: there is nothing to commit, wherever padding points.
 
-    def copied(self):
-        """The sequences alone, in memory of their own."""
-        rows, length = len(self.lengths), max(self.lengths)
-        other = Canvas(rows, length, self.tokens.device)
-        for name in ("tokens", "committed_at", "committed"):
-            getattr(other, name).copy_(getattr(self, name)[:rows, :length])
-        for name in ("masks_left", "status", "forward"):
-            getattr(other, name).copy_(getattr(self, name)[:rows])
-        other.prompt_lengths, other.lengths = self.prompt_lengths, self.lengths
-        other.mask_id = self.mask_id
-        return other
+        Before the first pass of sequences with this mask id.
+        """
+        self._mask_ids.add(mask_id)
+        if self._spare_token in self._mask_ids:
+            ids = range(len(self._mask_ids) + 1)
+            self._spare_token = next(i for i in ids if i not in self._mask_ids)
+            self.tokens[self.rows :].fill_(self._spare_token)
 
-    def gather(self, layout):
+    def load(self, sequences):
+        """Begins sequences in their rows; other rows are not touched."""
+        width = max(q.length for q in sequences)
+        tokens = torch.zeros(len(sequences), width, dtype=torch.int64, device="cpu")
+        for line, q in zip(tokens, sequences, strict=True):
+            line[: q.length] = q.tokens
+        rows = torch.tensor([q.row for q in sequences], device="cpu")
+        if self.device.type != "cpu":
+            sent = moved({"rows": rows, "tokens": tokens}, self.device)
+            rows, tokens = sent["rows"], sent["tokens"]
+        self.tokens[:, :width].index_copy_(0, rows, tokens)
+        self.committed_at[:, :width].index_fill_(0, rows, -1)
+        self.committed[:, :width].index_fill_(0, rows, 0)
+        for state in (self.masks_left, self.status, self.forward):
+            state.index_fill_(0, rows, 0)
+
+    def take(self, q):
+        """The `Result` of a sequence, in memory of its own."""
+        row, state = (q.row, slice(0, q.length)), (self.tokens, self.committed_at, self.committed)
+        with torch.inference_mode(False):  # they are the caller's
+            return Result(*(t[row].clone() for t in state))
+
+    def gather(self, layout, mask_id):
         """Tokens of a pass's rows, int64 ``[rows of the pass]``."""
         return ops.suffix_gather(
             self.tokens,
@@ -65,22 +73,19 @@ class Canvas:
             layout.q_offsets,
             layout.position,
             layout.hidden_until,
-            self.mask_id,
+            mask_id,
         )
 
-    def eligible(self, targets):
+    def eligible(self, targets, mask_id):
         """Bool ``[logit_rows]``: the canvas still holds a mask there."""
-        return self.tokens[self.places(targets)] == self.mask_id
+        return self.tokens[targets.places()] == mask_id
 
-    @staticmethod
-    def places(targets):
-        """Row and position of every target."""
-        sizes, count = targets.l_offsets.diff(), targets.position.shape[0]
-        rows = torch.repeat_interleave(targets.canvas_row, sizes, output_size=count)
-        return rows, targets.position
+    def commit(self, targets, token, ranked, probability, rule_value, quota, lane, end_ids):
+        """Commits by the lane's rule.
 
-    def commit(self, targets, token, ranked, probability, rule, amount, quota, stop):
-        """Commits by rule: int64 `token`, float64 `ranked` and `probability`, ``[logit_rows]``."""
+        int64 `token`, float64 `ranked` and `probability` ``[logit_rows]``; float64 `rule_value` and
+        int64 `quota` ``[batch]``.
+        """
         ops.unmask_(
             self.tokens,
             self.committed_at,
@@ -94,23 +99,23 @@ class Canvas:
             token,
             ranked,
             probability,
-            amount,
+            rule_value,
             quota,
             targets.length,
-            stop.end_ids,
-            rule.number,
-            stop.early,
-            self.mask_id,
-            stop.fill_id,
+            end_ids,
+            lane.rule,
+            lane.early_stop,
+            lane.mask_id,
+            lane.fill_id,
         )
 
-    def settle(self, targets, stop):
-        """Takes up what somebody else wrote to the positions of `targets`, see `loop.Step.settle`.
+    def settle(self, targets, lane, end_ids):
+        """Takes up what somebody else wrote to the positions of `targets`, see `Step.settle`.
 
         A commit with a quota of 0 decides what a commit decides, and commits nothing.
         """
-        at, count = self.places(targets), targets.position.shape[0]
-        masked = self.tokens[at] == self.mask_id
+        at, count = targets.places(), targets.position.shape[0]
+        masked = self.tokens[at] == lane.mask_id
         filled = ~masked & (self.committed_at[at] < 0)
         now = self.forward[at[0]] - 1
         self.committed_at[at] = torch.where(filled, now, self.committed_at[at]).where(~masked, -1)
@@ -120,18 +125,18 @@ class Canvas:
         column = torch.arange(self.tokens.shape[1], device=end.device)
         tail = (column > end) & (column < targets.length[:, None])
         row = targets.canvas_row
-        self.tokens[row] = self.tokens[row].masked_fill(tail, self.mask_id)
+        self.tokens[row] = self.tokens[row].masked_fill(tail, lane.mask_id)
         failed = self.status == ops.STATUS["nan"]
         score = self.committed.new_zeros(count)
-        amount, quota = score.new_zeros(row.shape[0]), torch.zeros_like(row)
-        token = torch.full_like(targets.position, stop.fill_id)
-        self.commit(targets, token, score, score, fixed_quota(), amount, quota, stop)
+        value, quota = score.new_zeros(row.shape[0]), torch.zeros_like(row)
+        token = torch.full_like(targets.position, lane.fill_id)
+        waits = lane._replace(rule=ops.RULES["quota"])
+        self.commit(targets, token, score, score, value, quota, waits, end_ids)
         self.forward[row] -= 1
         self.status.masked_fill_(failed, ops.STATUS["nan"])
 
     def read_status(self):
         """The status of every row as a list: the one host read of a step."""
-        self._read.copy_(self.status, non_blocking=True)
-        if self.status.device.type == "cuda":
-            torch.cuda.current_stream(self.status.device).synchronize()
-        return self._read.tolist()
+        self._status.copy_(self.status, non_blocking=True)
+        devices.wait(self.device)
+        return self._status.tolist()

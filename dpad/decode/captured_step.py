@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from dpad.decode.layout import Layout, Targets, tensors_of
 from dpad.decode.packed import Packed
-from dpad.decode.plan import Layout, Targets, tensors_of
-from dpad.decode.step import Controls, Decision
+from dpad.decode.step import Controls, Decision, power_of_two
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Bucket:
         batch, streams = layout.length.shape[0], layout.streams
         blocks, rows = layout.target.shape[0], layout.rows // streams
         sequences = sequences_of(batch)
-        start, end = layout.live[0].blocks[0]  # the first is the longest
-        logit_rows = sequences * (end - start)
+        logit_rows = sequences * layout.block_length
         more = rows - blocks
         if more > sequences:
             step = max(16, power_of_two(more) // 8)
@@ -47,11 +46,6 @@ class Bucket:
         exact = (batch, blocks, rows) == (sequences, logit_rows, logit_rows + more)
         padding = int(not exact and batch == sequences)
         return cls(sequences + padding, logit_rows + more, logit_rows, streams)
-
-
-def power_of_two(n):
-    """The smallest one that is not below n >= 1."""
-    return 1 << (n - 1).bit_length()
 
 
 def sequences_of(n):
@@ -68,7 +62,7 @@ def sequences_of(n):
 class Inputs:
     """The inputs of a captured step: a layout and controls at fixed addresses on the device."""
 
-    def __init__(self, bucket, canvas, names, device):
+    def __init__(self, bucket, canvas, names, device, most_k=None):
         sequences, all_sequences = bucket.sequences, bucket.sequences * bucket.streams
         all_rows, all_logits = bucket.rows * bucket.streams, bucket.logit_rows * bucket.streams
         long, double = torch.int64, torch.float64
@@ -86,9 +80,14 @@ class Inputs:
             "length": ((sequences,), long),
             "rng": ((sequences, 3), long),
             "temperature": ((sequences,), double),
-            "amount": ((sequences,), double),
+            "rule_value": ((sequences,), double),
             "quota": ((sequences,), long),
-            "leave": ((sequences,), long),
+            "masks_to_leave": ((sequences,), long),
+            "scale": ((sequences,), double),
+            "top_p": ((sequences,), double),
+            "top_k": ((sequences,), long),
+            "order_temperature": ((sequences,), double),
+            "guidance": ((sequences,), double),
         }
         spare = range(canvas.rows, canvas.rows + canvas.spare)
         self.bucket, self.spare = bucket, torch.tensor(spare, dtype=torch.int64, device="cpu")
@@ -99,8 +98,9 @@ class Inputs:
         self._host, found = packed.views(self._staging), packed.views(self._device)
         layout = {n: found.get(n) for n in Layout.__dataclass_fields__ if n in shapes}
         last = canvas.tokens.shape[1] - 1
-        self.layout = Layout(live=[], **layout, max_position=last)
-        self.controls = Controls(**{n: t for n, t in found.items() if n not in layout})
+        self.layout = Layout(**layout, max_position=last)
+        controls = {n: t for n, t in found.items() if n not in layout}
+        self.controls = Controls(**controls, most_k=most_k)
 
     def fill(self, layout=None, controls=None):
         """Pads a pass to the bucket and sends it; without one, all is padding."""
@@ -118,7 +118,8 @@ class Inputs:
     def _pad(self, layout, given):
         batch = 0 if layout is None else layout.length.shape[0]
         bucket = self.bucket
-        padding = {"slot": -1, "n_keys": 1, "length": 1, "quota": 1, "leave": -1}
+        padding = {"slot": -1, "n_keys": 1, "length": 1, "quota": 1, "masks_to_leave": -1}
+        padding |= {"scale": 1.0, "top_p": 1.0, "top_k": 1, "order_temperature": 1.0}
         padding["canvas_row"] = self.spare[: bucket.sequences - batch]
         ends = {"q_offsets": bucket.rows, "l_offsets": bucket.logit_rows}
         shared = ("target", "length", *vars(self.controls))  # by the streams
@@ -154,7 +155,7 @@ def _offsets(to, have, streams, last):
 class CapturedStep:
     """One bucket's step. A call fills in its inputs and replays it.
 
-    `watched`: whether what it decided is kept for `seen`; else graphs share the logits' memory.
+    `watched`: whether what it decided is kept for `decided`; else graphs share the logits' memory.
     """
 
     def __init__(self, step, inputs, capture, pool, watched):
@@ -172,7 +173,7 @@ class CapturedStep:
         self._inputs.fill(layout, controls)
         self._graph.replay()
 
-    def seen(self, layout):
+    def decided(self, layout):
         """Copies of the `Targets` and the `Decision` of the pass that was replayed last."""
         batch, count = layout.length.shape[0], layout.target.shape[0]
         fixed = self._inputs.layout

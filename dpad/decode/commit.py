@@ -1,6 +1,7 @@
 """Commit rules: which of the predicted tokens of a block are kept in a step."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -13,7 +14,7 @@ NO_LIMIT = 2**62  # a quota that never binds
 class Rule:
     """A commit rule.
 
-    `number` is the operator's rule, `score` what it ranks ("uniform": random draws), `amount` its
+    `number` is the operator's rule, `score` what it ranks ("uniform": random draws), `value` its
     threshold, factor or bound, `steps` the number of steps of the whole canvas (None: as many as it
     takes), `schedule` how they are spread: "linear", "dream", "dream-block", "origin" or "carried".
     `eps` ends Dream's times, and `order_temperature` draws the ranking from softmax(score / it).
@@ -23,7 +24,7 @@ class Rule:
 
     number: int
     score: str = "probability"
-    amount: float = 0.0
+    value: float = 0.0
     steps: int | None = None
     schedule: str = "linear"
     eps: float = 1e-3
@@ -66,60 +67,60 @@ def independent(steps, eps=1e-3):
     return Rule(ops.RULES["below"], "uniform", 0.0, steps, "origin", eps)
 
 
+@lru_cache(maxsize=64)
+def _times(eps, steps):
+    """Times fall linearly from 1 to eps in float32, as published."""
+    return torch.linspace(1, eps, steps + 1, device="cpu")
+
+
+@lru_cache(maxsize=64)
+def _steps(steps, blocks):
+    return ops.transfer_schedule(steps, blocks).tolist()
+
+
 class Schedule:
-    """The amount of a rule and the most positions it may commit, in each step of each block.
+    """The most positions that the rule of one sequence commits in each step of each block.
 
     `first_alone`: the first step of a block commits its first position only (Dream's published
     caches).
     """
 
     def __init__(self, rule, block_lengths, first_alone=False):
-        self.rule, self.lengths = rule, block_lengths
-        self.first_alone = first_alone
+        self.rule, self.lengths, self.first_alone = rule, block_lengths, first_alone
+        self.is_quota = rule.number == ops.RULES["quota"]
         self.carried = rule.steps is not None and rule.schedule == "carried"
-        self.steps = self.times = None
-        if rule.steps is not None:
-            self.steps = ops.transfer_schedule(rule.steps, len(block_lengths)).tolist()
-            # Times fall linearly from 1 to eps in float32, as published.
-            self.times = [torch.linspace(1, rule.eps, n + 1, device="cpu") for n in self.steps]
-        self._made = None, None  # pairs of amount and quota, as tensors
+        self.steps = None if rule.steps is None else _steps(rule.steps, len(block_lengths))
+        self._quota = NO_LIMIT
 
-    def of(self, live):
-        """float64 amount, int64 quota and int64 leave, ``[batch]``, for the step `live` will take.
+    def of(self, q):
+        """(rule value, quota, masks to leave) of the step that `q` takes next.
 
-        Where `leave` >= 0 the quota is what only the device knows: the masks left but that many. It
-        is None under schedules that follow from the plan alone.
+        Where the masks to leave are >= 0, the quota is what only the device knows: the masks left
+        but that many.
         """
-        pairs = [self._step(q, live) for q in live]
-        if self._made[0] != pairs:
-            amount, quota = zip(*pairs, strict=True)
-            amount = torch.tensor(amount, dtype=torch.float64, device="cpu")
-            self._made = pairs, (amount, torch.tensor(quota, device="cpu"))
-        amount, quota = self._made[1]
-        if not self.carried:
-            return amount, quota, None
-        quota, leave = torch.tensor([self._carried(q) for q in live], device="cpu").unbind(1)
-        return amount, quota, leave
+        value, self._quota = self._step(q)
+        if self.carried:
+            return value, *self._carried(q)
+        return value, self._quota, -1
 
-    def _step(self, q, live):
-        """(amount, quota) of one sequence; keeps its count of masks."""
-        rule, is_quota = self.rule, self.rule.number == ops.RULES["quota"]
-        if q.masks is None:
-            q.masks = self.lengths[q.block]
+    def _step(self, q):
+        rule = self.rule
         if self.steps is None:
-            return rule.amount, 1 if is_quota else NO_LIMIT
+            return rule.value, 1 if self.is_quota else NO_LIMIT
         if rule.schedule == "origin":
             return self._share(q.block, q.step), NO_LIMIT
-        if not is_quota:
-            return rule.amount, NO_LIMIT
-        quota = self._linear(q) if rule.schedule == "linear" else self._dream(q, live)
-        return rule.amount, quota
+        if not self.is_quota:
+            return rule.value, NO_LIMIT
+        return rule.value, self._linear(q) if rule.schedule == "linear" else self._dream(q)
 
-    def taken(self, live):
+    def taken(self, q):
         """Counts the masks that a fixed quota fills in the step that `of` was asked about last."""
-        if self.rule.number == ops.RULES["quota"]:
-            for q, (_, quota) in zip(live, self._made[0], strict=True):
-                q.masks -= min(quota, q.masks)
+        if self.is_quota:
+            q.masks -= min(self._quota, q.masks)
+
+    def most_steps(self, block):
+        """Steps after which the block must be done, if each fills a mask or waits as it may."""
+        return self.lengths[block] + (0 if self.steps is None else self.steps[block])
 
     def _linear(self, q):
         """LLaDA's quota; steps without one are not taken: they would change nothing."""
@@ -130,14 +131,14 @@ class Schedule:
 
     def _share(self, block, step):
         """1 - t_{step+1} / t_step, beyond every draw from the last step on."""
-        times = self.times[block]
+        times = _times(self.rule.eps, self.steps[block])
         if step >= self.steps[block] - 1:
             return float("inf")
         return float(1 - times[step + 1] / times[step])
 
-    def _dream(self, q, live):
-        """floor(m (1 - t_{i+1} / t_i)), m the masks, averaged over the rows in the same step; all
-        at the last step. The block decoders do not take step 0.
+    def _dream(self, q):
+        """floor(m (1 - t_{i+1} / t_i)), m the masks, or their mean over the rows of the cohort that
+        are in the same step; all at the last step. The block decoders do not take step 0.
         """
         step = q.step
         if self.rule.schedule == "dream-block":
@@ -146,14 +147,18 @@ class Schedule:
             step += not self.first_alone
         if step >= self.steps[q.block] - 1:
             return max(q.masks, 1)
-        together = [r.masks for r in live if (r.block, r.step) == (q.block, q.step) and r.masks]
+        together = [
+            r.masks
+            for r in q.cohort or (q,)
+            if not r.ended and (r.block, r.step) == (q.block, q.step) and r.masks
+        ]
         mean = torch.tensor(sum(together), device="cpu") / max(len(together), 1)
-        times = self.times[q.block]
+        times = _times(self.rule.eps, self.steps[q.block])
         return int(mean * (1 - times[step + 1] / times[step]))
 
     def _carried(self, q):
-        """(quota, leave): masks above what the steps so far may leave, which is the block's masks
-        less its share of each of them. Before a block's first step the host knows its masks.
+        """(quota, masks to leave): what the steps so far may leave is the block's masks less its
+        share of each of them. Before a block's first step the host knows its masks.
         """
         whole = self.lengths[q.block]
         leave = max(whole - whole // self.steps[q.block] * (q.step + 1), 0)

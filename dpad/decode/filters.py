@@ -3,45 +3,45 @@
 import torch
 
 
-def filter_logits(logits, temperature, top_p=None, top_k=None, suppress=None):
-    """Logits / temperature with everything outside the nucleus and the k best at -inf.
+def filter_logits(logits, scale, top_p=None, top_k=None, suppress=None, most_k=None):
+    """Logits / scale with everything outside the nucleus and the k best at -inf.
 
     The order is Dream's (arXiv 2508.15487): temperature, top-p, top-k. The nucleus holds the most
     probable ids up to the one that passes `top_p`; ties with the k-th best stay.
 
     Args:
         logits: ``[rows, vocab]``; the best id outside `suppress` always stays.
-        temperature: float; 0 leaves the logits as they are.
-        top_p: in (0, 1], or None; top_k: at least 1, or None.
+        scale: ``[rows, 1]``, the temperature; 1 leaves the logits as they are.
+        top_p: ``[rows, 1]`` in (0, 1], or None; top_k: int64 ``[rows, 1]``, at least 1, or None.
+        most_k: a number that no `top_k` exceeds, as they are not read; None: the vocabulary.
         suppress: int64 ids that are never chosen.
 
     Returns:
         ``[rows, vocab]`` in the dtype of the logits, in float32 below that.
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    if temperature > 0:
-        wide = wide / temperature
-    keep = None
-    if top_p is not None and top_p < 1:
+    scale = scale.to(wide.dtype)
+    wide = wide / scale
+    if top_p is not None:
         ordered, ids = wide.sort(dim=-1, descending=True)
         before = ordered.softmax(-1).cumsum(-1)
         outside = torch.zeros_like(before, dtype=torch.bool)
-        outside[:, 1:] = before[:, :-1] > top_p
+        outside[:, 1:] = (before[:, :-1] > top_p.to(wide.dtype)) & (top_p < 1)
         keep = torch.empty_like(outside).scatter_(-1, ids, ~outside)
         wide = wide.masked_fill(~keep, -torch.inf)
-    if top_k is not None and top_k < wide.shape[-1]:
-        lowest = wide.topk(top_k, dim=-1).values[:, -1:]
+    if top_k is not None:
+        most_k = min(most_k or wide.shape[-1], wide.shape[-1])
+        lowest = wide.topk(most_k, dim=-1).values.gather(-1, top_k.clamp(max=most_k) - 1)
         wide = wide.masked_fill(wide < lowest, -torch.inf)
     if suppress is not None and suppress.numel() and (top_p is not None or top_k is not None):
-        wide = _keep_best_allowed(wide, logits, temperature, suppress)
+        wide = _keep_best_allowed(wide, logits, scale, suppress)
     return wide
 
 
-def _keep_best_allowed(filtered, logits, temperature, suppress):
+def _keep_best_allowed(filtered, logits, scale, suppress):
     """Where only suppressed ids are left, the best other one comes back."""
     allowed = logits.index_fill(-1, suppress, -torch.inf)
     best = allowed.argmax(-1, keepdim=True)
     lost = filtered.index_fill(-1, suppress, -torch.inf).amax(-1, keepdim=True) == -torch.inf
-    value = logits.gather(-1, best).to(filtered.dtype)
-    value = value / temperature if temperature > 0 else value
+    value = logits.gather(-1, best).to(filtered.dtype) / scale
     return filtered.scatter(-1, best, torch.where(lost, value, filtered.gather(-1, best)))

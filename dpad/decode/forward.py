@@ -21,35 +21,49 @@ def _mlp(adapter, layer, x):
     return torch.cat([_mlp(adapter, layer, part) for part in x.split(MLP_ROWS)])
 
 
-def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
-    """Runs every layer on the rows of one pass and returns the normed rows.
+class Layers:
+    """The layers of one pass, all at once or a few at a time.
 
     Args:
         adapter: the model.
         hidden: embeddings ``[rows, width]``; overwritten.
         layout: slot, position ``[rows]``; q_offsets, l_offsets ``[batch + 1]``; kv_start, n_keys
             ``[batch]``, all int64; `sizes`, see `Attention`.
-        cache: `KVCache` with room for the pass.
+        arena: `KVArena` with room for the pass.
         logit_row: int64 ``[logit_rows]`` or None. In the last layer only these rows run q,
             attention, o and the MLP: nothing else of it is ever read.
-        key_mask: bool ``[slots]`` of the arena or None.
-
-    Returns:
-        ``[logit_rows, width]``, or ``[rows, width]`` without `logit_row`.
+        key_mask: bool ``[slots]`` or None.
     """
-    cos, sin = adapter.rope(layout.max_position + 1)
-    grouped = adapter.num_heads != adapter.num_kv_heads
-    attention = Attention(layout, adapter.head_dim**-0.5, hidden, grouped, key_mask)
-    delta = None
-    for number, layer in enumerate(adapter.layers):
-        k_cache, v_cache = cache.layers[number]
-        x = layer.attention_norm(hidden, delta)
-        position = layout.position
-        last = logit_row is not None and number == len(adapter.layers) - 1
+
+    def __init__(self, adapter, hidden, layout, arena, logit_row=None, key_mask=None):
+        self.adapter, self.layout, self.arena, self.logit_row = adapter, layout, arena, logit_row
+        self.rope = adapter.rope(layout.max_position + 1)
+        grouped = adapter.num_heads != adapter.num_kv_heads
+        self.attention = Attention(layout, adapter.head_dim**-0.5, hidden, grouped, key_mask)
+        self.hidden, self.delta, self.done = hidden, None, 0
+
+    def run(self, count=None):
+        """Runs the next `count` layers, or all that are left; whether none is left."""
+        layers = len(self.adapter.layers)
+        end = layers if count is None else min(self.done + count, layers)
+        for number in range(self.done, end):
+            self._layer(number)
+        self.done = end
+        return end == layers
+
+    def normed(self):
+        """What the head reads: ``[logit_rows, width]``, or ``[rows, width]`` of all rows."""
+        return self.adapter.final_norm(self.hidden, self.delta)
+
+    def _layer(self, number):
+        adapter, layout, layer = self.adapter, self.layout, self.adapter.layers[number]
+        k_cache, v_cache = self.arena.layers[number]
+        x, position = layer.attention_norm(self.hidden, self.delta), layout.position
+        last = self.logit_row is not None and number == len(adapter.layers) - 1
         if last:
             k, v = adapter.products((layer.k, layer.v), x)
-            x, hidden = x[logit_row], hidden[logit_row]
-            position = position[logit_row]
+            x, self.hidden = x[self.logit_row], self.hidden[self.logit_row]
+            position = position[self.logit_row]
             q = layer.q(x)
         else:
             q, k, v = adapter.products((layer.q, layer.k, layer.v), x)
@@ -62,31 +76,41 @@ def run_layers(adapter, hidden, layout, cache, logit_row=None, key_mask=None):
             layout.slot,
             layout.q_offsets,
             layout.kv_start,
-            cos,
-            sin,
+            *self.rope,
             k_cache,
             v_cache,
             adapter.rope_full_precision,
         )
         if last:
-            a = attention.of_rows(q, k_cache, v_cache, layout.l_offsets)
+            a = self.attention.of_rows(q, k_cache, v_cache, layout.l_offsets)
         else:
-            a = attention(q, k_cache, v_cache)
-        x = layer.mlp_norm(hidden, layer.o(a.flatten(-2)))
-        delta = _mlp(adapter, layer, x)
-    return adapter.final_norm(hidden, delta)
+            a = self.attention(q, k_cache, v_cache)
+        x = layer.mlp_norm(self.hidden, layer.o(a.flatten(-2)))
+        self.delta = _mlp(adapter, layer, x)
+
+
+def run_layers(adapter, hidden, layout, arena, logit_row=None, key_mask=None):
+    """Runs every layer on the rows of one pass and returns the normed rows, see `Layers`."""
+    layers = Layers(adapter, hidden, layout, arena, logit_row, key_mask)
+    layers.run()
+    return layers.normed()
 
 
 def guided(logits, scale):
     """Classifier-free guidance of two streams, ``[2 rows, vocab]`` -> ``[rows, vocab]``.
 
     u + (scale + 1)(c - u), u the second half: its prompt is hidden (arXiv 2502.09992, eq. 16).
+    `scale` is a number, or ``[rows]``.
     """
     given, hidden = logits.chunk(2)
-    return hidden + (scale + 1) * (given - hidden)
+    if not isinstance(scale, torch.Tensor):
+        return hidden + (scale + 1) * (given - hidden)
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    factor = (scale + 1).to(wide)[:, None]  # rounded as a number would be
+    return hidden + (factor * (given - hidden).to(wide)).to(logits.dtype)
 
 
-def logits_of_pass(adapter, tokens, layout, cache):
+def logits_of_pass(adapter, tokens, layout, arena):
     """Logits ``[logit_rows, vocab]`` of one pass; only logit rows reach the head."""
-    hidden = run_layers(adapter, adapter.embed(tokens), layout, cache, layout.logit_row)
+    hidden = run_layers(adapter, adapter.embed(tokens), layout, arena, layout.logit_row)
     return adapter.head(hidden)

@@ -8,40 +8,13 @@ from torch import nn
 
 from dpad import ops
 from dpad.decode.captured_step import Bucket, CapturedStep, Inputs
-from dpad.decode.plan import tensors_of
-from dpad.decode.step import OUTSIDE
+from dpad.decode.device import CAPTURES
+from dpad.decode.layout import tensors_of
 from dpad.models import linear_layers
 
 MOST_GRAPHS = 32  # of one workspace; the one that was not used for longest goes first
 
 
-class CudaGraph:
-    """The work that `function` queues on the current device, recorded; `replay` queues it again."""
-
-    def __init__(self, function, pool):
-        memory, stream = pool
-        current = torch.cuda.current_stream()
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):  # libraries allocate what they need in the first calls
-            for _ in range(2):
-                function()
-        current.wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        options = {"pool": memory, "stream": stream, "capture_error_mode": "thread_local"}
-        # The outer one, for torch leaves the stream of a capture that fails the current one.
-        with torch.cuda.stream(current), torch.cuda.graph(graph, **options):
-            function()
-        self.replay = graph.replay
-
-    @staticmethod
-    def pool():
-        """What graphs that never run at the same time share: memory, and the stream that cuBLAS
-        keeps its scratch memory for.
-        """
-        return torch.cuda.graph_pool_handle(), torch.cuda.Stream()
-
-
-CAPTURES = {"cuda": CudaGraph}  # by type of device
 _CAPTURING = Lock()  # one at a time: torch waits for the whole device before a capture
 OPERATORS = (  # of a step
     "suffix_gather",
@@ -58,45 +31,51 @@ OPERATORS = (  # of a step
 class Graphs:
     """The captured steps of one workspace.
 
-    `why_not` says why its last run had none, or is None; `asked` whether there was a run.
+    `why_not` says why steps are not captured, or is None; `last_obstacle` why those of the sequence
+    that came last are not; `used` whether anything was decoded.
     """
 
     def __init__(self, wanted=True):
-        self.wanted, self.asked, self.why_not, self._failed = wanted, False, None, None
-        self._steps, self._pool, self._read = OrderedDict(), None, None
+        self.wanted, self.used, self.why_not, self._failed = wanted, False, None, None
+        self.last_obstacle = None
+        self._steps, self._pool, self._captured_on = OrderedDict(), None, None
 
     def __len__(self):
         return len(self._steps)
 
     @property
     def active(self):
-        """Whether the steps of the current run are captured."""
+        """Whether cached steps are captured."""
         return self.why_not is None
 
-    def prepare(self, adapter, cache, settings):
-        """Before a run: finds out whether its steps can be captured; `active`."""
-        self.asked, self.why_not = True, self._failed
+    def prepare(self, adapter, arena):
+        """Before sequences are decoded: finds out whether steps can be captured, and forgets those
+        that were captured on what has moved since; `active`.
+        """
+        self.used, self.why_not = True, self._failed
         if self.active:
-            self.why_not = "not wanted" if not self.wanted else obstacle(adapter, settings)
+            self.why_not = obstacle(adapter) if self.wanted else "not wanted"
         if self.active:
-            read = cache.made, *addresses(adapter)
-            if read != self._read:
+            found = arena.generation, *addresses(adapter)
+            if found != self._captured_on:
                 self.drop()
-            self._read = read
+            self._captured_on = found
         return self.active
 
     def drop(self):
         """Forgets all graphs: what they were captured on has moved."""
         self._steps.clear()
 
-    def step_for(self, step, layout, controls):
-        """The `CapturedStep` for a pass, captured if need be, or None where that has failed."""
+    def step_for(self, step, layout, controls, watched):
+        """The `CapturedStep` for a pass, captured if need be, or None where that has failed.
+
+        `watched`: somebody looks at what it decides.
+        """
         if not self.active:
             return None
         names = {**tensors_of(layout), **tensors_of(controls)}
         bucket = Bucket.of(layout)
-        watched = step.settings.on_step is not None
-        key = bucket, frozenset(names), watched, step.constants()
+        key = bucket, frozenset(names), controls.most_k, watched, step.lane
         if key in self._steps:
             self._steps.move_to_end(key)
             return self._steps[key]
@@ -105,9 +84,9 @@ class Graphs:
         try:
             if not self._steps:  # a pool that has lost all its graphs is gone as well
                 self._pool = capture.pool()
-            inputs = Inputs(bucket, step.canvas, names, device)
+            inputs = Inputs(bucket, step.canvas, names, device, controls.most_k)
             with _CAPTURING:
-                captured = CapturedStep(step.alone(), inputs, capture, self._pool, watched)
+                captured = CapturedStep(step, inputs, capture, self._pool, watched)
         except RuntimeError as error:  # for good: torch's allocator may not recover from it
             line = str(error).partition("\n")[0]
             self.why_not = self._failed = f"a step could not be captured: {line}"
@@ -118,8 +97,8 @@ class Graphs:
         return captured
 
 
-def obstacle(adapter, settings=None):
-    """Why steps of this model, with these settings, cannot be captured, or None."""
+def obstacle(adapter):
+    """Why steps of this model cannot be captured, or None."""
     device = adapter.device.type
     if device not in CAPTURES:
         return f"{device} has no graphs"
@@ -127,16 +106,7 @@ def obstacle(adapter, settings=None):
     if missing:
         return f"{missing[0]} has no {device} kernel"
     odd = _not_plain(adapter)
-    if odd is not None:
-        return f"'{odd}' is no plain module or has hooks"
-    if settings is None:
-        return None
-    if settings.cache == "none":
-        return "cache='none' has no cached steps"
-    for name, value in vars(settings).items():
-        if callable(value) and name not in OUTSIDE:
-            return f"{name} is called in the middle of every step"
-    return None
+    return odd and f"'{odd}' is no plain module or has hooks"
 
 
 def _modules(adapter):

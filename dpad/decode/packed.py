@@ -2,6 +2,8 @@
 
 import torch
 
+from dpad.decode import device as devices
+
 
 class Packed:
     """Where named tensors of eight-byte elements (int64, float64) lie in one int64 buffer.
@@ -23,8 +25,8 @@ class Packed:
 
     def staging(self, device):
         """int64 ``[size]`` on the host, from where copies to `device` need not be waited for."""
-        pinned = device.type == "cuda"
-        return torch.zeros(self.size, dtype=torch.int64, device="cpu", pin_memory=pinned)
+        pin = devices.pinned(device)
+        return torch.zeros(self.size, dtype=torch.int64, device="cpu", pin_memory=pin)
 
     def views(self, buffer):
         """The tensors in a buffer, by name."""

@@ -4,7 +4,6 @@ Everything here is queued without looking at a value, so that a step can run eag
 as a graph (`dpad.decode.graphs`).
 """
 
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,29 +11,36 @@ import torch
 
 from dpad import ops
 from dpad.decode.filters import filter_logits
-from dpad.decode.forward import guided, logits_of_pass
+from dpad.decode.forward import Layers, guided
+from dpad.decode.layout import Targets, tensors_of
 from dpad.decode.packed import moved
-from dpad.decode.plan import tensors_of
-
-OUTSIDE = ("kept", "on_begin", "on_step", "on_block")  # what is not called within a step
+from dpad.decode.sequence import Lane
 
 
 @dataclass
 class Controls:
     """What changes from step to step beside the layout; on the host until `to`.
 
-    rng int64 ``[batch, 3]`` (seed, row key, forward), temperature and amount float64 ``[batch]``,
-    quota and leave int64 ``[batch]``: where `leave` >= 0 the quota is the masks that are left but
-    that many. `outranks` float64 ``[logit_rows]``: a number replaces the score that the commit rule
-    ranks, NaN leaves it.
+    rng int64 ``[batch, 3]`` (seed, row key, forward); temperature (of the draws) and rule_value
+    float64 ``[batch]``; quota int64 ``[batch]``. Where a lane asks for them: masks_to_leave int64
+    ``[batch]`` (where >= 0 the quota is the masks that are left but that many); score_override
+    float64 ``[logit_rows]`` (a number replaces the score that the rule ranks, NaN leaves it);
+    scale (the logits are divided by it), top_p, order_temperature and guidance float64, top_k int64
+    ``[batch]``. `most_k`: a power of two that no top_k exceeds.
     """
 
     rng: torch.Tensor
     temperature: torch.Tensor
-    amount: torch.Tensor
+    rule_value: torch.Tensor
     quota: torch.Tensor
-    leave: torch.Tensor | None = None
-    outranks: torch.Tensor | None = None
+    masks_to_leave: torch.Tensor | None = None
+    score_override: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
+    top_p: torch.Tensor | None = None
+    top_k: torch.Tensor | None = None
+    order_temperature: torch.Tensor | None = None
+    guidance: torch.Tensor | None = None
+    most_k: int | None = None
 
     def to(self, device):
         """The same on another device."""
@@ -43,13 +49,91 @@ class Controls:
         return replace(self, **moved(tensors_of(self), device))
 
 
-@dataclass
-class Stop:
-    """What `unmask_` needs to end a sequence."""
+class Controller:
+    """The host's half of the `Controls`; what has not changed is the same tensor as before, and is
+    not sent again.
+    """
 
-    end_ids: torch.Tensor
-    early: bool
-    fill_id: int
+    def __init__(self):
+        self._fixed = {}  # lane -> (ids of its sequences, controls that stay)
+        self._rules = {}  # lane -> (rule values and quotas as lists, as tensors)
+
+    def of(self, lane, live):
+        """`Controls` of the step that sequences of one lane take next."""
+        fixed = self._constant(lane, live)
+        rng = fixed["rng"].clone()
+        rng[:, 2] = torch.tensor([len(q.forwards) for q in live], device="cpu")
+        plan = [q.schedule.of(q) for q in live]
+        made = self._rules.get(lane)
+        if made is None or made[0] != plan:
+            value, quota, leave = zip(*plan, strict=True)
+            counts = torch.tensor([quota, leave], dtype=torch.int64, device="cpu")
+            value = torch.tensor(value, dtype=torch.float64, device="cpu")
+            made = self._rules[lane] = plan, (value, *counts.unbind())
+        value, quota, leave = made[1]
+        override = None
+        if any(q.first_alone and q.refresh for q in live):
+            override = torch.cat([_first_position(q) for q in live])
+        return Controls(
+            rule_value=value,
+            quota=quota,
+            masks_to_leave=leave if any(q.schedule.carried for q in live) else None,
+            score_override=override,
+            **{**fixed, "rng": rng},
+        )
+
+    def forget(self, lane):
+        """Nobody is in it any more."""
+        self._fixed.pop(lane, None)
+        self._rules.pop(lane, None)
+
+    def _constant(self, lane, live):
+        """What stays as long as the same sequences are in the pass, by name."""
+        key = [q.id for q in live]
+        made = self._fixed.get(lane)
+        if made is None or made[0] != key:
+            made = self._fixed[lane] = key, _constant(lane, live)
+        return made[1]
+
+
+def _constant(lane, live):
+    def column(values):
+        return torch.tensor([float(v) for v in values], dtype=torch.float64, device="cpu")
+
+    rng = [[q.seed, q.row_key, 0] for q in live]
+    fixed = {"rng": torch.tensor(rng, dtype=torch.int64, device="cpu")}
+    asked = [q.sampling for q in live]
+    if lane.filters is None:
+        fixed["temperature"] = column(s.temperature for s in asked)
+    else:  # a filter divides the logits by it, and draws are at 1
+        fixed["temperature"] = column(s.temperature > 0 for s in asked)
+        fixed["scale"] = column(s.temperature or 1.0 for s in asked)
+        if lane.filters[0]:
+            fixed["top_p"] = column(s.top_p or 1.0 for s in asked)
+        if lane.filters[1]:
+            top_k = [s.top_k for s in asked]
+            fixed["top_k"] = torch.tensor(top_k, dtype=torch.int64, device="cpu")
+            fixed["most_k"] = power_of_two(max(top_k))
+    if lane.drawn_order:
+        fixed["order_temperature"] = column(q.rule.order_temperature for q in live)
+    if lane.guided:
+        fixed["guidance"] = column(s.guidance for s in asked)
+    return fixed
+
+
+def power_of_two(n):
+    """The smallest one that is not below n >= 1."""
+    return 1 << (n - 1).bit_length()
+
+
+def _first_position(q):
+    """In a refresh the block's first position outranks everything, the others nothing."""
+    alone = q.first_alone and q.refresh
+    fill = -torch.inf if alone else torch.nan
+    score = torch.full((q.width,), fill, dtype=torch.float64, device="cpu")
+    if alone:
+        score[0] = torch.inf
+    return score
 
 
 class Decision(NamedTuple):
@@ -63,64 +147,60 @@ class Decision(NamedTuple):
 
 
 class DeviceStep:
-    """The device's part of a step of one run, on the adapter, K/V cache and canvas it is given."""
+    """The device's part of the steps of one `Lane`, on the adapter, K/V arena and canvas it is
+    given.
+    """
 
-    def __init__(self, adapter, cache, canvas, settings):
-        self.adapter, self.cache, self.canvas, self.settings = adapter, cache, canvas, settings
-        self.filtered = bool(settings.tempered or settings.top_p or settings.top_k)
-        device = adapter.device
-        ids = lambda values: torch.tensor(values, dtype=torch.int64, device=device)  # noqa: E731
-        self.stop = Stop(ids(settings.end_ids), settings.early_stop, settings.fill_id)
-        self.suppress, self.exclude = ids(settings.suppress), ids(settings.exclude)
-
-    @property
-    def temperature(self):
-        """Of the draws: where a filter divides the logits by it, 1."""
-        value = self.settings.temperature
-        return float(value > 0) if self.filtered else float(value)
-
-    def constants(self):
-        """Everything but tensors that a step depends on: steps that differ in it differ."""
-        settings, rule = self.settings, self.settings.rule
-        return (
-            (rule.number, rule.score, rule.order_temperature),
-            (settings.temperature, settings.top_p, settings.top_k) if self.filtered else None,
-            (settings.early_stop, settings.fill_id, settings.end_ids),
-            (settings.suppress, settings.exclude, settings.round_scores),
-            (settings.guidance, settings.random_order, self.canvas.mask_id),
+    def __init__(self, adapter, arena, canvas, lane):
+        self.adapter, self.arena, self.canvas, self.lane = adapter, arena, canvas, lane
+        ids = lambda values: torch.tensor(  # noqa: E731
+            values, dtype=torch.int64, device=adapter.device
+        )
+        self.end_ids, self.suppress, self.exclude = map(
+            ids, (lane.end_ids, lane.suppress, lane.exclude)
         )
 
-    def alone(self):
-        """The same step without what a run calls outside of it, for those who keep it longer."""
-        step = copy(self)
-        step.settings = replace(self.settings, **dict.fromkeys(OUTSIDE))
-        return step
-
     def __call__(self, layout, controls):
-        """Both halves of a step, for those who have nothing to do in between; a `Decision`."""
-        return self.decide(layout, controls, self.logits(layout))
+        """The whole step, for those who have nothing to do in between; a `Decision`."""
+        layers = self.layers(layout)
+        layers.run()
+        return self.decide(layout, controls, self.logits(layers, layout, controls))
 
-    def logits(self, layout):
-        """Logits ``[logit_rows, vocab]`` of a pass's targets, guidance mixed in."""
-        tokens = self.canvas.gather(layout)
-        if self.settings.whole_logits is not None:
+    def layers(self, layout):
+        """The `Layers` of a pass, none of which has run."""
+        tokens, every = self.canvas.gather(layout, self.lane.mask_id), layout
+        if self._whole_logits is not None:
             rows = torch.arange(layout.rows, device=tokens.device)
             every = replace(layout, logit_row=rows, l_offsets=layout.q_offsets)
-            logits = logits_of_pass(self.adapter, tokens, every, self.cache)
-            return self.settings.whole_logits(layout, logits, self.canvas)
-        logits = logits_of_pass(self.adapter, tokens, layout, self.cache)
-        return guided(logits, self.settings.guidance) if self.settings.guidance else logits
+        hidden = self.adapter.embed(tokens)
+        return Layers(self.adapter, hidden, every, self.arena, every.logit_row)
 
-    def decide(self, layout, controls, logits):
+    def logits(self, layers, layout, controls, live=None):
+        """Logits ``[logit_rows, vocab]`` of the targets of a pass whose layers have run, guidance
+        mixed in; `live` are its sequences, for a lane with hooks.
+        """
+        logits = self.adapter.head(layers.normed())
+        if self._whole_logits is not None:
+            return self._whole_logits(layout, live, logits, self.canvas)
+        if not self.lane.guided:
+            return logits
+        return guided(logits, layout.targets.spread(controls.guidance))
+
+    @property
+    def _whole_logits(self):
+        return self.lane.hooks and self.lane.hooks.whole_logits
+
+    def decide(self, layout, controls, logits, live=None):
         """Scores the logits and commits by rule; a `Decision`."""
-        settings, targets = self.settings, layout.targets
+        lane, targets, hooks = self.lane, layout.targets, self.lane.hooks
         decisive = logits
-        if self.filtered:
-            limits = (settings.temperature, settings.top_p, settings.top_k)
-            decisive = filter_logits(logits, *limits, self.suppress)
+        if lane.filters is not None:
+            limits = (controls.scale, controls.top_p, controls.top_k)
+            limits = (None if x is None else targets.spread(x)[:, None] for x in limits)
+            decisive = filter_logits(logits, *limits, self.suppress, controls.most_k)
         noise = None
-        if settings.noise is not None:
-            noise = settings.noise(layout.live, targets.position, logits.shape[-1])
+        if hooks is not None and hooks.noise is not None:
+            noise = hooks.noise(live, targets.position, logits.shape[-1])
         token, *scores = ops.confidence(
             decisive,
             targets.l_offsets,
@@ -130,23 +210,24 @@ class DeviceStep:
             self.suppress,
             self.exclude,
             noise,
-            settings.round_scores,
+            lane.round_scores,
         )
-        ranked = self._ranked(layout, controls, scores)
+        ranked = self._ranked(targets, controls, scores, live)
         quota = controls.quota
-        if controls.leave is not None:
+        if controls.masks_to_leave is not None:
             left = self.canvas.masks_left[targets.canvas_row]
-            quota = torch.where(controls.leave >= 0, left - controls.leave, quota)
-        rule = (settings.rule, controls.amount, quota, self.stop)
+            leave = controls.masks_to_leave
+            quota = torch.where(leave >= 0, left - leave, quota)
+        rule = (controls.rule_value, quota, lane, self.end_ids)
         self.canvas.commit(targets, token, ranked, scores[0], *rule)
         return Decision(logits, token, scores[0])
 
-    def _ranked(self, layout, controls, scores):
+    def _ranked(self, targets, controls, scores, live):
         """What the commit rule ranks: one of the model's scores, or draws."""
-        settings, rule, targets = self.settings, self.settings.rule, layout.targets
-        if settings.order is not None:
-            return settings.order(layout.live, targets.position, self.canvas.eligible(targets))
-        if settings.random_order or rule.score == "uniform":
+        lane, hooks = self.lane, self.lane.hooks
+        if hooks is not None and hooks.order is not None:
+            return hooks.order(live, targets.position, self.canvas.eligible(targets, lane.mask_id))
+        if lane.random_order or lane.score == "uniform":
             return ops.uniform(controls.rng, targets.l_offsets, targets.position)
         probability, margin, entropy = scores
         ranked = {
@@ -154,12 +235,46 @@ class DeviceStep:
             "margin": margin,
             "entropy": entropy,
             "negative_entropy": -entropy,
-        }[rule.score]
-        if rule.order_temperature > 0:
+        }[lane.score]
+        if lane.drawn_order:
             # The n best of score / t + Gumbel noise are n draws without replacement from
             # softmax(score / t) (arXiv 1903.06059).
             drawn = ops.uniform(controls.rng, targets.l_offsets, targets.position)
-            ranked = ranked / rule.order_temperature - torch.log(-torch.log(drawn))
-        if controls.outranks is not None:
-            ranked = torch.where(controls.outranks.isnan(), ranked, controls.outranks)
+            temperature = targets.spread(controls.order_temperature)
+            ranked = ranked / temperature - torch.log(-torch.log(drawn))
+        if controls.score_override is not None:
+            override = controls.score_override
+            ranked = torch.where(override.isnan(), ranked, override)
         return ranked
+
+
+@dataclass
+class Step:
+    """One step of the sequences of one call, as `Hooks.on_step` sees it; nothing was read.
+
+    `number` counts the steps of the call. `live` are the sequences, the step of each within its
+    block is `step`, its forward ``len(forwards)``. `logits` ``[logit_rows, vocab]`` are those that
+    decided, `token` (int64) and `probability` (float64) ``[logit_rows]`` what the model predicts at
+    ``targets.position``, committed or not. Whoever writes to ``canvas.tokens`` calls `settle`.
+    """
+
+    number: int
+    live: list
+    targets: Targets
+    logits: torch.Tensor
+    token: torch.Tensor
+    probability: torch.Tensor
+    canvas: object
+    lane: Lane
+    end_ids: torch.Tensor
+
+    def settle(self):
+        """Takes up what was written to the blocks of this pass: masks left, ends, what is traced.
+
+        A position that holds a mask again was never committed; one that was filled counts as
+        committed by this forward, with probability 1. The host's counts of masks follow: one read.
+        """
+        self.canvas.settle(self.targets, self.lane, self.end_ids)
+        left = self.canvas.masks_left.tolist()
+        for q in self.live:
+            q.masks = left[q.row]

@@ -1,67 +1,54 @@
-"""The buffers of a run, kept for the next one."""
+"""The buffers that sequences are decoded in, kept for the next ones."""
 
 import threading
 from contextlib import contextmanager
 
 import torch
 
-from dpad.decode.cache import KVCache
+from dpad.decode import device as devices
+from dpad.decode.cache import KVArena
 from dpad.decode.canvas import Canvas
 from dpad.decode.captured_step import sequences_of
 from dpad.decode.graphs import Graphs
 
 
 class Workspace:
-    """K/V cache, and what captured steps need: their graphs and a canvas that stays in its place.
+    """K/V arena, canvas, and the graphs that were captured on them.
 
-    One run at a time. `capture`: whether cached steps are to be captured where that is possible.
+    One decoder at a time. `capture`: whether cached steps are to be captured where that is
+    possible.
     """
 
     def __init__(self, capture=True):
-        self.cache, self.graphs = KVCache(), Graphs(capture)
-        self._canvas, self._size = None, (0, 0)
+        self.arena, self.graphs, self.canvas = KVArena(), Graphs(capture), None
 
-    def reserve(self, adapter, rows, length, streams=1):
-        """Room for `rows` sequences of `length` positions, with `streams` cache rows each.
+    def reserve(self, adapter, rows, length, slots):
+        """Room for `rows` sequences of up to `length` positions, with `slots` K/V slots in all.
 
         Raises:
-            MemoryError: the K/V cache does not fit.
+            MemoryError: the K/V arena does not fit.
+            RuntimeError: it would have to grow while sequences are decoded.
         """
-        if not self.cache.holds(adapter, streams * rows, length):
+        if not self.arena.holds(adapter, slots):
             self.graphs.drop()  # first: their memory may be needed
-        self.cache.reserve(adapter, streams * rows, length)
-        size = max(rows, self._size[0]), max(length, self._size[1])
-        have = self._canvas
-        if size != self._size or (have is not None and have.tokens.device != adapter.device):
-            self._canvas, self._size = None, size
-            self.graphs.drop()
-
-    def canvas_for(self, adapter, prompts, new_tokens, mask_id, settings):
-        """The canvas of a run within what was reserved: the one that stays, if steps are captured.
-
-        Prompts are int64 tensors, one per sequence.
-        """
-        if not self.graphs.prepare(adapter, self.cache, settings):
-            return Canvas.of(prompts, new_tokens, mask_id, adapter.device)
-        if self._canvas is None:
-            rows, length = self._size
+        self.arena.reserve(adapter, slots)
+        have = self.canvas
+        if have is not None and have.device == adapter.device:
+            if have.rows >= rows and have.length >= length:
+                return
+            rows, length = max(rows, have.rows), max(length, have.length)
+        self.graphs.drop()
+        # Hooks write to the canvas, and they run as their caller's code.
+        with torch.inference_mode(False):
             spare = sequences_of(rows) + 1  # as many as a bucket has sequences
-            self._canvas = Canvas(rows, length, adapter.device, spare)
-        return self._canvas.load(prompts, new_tokens, mask_id)
+            self.canvas = Canvas(rows, length, adapter.device, spare)
 
     def wait(self):
         """Until the device is done with the buffers, also after an error: the next call may come
         from another stream, and writes to what copies from the host are read from.
         """
-        device = self.cache.device
-        if device is not None and device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
-
-    def released(self, run):
-        """The run, without anything that the next one overwrites."""
-        if run.canvas is self._canvas:
-            run.canvas = run.canvas.copied()
-        return run
+        if self.arena.device is not None:
+            devices.wait(self.arena.device)
 
 
 class Workspaces:
@@ -71,7 +58,7 @@ class Workspaces:
         self._capture, self._closed = capture, False
         self.free = []  # those that no call uses now
         self._lock = threading.Lock()
-        self.seen = None  # (graphs that are held, why there are none) after the last run
+        self.last_graphs = None  # (graphs that are held, why there are none) after the last run
 
     @contextmanager
     def one(self):
@@ -83,8 +70,9 @@ class Workspaces:
         finally:
             workspace.wait()
             with self._lock:
-                if workspace.graphs.asked:
-                    self.seen = len(workspace.graphs), workspace.graphs.why_not
+                graphs = workspace.graphs
+                if graphs.used:
+                    self.last_graphs = len(graphs), graphs.why_not or graphs.last_obstacle
                 if not self._closed:
                     self.free.append(workspace)
 

@@ -110,8 +110,8 @@ def generate(
         conventions.progress = partial(Progress, early_stop=bool(config.early_stop))
     job = Job(adapter, config, prompts, supplied, conventions, hooks, (ids, mask))
     with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
-        runs = job.run(workspace)
-    return job.result(ids, runs)
+        run = job.run(workspace)
+    return job.result(run)
 
 
 def merge(model, base, given, options):

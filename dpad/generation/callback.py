@@ -60,16 +60,15 @@ class StepCallback:
         self.inputs, self.outputs = inputs, outputs
         self.number = 0
 
-    def __call__(self, first, step, vocab):
-        """`first`: number in the batch of the step's row 0."""
+    def __call__(self, step, vocab):
         with plain_mode():
-            tensors = {"row": torch.tensor([first + q.row for q in step.live], device="cpu")}
+            tensors = {"row": torch.tensor([q.number for q in step.live], device="cpu")}
             tensors |= {name: getattr(self, f"_{name}")(step) for name in self.inputs}
             given = {name: value.clone() for name, value in tensors.items()}
             timestep = [q.step for q in step.live]
             answer = self.callback(self.model, self.number, timestep, given)
             self.number += 1
-            changed = self._checked(answer, tensors, first, step, vocab)
+            changed = self._checked(answer, tensors, step, vocab)
         if changed is not None:
             rows, position = self._at(step)
             step.canvas.tokens[rows, position] = changed.to(position.device)
@@ -77,7 +76,7 @@ class StepCallback:
 
     @staticmethod
     def _at(step):
-        return step.canvas.places(step.targets)
+        return step.targets.places()
 
     @staticmethod
     def _padded(step, values, padding):
@@ -98,7 +97,7 @@ class StepCallback:
     def _kept_suffix(self, step):
         return pad_sequence([q.kept for q in step.live], True, -1)
 
-    def _checked(self, answer, tensors, first, step, vocab):
+    def _checked(self, answer, tensors, step, vocab):
         """The block's new tokens ``[logit_rows]``, or None where nothing is to change."""
         if answer is None:
             return None
@@ -123,10 +122,10 @@ class StepCallback:
                 )
         if "block" not in answer or "block" not in self.outputs:
             return None
-        return self._new_block(answer["block"], tensors["block"], first, step, vocab)
+        return self._new_block(answer["block"], tensors["block"], step, vocab)
 
     @staticmethod
-    def _new_block(block, old, first, step, vocab):
+    def _new_block(block, old, step, vocab):
         block = block.to(old.device)
         if torch.equal(block, old):
             return None
@@ -142,7 +141,7 @@ class StepCallback:
         for q, n in zip(step.live, sizes, strict=True):
             if q.step >= STEPS_PER_TOKEN * n:
                 raise RuntimeError(
-                    f"row {first + q.row}, block {q.block}: the step callback has kept a block of "
+                    f"row {q.number}, block {q.block}: the step callback has kept a block of "
                     f"{n} tokens from ending for {q.step} steps"
                 )
         return changed

@@ -4,7 +4,8 @@
 a failure of the last candidate. `round_scores`: confidence is rounded to the logits' dtype, and so
 is the threshold it is compared with.
 `published_shift`: a model that predicts from the predecessor leaves it out of cached passes, and a
-refresh commits the block's first position only. `schedule`: how fixed steps are spread.
+refresh commits the block's first position only. `schedule`: how fixed steps are spread, with
+`cohort` by the mean of the masks of the call's rows.
 `ranks`: what a fixed quota ranks, whatever `alg` is named. `barred_ends`: how many of the end ids
 `logits_eos_inf` bars, the first being end-of-text (LLaDA's end-of-turn stays).
 `tempered`: scores are those of the distribution that tokens are drawn from, temperature included.
@@ -21,6 +22,7 @@ _DREAM = {
     "round_scores": True,
     "tempered": True,
     "schedule": "dream",
+    "cohort": True,
     "whole_canvas": True,
 }
 # Both decoders of Dream in blocks.
@@ -29,6 +31,7 @@ _DREAM_BLOCKS = {
     "round_scores": True,
     "published_shift": True,
     "schedule": "dream-block",
+    "cohort": True,
     "ranks": "entropy",
 }
 

@@ -53,18 +53,17 @@ class BoundConventions:
         if callback is not None:
             self.callback = StepCallback(model, callback, *names)
 
-    def settings(self, first, on_step=None):
-        """What goes into `dpad.decode.loop.Settings`; what is not used is left out.
+    def hooks(self, on_step=None):
+        """What goes into `dpad.decode.sequence.Hooks`; what is not used is left out.
 
-        `first` is the micro-batch's first row; `on_step` another function of the step, which comes
-        before the callback and the streamer.
+        `on_step`: another function of the step, which comes before the callback and the streamer.
         """
-        settings = {"process_logits": self.process_logits, "on_step": on_step}
+        hooks = {"process_logits": self.process_logits, "on_step": on_step}
         if self.callback is not None or (self.streamer and self.streamer.takes_drafts):
-            settings["on_step"] = lambda step: self._step(first, step, on_step)
+            hooks["on_step"] = lambda step: self._step(step, on_step)
         if (self.streamer, self.criteria, self.progress) != (None, None, None):
-            settings["on_block"] = lambda row, tokens: self._block(first + row, tokens)
-        return settings
+            hooks["on_block"] = self._block
+        return hooks
 
     @contextlib.contextmanager
     def streaming(self):
@@ -73,16 +72,17 @@ class BoundConventions:
         with self.streamer or empty, self.progress or empty:
             yield
 
-    def _step(self, first, step, before):
+    def _step(self, step, before):
         if before is not None:
             before(step)
         if self.callback is not None:
-            self.callback(first, step, self.vocab)
+            self.callback(step, self.vocab)
         if self.streamer is not None and self.streamer.takes_drafts:
             self.streamer.step(step)
 
-    def _block(self, row, tokens):
+    def _block(self, q, tokens):
         """True if a criterion ends the row before its last token."""
+        row = q.number
         kept = self.criteria[row].block(tokens) if self.criteria is not None else None
         if self.streamer is not None:
             self.streamer.block(tokens[:kept])

@@ -19,13 +19,24 @@ class CanvasView:
         self.base = torch.nn.functional.pad(ids, (0, new_tokens), value=mask_id)
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(ids.device)
         generated = torch.ones(batch, new_tokens, dtype=torch.bool, device=ids.device)
+        self.sequences = []  # those of the call, once it has begun
         self.columns = [row.nonzero()[:, 0] for row in torch.cat((real, generated), dim=1)]
+
+    def _rows(self, canvas):
+        """(number, the columns of the caller's canvas, the tokens there) of every row.
+
+        A sequence that has ended has left the decoder's canvas; what is written goes to its result.
+        """
+        for q in self.sequences:
+            dense = canvas.tokens[q.row] if q.result is None else q.result.tokens
+            columns = self.columns[q.number]
+            yield q.number, columns, dense[: columns.numel()]
 
     def read(self, canvas):
         """int64 ``[batch, columns]``, a new tensor where the caller's ids are."""
         x = self.base.clone()
-        for row, columns in enumerate(self.columns):
-            x[row, columns] = canvas.tokens[row, : columns.numel()].to(x.device)
+        for row, columns, tokens in self._rows(canvas):
+            x[row, columns] = tokens.to(x.device)
         return x
 
     def write(self, canvas, x, name):
@@ -39,11 +50,11 @@ class CanvasView:
             raise ValueError(
                 f"{name} returned {got}: expected int64 ids {list(self.base.shape)} like its x"
             )
-        for row, columns in enumerate(self.columns):
-            tokens = x[row, columns]
-            if (tokens[columns < self.prompt_columns] == self.mask_id).any():
+        for row, columns, tokens in self._rows(canvas):
+            given = x[row, columns]
+            if (given[columns < self.prompt_columns] == self.mask_id).any():
                 raise ValueError(f"{name} put the mask id {self.mask_id} into the prompt of {row}")
-            canvas.tokens[row, : columns.numel()] = tokens.to(canvas.tokens.device)
+            tokens.copy_(given)
 
 
 @dataclass
@@ -60,34 +71,36 @@ class StepHooks:
     tokens: object = None
     logits: object = None
     keeps_history: bool = False
-    history: list = field(default_factory=list)
+    _histories: dict = field(default_factory=dict)  # sequence -> its tokens after each of its steps
     _whole: torch.Tensor | None = None
     _step: int = 0
 
     def begin(self, canvas, sequences):
         """Before the first pass, as Dream calls its hook: step None, no logits."""
+        self.view.sequences += sequences
+        self._histories.update({q: [] for q in sequences})
         if self.tokens is None:
             return
         self._edit(canvas, None)
         for q in sequences:
             start, end = q.current
-            q.masks = int((canvas.tokens[q.row, start:end] == canvas.mask_id).sum())
+            q.masks = int((canvas.tokens[q.row, start:end] == q.mask_id).sum())
 
     @plain_mode()
-    def whole_logits(self, layout, rows, canvas):
+    def whole_logits(self, layout, live, rows, canvas):
         """All rows of a pass ``[rows, vocab]`` -> the rows of its targets, after the hook."""
         x = self.view.read(canvas)
         whole = rows.new_zeros(*x.shape, rows.shape[-1])
         bounds = layout.q_offsets.tolist()
         places = []
-        for b, q in enumerate(layout.live):
+        for b, q in enumerate(live):
             row = rows[bounds[b] : bounds[b + 1]]
             if self.shift:
                 row = torch.cat((row[:1], row[:-1]))
-            columns = self.view.columns[q.row].to(rows.device)
-            whole[q.row, columns] = row
+            columns = self.view.columns[q.number].to(rows.device)
+            whole[q.number, columns] = row
             target = slice(*layout.targets.l_offsets[b : b + 2].tolist())
-            places.append((q.row, columns[layout.targets.position[target]]))
+            places.append((q.number, columns[layout.targets.position[target]]))
         if self.logits is not None:
             shape = whole.shape
             whole = self.logits(self._step, x, whole)
@@ -105,7 +118,8 @@ class StepHooks:
             self._edit(step.canvas, self._step)
             step.settle()
         if self.keeps_history:
-            self.history.append(self.view.read(step.canvas))
+            for q in step.live:
+                self._histories[q].append(step.canvas.tokens[q.row, : q.length].clone())
         self._step += 1
 
     @plain_mode()
@@ -113,10 +127,12 @@ class StepHooks:
         x = self.tokens(step, self.view.read(canvas), self._whole)
         self.view.write(canvas, x, "generation_tokens_hook_func")
 
-
-def joined_history(parts):
-    """Histories of micro-batches as one: a tuple of ``[batch, columns]``, the last repeated."""
-    length = max(map(len, parts))
-    return tuple(
-        torch.cat([part[min(step, len(part) - 1)] for part in parts]) for step in range(length)
-    )
+    def joined_history(self):
+        """The canvas ``[batch, columns]`` after each step; a row that has ended stays as it was."""
+        longest = max(map(len, self._histories.values()))
+        steps = [self.view.base.clone() for _ in range(longest)]
+        for q, history in self._histories.items():
+            columns = self.view.columns[q.number]
+            for step, x in enumerate(steps):
+                x[q.number, columns] = history[min(step, len(history) - 1)].to(x.device)
+        return tuple(steps)

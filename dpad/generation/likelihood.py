@@ -12,9 +12,11 @@ from tqdm.auto import tqdm
 
 from dpad import ops
 from dpad.decode.canvas import Canvas
+from dpad.decode.commit import fixed_quota
+from dpad.decode.decoder import NaNLogitsError
 from dpad.decode.forward import guided, logits_of_pass
-from dpad.decode.loop import NaNLogitsError
-from dpad.decode.plan import Planner, Sequence
+from dpad.decode.plan import Planner
+from dpad.decode.sequence import Sampling, Sequence
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace
 from dpad.generation.checks import mask_id_of
@@ -100,7 +102,7 @@ def loglikelihood(
     seed = _int64("seed", seed)
     drawn = [_masks(len(t) - p, samples, seed, k) for (t, p), k in zip(texts, keys, strict=True)]
     with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
-        scorer = _Scorer(adapter, workspace.cache, mask_id, float(cfg_scale or 0))
+        scorer = _Scorer(adapter, workspace.arena, mask_id, float(cfg_scale or 0))
         sums = scorer.run(texts, [d.mask for d in drawn], micro_batch, progress)
     found = [d.estimate(s) for d, s in zip(drawn, sums, strict=True)]
     columns = _host(found, torch.float64).reshape(-1, 2).unbind(1)
@@ -226,9 +228,9 @@ def _masks(length, samples, seed, key):
 class _Scorer:
     """Computes masked canvases in passes: nothing is padded, only masked rows reach the head."""
 
-    def __init__(self, adapter, cache, mask_id, guidance):
-        self.adapter, self.cache, self.mask_id = adapter, cache, mask_id
-        self.guidance, self.streams = guidance, 2 if guidance else 1
+    def __init__(self, adapter, arena, mask_id, guidance):
+        self.adapter, self.arena, self.mask_id = adapter, arena, mask_id
+        self.sampling, self.planner = Sampling(guidance=guidance), Planner(adapter.shift)
 
     def run(self, texts, masks, micro_batch, progress=False):
         """Per text float64 ``[masks]``: the masked answer tokens' log-probabilities, summed."""
@@ -236,8 +238,9 @@ class _Scorer:
         if not jobs:
             return []
         size = min(micro_batch or len(jobs), len(jobs))
-        longest = max(len(text) for text, _ in texts)
-        self.cache.reserve(self.adapter, self.streams * size, longest)
+        lengths = sorted((len(texts[pair][0]) for pair, _ in jobs), reverse=True)
+        streams = 2 if self.sampling.guidance else 1
+        self.arena.reserve(self.adapter, streams * sum(lengths[:size]))
         sums = []
         bar = tqdm(total=len(jobs), unit="canvas", desc="dpad", disable=not progress)
         with torch.inference_mode(), bar:
@@ -253,24 +256,40 @@ class _Scorer:
 
     def _pass(self, part):
         """The sums of (text, length of its prompt, mask of its answer) in one pass."""
-        adapter, device = self.adapter, self.adapter.device
-        noised = [t.clone() for t, _, _ in part]
-        for ids, (_, prompt, mask) in zip(noised, part, strict=True):
-            ids[prompt:][mask] = self.mask_id
-        canvas = Canvas.of(noised, 0, self.mask_id, device)
-        live = [Sequence(i, len(t), 0, [(prompt, len(t))]) for i, (t, prompt, _) in enumerate(part)]
-        guided_rows = len(part) if self.guidance else 0
-        options = {"guided_rows": guided_rows, "capacity": self.cache.capacity}
-        planner = Planner(Suffix("none"), 0, "none", adapter.shift, **options)
-        layout = planner.layout(live).to(device)
-        masked = canvas.eligible(layout.targets)
-        every = masked.repeat(self.streams)
+        device, live, start = self.adapter.device, [], 0
+        for row, (text, prompt, mask) in enumerate(part):
+            q = self._noised(text, prompt, mask)
+            q.row, q.start = row, start
+            start += q.slots
+            live.append(q)
+        canvas = Canvas(len(live), max(q.length for q in live), device)
+        canvas.load(live)
+        layout = self.planner.layout(live).to(device)
+        masked = canvas.eligible(layout.targets, self.mask_id)
+        every = masked.repeat(layout.streams)
         offsets = F.pad(every.cumsum(0), (1, 0))[layout.l_offsets]
         rows = replace(layout, logit_row=layout.logit_row[every], l_offsets=offsets)
-        logits = logits_of_pass(adapter, canvas.gather(rows), rows, self.cache)
-        if self.guidance:
-            logits = guided(logits, self.guidance)
+        tokens = canvas.gather(rows, self.mask_id)
+        logits = logits_of_pass(self.adapter, tokens, rows, self.arena)
+        if self.sampling.guidance:
+            logits = guided(logits, self.sampling.guidance)
         answers = torch.cat([t[prompt:] for t, prompt, _ in part]).to(device)
         loss = F.cross_entropy(logits.float(), answers[masked], reduction="none")
         counts = [int(mask.sum()) for _, _, mask in part]
         return [-float(values.sum()) for values in loss.double().cpu().split(counts)]
+
+    def _noised(self, text, prompt, mask):
+        """A sequence with one block, the answer, of which `mask` is masked."""
+        tokens = text.clone()
+        tokens[prompt:][mask] = self.mask_id
+        q = Sequence(
+            tokens=tokens,
+            prompt_length=prompt,
+            block_length=len(text) - prompt,
+            mask_id=self.mask_id,
+            rule=fixed_quota(),
+            suffix=Suffix("none"),
+            sampling=self.sampling,
+        )
+        q.kept = tokens[:0]
+        return q

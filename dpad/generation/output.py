@@ -100,24 +100,22 @@ class Trace:
         return cls(header, events)
 
 
-def row_events(run, sequence, row, seconds):
-    """Events of one sequence of a `Run`; `row` is its number in the whole batch."""
-    at = run.canvas.committed_at[sequence.row].cpu()
-    tokens, committed = run.canvas.tokens[sequence.row].cpu(), run.canvas.committed[sequence.row]
-    committed = committed.cpu()
+def row_events(q):
+    """Events of one `Sequence` that has ended."""
+    tokens, at, committed = (t.cpu() for t in q.result)
     events, previous = [], None
-    for forward, block in enumerate(sequence.forwards):
+    for forward, block in enumerate(q.forwards):
         positions = (at == forward).nonzero()[:, 0]
         events.append(
             {
-                "row": row,
+                "row": q.number,
                 "forward": forward,
                 "block": block,
                 "positions": positions.tolist(),
                 "tokens": tokens[positions].tolist(),
                 "confidence": committed[positions].tolist(),
-                "kept": sequence.log[block].tolist() if block != previous else None,
-                "time": seconds[forward],
+                "kept": q.kept_by_block[block].tolist() if block != previous else None,
+                "time": q.times[forward],
             }
         )
         previous = block

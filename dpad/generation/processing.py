@@ -124,12 +124,10 @@ class Processors:
     def __call__(self, live, targets, logits, canvas):
         with plain_mode():
             scores = logits.to(torch.float32, copy=True)
-            tokens, first = canvas.tokens.clone(), 0
-            for q in live:
+            parts = scores.split([q.width for q in live])
+            for q, part in zip(live, parts, strict=True):
                 begin, end = q.current
-                part = scores[first : first + end - begin]
-                self._run(tokens[q.row, :end][None], begin, part, canvas.mask_id)
-                first += end - begin
+                self._run(canvas.tokens[q.row, :end].clone()[None], begin, part, q.mask_id)
             return scores.to(logits.dtype)
 
     def _run(self, tokens, begin, scores, mask_id):

@@ -31,14 +31,14 @@ class BlockStreamer:
             self.streamer.end()
 
     def step(self, step):
-        """Sends the draft of a `dpad.decode.loop.Step`."""
+        """Sends the draft of a `dpad.decode.step.Step`."""
         if self.ended:
             return
         if getattr(self.streamer, "_takes_logits", False):
             self.streamer.put_draft(logits=step.logits[None].cpu())
             return
         tokens = step.canvas.tokens[step.targets.canvas_row[0], step.targets.position]
-        draft = torch.where(tokens == step.canvas.mask_id, step.token, tokens)
+        draft = torch.where(tokens == step.lane.mask_id, step.token, tokens)
         self.streamer.put_draft(value=draft[None].cpu())
 
     def block(self, tokens):

@@ -63,6 +63,16 @@ class Adapter:
         return self.weight.shape[0]
 
     @property
+    def width(self):
+        """Of the residual."""
+        return self.weight.shape[1]
+
+    @property
+    def mlp_width(self):
+        """Of the MLP's inner rows."""
+        return self.layers[0].up.module.out_features
+
+    @property
     def dtype(self):
         return self.weight.dtype
 

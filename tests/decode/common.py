@@ -2,6 +2,9 @@
 
 import torch
 
+from dpad.decode import commit
+from dpad.decode.sequence import Hooks, Sampling, Sequence
+from dpad.decode.suffix import Suffix
 from dpad.models.adapter import find_adapter
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 
@@ -36,3 +39,26 @@ def tiny(heads=4, kv_heads=2, layers=2, **changes):
 
 def adapter(device="cpu", **changes):
     return find_adapter(tiny(**changes).to(device))
+
+
+def sequence(prompt, new, block_length=8, **options):
+    """A `Sequence` of a prompt and `new` masks; `options` of it and of its `Sampling`."""
+    fields = set(Sampling.__dataclass_fields__) & set(options)
+    sampling = {"suppress": (MASK_ID,), **{n: options.pop(n) for n in fields}}
+    fixed = {"sampling": Sampling(**sampling)}
+    fixed |= {"mask_id": MASK_ID, "end_ids": (EOS_ID,), "fill_id": EOS_ID}
+    fixed |= {"rule": commit.threshold(0.5), "suffix": Suffix("all")}
+    prompt = torch.as_tensor(prompt, dtype=torch.int64)
+    tokens = torch.cat((prompt, torch.full((new,), MASK_ID)))
+    return Sequence(tokens, len(prompt), block_length, **{**fixed, **options})
+
+
+def sequences(prompts, new, block_length=8, keys=None, **options):
+    """One `sequence` for each prompt, of one call: they share their hooks."""
+    fields = set(Hooks.__dataclass_fields__) & set(options)
+    hooks = Hooks(**{n: options.pop(n) for n in fields})
+    keys = keys or range(len(prompts))
+    return [
+        sequence(p, new, block_length, number=number, row_key=key, hooks=hooks, **options)
+        for number, (p, key) in enumerate(zip(prompts, keys, strict=True))
+    ]

@@ -6,7 +6,7 @@ import torch
 import dpad
 from dpad.decode import attention
 from dpad.decode.attention import Attention
-from dpad.decode.plan import Layout
+from dpad.decode.layout import Layout
 from tests.decode.common import MASK_ID, tiny
 
 HEADS, DIM, CAPACITY = 4, 8, 40
@@ -23,7 +23,7 @@ def wide(monkeypatch):
         return stock(q, k, v, **options)
 
     monkeypatch.setattr(attention, "WIDE_ROWS", 16)
-    monkeypatch.setattr(attention, "WIDE_DEVICES", {"cpu"})
+    monkeypatch.setattr(attention, "WIDE_ATTENTION", {"cpu"})
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", watched)
     return seen
 
@@ -36,7 +36,6 @@ def layout_of(sizes):
         ("slot", "position", "logit_row", "l_offsets", "canvas_row", "target", "length"), none
     )
     return Layout(
-        live=[],
         q_offsets=offsets,
         n_keys=keys,
         kv_start=kv_start,
@@ -101,6 +100,6 @@ def test_generate_and_forward_agree(wide):
         tokens, logits = model.generate(ids, **options), model(ids.repeat(1, 2)).logits
         assert {shape[2] for shape, _ in wide} == {33, 18}  # refreshes and the forward
         assert all(shape[0] == 3 for shape, _ in wide)
-        attention.WIDE_DEVICES.clear()
+        attention.WIDE_ATTENTION.clear()
         assert torch.equal(model.generate(ids, **options), tokens)
         assert torch.allclose(model(ids.repeat(1, 2)).logits, logits, atol=1e-4)

@@ -1,22 +1,24 @@
 """Schedules: how many positions a rule may commit in each step."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from dpad.decode import commit
-from dpad.decode.plan import Sequence
 
 
-def sequence(row=0):
-    return Sequence(row=row, length=100, row_key=0, blocks=[(0, 32), (32, 64)])
+def standing(masks, step=0, **more):
+    """What a schedule reads of a sequence in its first block."""
+    return SimpleNamespace(block=0, step=step, masks=masks, cohort=None, ended=False, **more)
 
 
 def quotas(rule, lengths, steps, first_alone=False):
     """Quotas of the first `steps` steps of the first block, every one of them filled."""
     schedule = commit.Schedule(rule, lengths, first_alone)
-    q, found = sequence(), []
+    q, found = standing(lengths[0]), []
     for q.step in range(steps):
-        found.append(int(schedule.of([q])[1]))
-        schedule.taken([q])
+        found.append(schedule.of(q)[1])
+        schedule.taken(q)
     return found
 
 
@@ -50,24 +52,35 @@ def test_dream_in_blocks_takes_one_step_less():
 
 def test_origin_commits_with_the_share_of_the_time_that_passes():
     schedule = commit.Schedule(commit.independent(4, eps=0.2), [8])
-    q, found = sequence(), []
+    q, found = standing(8), []
     for q.step in range(5):
-        amount, quota, leave = schedule.of([q])
-        assert int(quota) >= 8 and leave is None
-        found.append(float(amount))
+        value, quota, leave = schedule.of(q)
+        assert quota >= 8 and leave == -1
+        found.append(value)
     assert found[:3] == pytest.approx([1 - 0.8, 1 - 0.6 / 0.8, 1 - 0.4 / 0.6], abs=1e-6)
     assert found[3:] == [float("inf")] * 2
 
 
 def test_carried_quota_is_what_earlier_steps_left():
     """8 masks in 4 steps: two may go in each, and what was held back may follow."""
-    q = sequence(row=1)
+    q = standing(8)
     schedule = commit.Schedule(commit.threshold(0.9, steps=4), [8])
-    amount, quota, leave = schedule.of([q])
-    assert (amount.tolist(), quota.tolist(), leave.tolist()) == ([0.9], [2], [-1])
+    assert schedule.of(q) == (0.9, 2, -1)
     for q.step, masks, wanted in ((1, 7, 3), (2, 6, 4), (3, 2, 2), (4, 1, 1)):
-        leave = schedule.of([q])[2]
-        assert masks - leave.item() == wanted
+        assert masks - schedule.of(q)[2] == wanted
+
+
+def test_dreams_quota_is_the_mean_of_the_cohort():
+    """Of the rows in the same step of the same block; a row alone looks at itself only."""
+    rule = commit.fixed_quota(4, schedule="dream")
+    rows = [standing(masks) for masks in (8, 2, 5)]
+    rows.append(standing(8, step=1))  # in another step
+    together = [SimpleNamespace(**{**vars(q), "cohort": rows}) for q in rows]
+    schedule = commit.Schedule(rule, [8])
+    assert [schedule.of(q)[1] for q in rows[:2]] == [1, 0]  # a quarter of 8, less a little; of 2
+    assert [schedule.of(q)[1] for q in together[:3]] == [1, 1, 1]  # of the mean of 5
+    rows[0].ended = True
+    assert schedule.of(together[1])[1] == 0
 
 
 def test_rules_without_steps_have_no_limit():

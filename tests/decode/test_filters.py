@@ -5,11 +5,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpad.decode.filters import filter_logits
+from dpad.decode import filters
 
 LOGITS = st.lists(
     st.integers(-128, 128).map(lambda n: n / 16), min_size=2, max_size=12, unique=True
 )
+
+
+def filter_logits(logits, temperature, top_p=None, top_k=None, suppress=None):
+    """The same limits for every row; a temperature of 0 leaves the logits as they are."""
+    column = lambda x, dtype: None if x is None else torch.full((len(logits), 1), x, dtype=dtype)  # noqa: E731
+    scale, top_p = (column(x, torch.float64) for x in (temperature or 1.0, top_p))
+    return filters.filter_logits(logits, scale, top_p, column(top_k, torch.int64), suppress)
 
 
 def kept(row, temperature, top_p, top_k):
@@ -64,3 +71,12 @@ def test_half_precision_is_filtered_in_float32():
     assert out.dtype == torch.float32
     assert torch.equal(out, filter_logits(logits.float(), 0.7, 0.9, 20))
     assert torch.equal(filter_logits(logits, 0.0), logits.float())
+
+
+def test_every_row_has_its_own_limits():
+    logits = torch.randn(4, 40, generator=torch.Generator().manual_seed(1))
+    limits = [(1.0, 0.7, 5), (0.5, 1.0, 1), (2.0, 0.2, 40), (1.0, 1.0, 99)]
+    scale, top_p, top_k = (torch.tensor(column)[:, None] for column in zip(*limits, strict=True))
+    out = filters.filter_logits(logits, scale, top_p, top_k, most_k=128)
+    for row, one in enumerate(limits):
+        assert torch.equal(out[row : row + 1], filter_logits(logits[row : row + 1], *one))

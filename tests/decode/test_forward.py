@@ -1,8 +1,12 @@
 """What a pass computes: only what is read."""
 
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import dpad
+from dpad.decode.cache import KVArena, Ranges
 from tests.decode.common import MASK_ID, adapter, tiny
 
 OPTIONS = {"max_new_tokens": 24, "block_length": 8, "seed": 0, "early_stop": False}
@@ -68,19 +72,44 @@ def test_half_precision_runs_and_grouped_heads_agree_with_the_stock_forward():
             assert (dpad.generate(model, ids, **OPTIONS) != MASK_ID).all()
 
 
-def test_buffers_are_kept_by_the_handle_and_freed():
-    from dpad.decode.cache import KVCache
+def test_the_arena_is_kept_grows_and_is_freed():
+    arena, view = KVArena(), adapter()
+    arena.reserve(view, 80)
+    first = arena.layers[0][0]
+    arena.reserve(view, 30)
+    assert arena.layers[0][0] is first
+    assert arena.bytes == 2 * 2 * 2 * 80 * 8 * 4  # K and V, layers, heads, slots, head_dim, float32
+    arena.reserve(view, 120)
+    assert arena.layers[0][0].shape == (2, 120, 8)
+    start = arena.ranges.take(50)
+    with pytest.raises(RuntimeError, match="120 slots cannot grow to 200: sequences hold 50"):
+        arena.reserve(view, 200)
+    arena.ranges.give(start, 50)
+    arena.release()
+    assert arena.bytes == arena.slots == 0
 
-    cache, view = KVCache(), adapter()
-    cache.reserve(view, 2, 40)
-    first = cache.layers[0][0]
-    cache.reserve(view, 1, 30)
-    assert cache.layers[0][0] is first
-    assert cache.bytes == 2 * 2 * 2 * 2 * 40 * 8 * 4
-    cache.reserve(view, 3, 40)
-    assert cache.layers[0][0].shape == (2, 3 * 40, 8)
-    cache.release()
-    assert cache.bytes == 0
+
+@given(st.data())
+def test_ranges_never_overlap_and_all_come_back(data):
+    ranges, held = Ranges(64), {}
+    for _ in range(data.draw(st.integers(1, 40))):
+        if held and data.draw(st.booleans()):
+            start = data.draw(st.sampled_from(sorted(held)))
+            ranges.give(start, held.pop(start))
+        else:
+            length = data.draw(st.integers(1, 30))
+            start = ranges.take(length)
+            if start is None:
+                assert all(gap < length for _, gap in ranges.gaps)
+                continue
+            held[start] = length
+        places = sorted([*held.items(), *ranges.gaps])
+        assert [a + n for a, n in places] == [*(a for a, _ in places[1:]), 64]
+        assert places[0][0] == 0 and ranges.free == 64 - sum(held.values())
+        assert all(a + n != b for (a, n), (b, _) in zip(ranges.gaps, ranges.gaps[1:], strict=False))
+    for start, length in held.items():
+        ranges.give(start, length)
+    assert ranges.gaps == [(0, 64)]
 
 
 def test_an_mlp_in_pieces_gives_the_same_tokens(monkeypatch):

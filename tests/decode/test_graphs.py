@@ -14,11 +14,13 @@ import torch
 
 from dpad.decode import commit, graphs
 from dpad.decode.captured_step import Bucket, sequences_of
-from dpad.decode.loop import Settings, decode
-from dpad.decode.plan import Planner, Sequence, blocks_of
+from dpad.decode.device import CudaGraph
+from dpad.decode.loop import decode
+from dpad.decode.plan import Planner, draw_suffix
+from dpad.decode.sequence import Hooks
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace, Workspaces
-from tests.decode.common import EOS_ID, MASK_ID, adapter
+from tests.decode.common import MASK_ID, adapter, sequence, sequences
 from tests.doubles.pretended_cuda import pretended_cuda
 from tests.doubles.recorded_calls import RecordedCalls
 
@@ -33,28 +35,26 @@ def recorded(monkeypatch):
     monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
 
 
-def run(model, workspace, prompts=PROMPTS, new=NEW, **settings):
-    fields = {"rule": commit.threshold(0.5), "suffix": THIN, "block_length": WIDTH}
-    fields |= {"cache": "dual", "suppress": (MASK_ID,), "end_ids": (EOS_ID,), "fill_id": EOS_ID}
-    prompts = [torch.tensor(p, dtype=torch.int64) for p in prompts]
+def run(model, workspace, prompts=PROMPTS, new=NEW, **options):
+    """The sequences, decoded, and what it took."""
     keys = [10 + row for row in range(len(prompts))]
-    options = Settings(**{**fields, **settings})
-    return decode(model, workspace, prompts, new, keys, options, MASK_ID)
+    live = sequences(prompts, new, WIDTH, keys, **{"suffix": THIN, "cache": "dual", **options})
+    return live, decode(model, workspace, live)
 
 
 def compare(model, workspace=None, **options):
     """Runs captured and eagerly; the captured run, after both were found equal."""
     workspace = Workspace() if workspace is None else workspace
-    captured = run(model, workspace, **options)
-    eager = run(model, Workspace(capture=False), **options)
-    assert workspace.graphs.why_not is None and eager.replayed == 0
-    for name in ("tokens", "committed_at", "masks_left", "status", "forward"):
-        assert torch.equal(getattr(captured.canvas, name), getattr(eager.canvas, name)), name
-    assert torch.allclose(captured.canvas.committed, eager.canvas.committed, atol=1e-5)
-    assert captured.reasons == eager.reasons
-    assert [q.forwards for q in captured.sequences] == [q.forwards for q in eager.sequences]
-    assert captured.positions == eager.positions
-    return captured
+    captured, took = run(model, workspace, **options)
+    eager, by_hand = run(model, Workspace(capture=False), **options)
+    assert workspace.graphs.why_not is None and by_hand.replayed == 0
+    for q, other in zip(captured, eager, strict=True):
+        assert torch.equal(q.result.tokens, other.result.tokens)
+        assert torch.equal(q.result.committed_at, other.result.committed_at)
+        assert torch.allclose(q.result.committed, other.result.committed, atol=1e-5)
+        assert (q.reason, q.forwards) == (other.reason, other.forwards)
+    assert took.positions == by_hand.positions
+    return captured, took
 
 
 RULES = {
@@ -75,15 +75,15 @@ RULES = {
 @pytest.mark.parametrize("rule", RULES)
 def test_replays_decide_what_eager_steps_decide(rule, cache, device):
     lengths = {"new": 32} if rule == "carried" else {}
-    captured = compare(adapter(device), rule=RULES[rule], cache=cache, **lengths)
-    assert captured.replayed == captured.passes - refreshes(captured) > 0
+    live, took = compare(adapter(device), rule=RULES[rule], cache=cache, **lengths)
+    assert took.replayed == took.passes - refreshes(live) > 0
 
 
-def refreshes(found):
+def refreshes(live):
     """Passes that began a block: sequences that begin one in the same step share it."""
     begun = {
         step
-        for q in found.sequences
+        for q in live
         for step, block in enumerate(q.forwards)
         if step == 0 or q.forwards[step - 1] != block
     }
@@ -110,7 +110,7 @@ def refreshes(found):
     ids=lambda options: "-".join(options),
 )
 def test_settings(options, cache, device):
-    assert compare(adapter(device), cache=cache, **options).replayed > 0
+    assert compare(adapter(device), cache=cache, **options)[1].replayed > 0
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -118,21 +118,21 @@ def test_models_with_a_shift(monkeypatch, device):
     model = adapter(device)
     monkeypatch.setattr(model, "shift", 1)
     for cache in ("prefix", "dual"):
-        assert compare(model, cache=cache).replayed > 0
-        assert compare(model, cache=cache, guidance=1.0).replayed > 0
-        assert compare(model, cache=cache, published_shift=True).replayed > 0
+        assert compare(model, cache=cache)[1].replayed > 0
+        assert compare(model, cache=cache, guidance=1.0)[1].replayed > 0
+        assert compare(model, cache=cache, published_shift=True)[1].replayed > 0
 
 
 def test_graphs_serve_later_calls():
     """Other prompts, lengths, seeds, thresholds and temperatures: the same graphs."""
     model, workspace = adapter(), Workspace()
-    workspace.reserve(model, 5, 60)
+    workspace.reserve(model, 5, 60, 300)
     compare(model, workspace, temperature=0.5)
     held = len(workspace.graphs)
-    cache = workspace.cache.layers
+    layers = workspace.arena.layers
     compare(model, workspace, temperature=0.9, seed=5, rule=commit.threshold(0.7))
     compare(model, workspace, prompts=[[7] * 20, [8], [9] * 3, [1], [2]], temperature=0.5)
-    assert workspace.cache.layers is cache
+    assert workspace.arena.layers is layers
     assert len(workspace.graphs) <= held + 2  # batches shrink along other sizes
     before = len(workspace.graphs)
     compare(model, workspace, rule=commit.fixed_quota(14))
@@ -141,18 +141,18 @@ def test_graphs_serve_later_calls():
 
 def test_a_run_keeps_its_result_when_the_next_one_overwrites_the_canvas():
     model, workspace = adapter(), Workspace()
-    first = run(model, workspace)
-    kept = first.canvas.tokens.clone()
+    first, _ = run(model, workspace)
+    kept = [q.result.tokens.clone() for q in first]
     run(model, workspace, prompts=[[1] * 9] * 5)
-    assert torch.equal(first.canvas.tokens, kept)
+    assert all(torch.equal(q.result.tokens, old) for q, old in zip(first, kept, strict=True))
 
 
 def test_larger_requests_capture_anew():
     model, workspace = adapter(), Workspace()
     compare(model, workspace, prompts=PROMPTS[:2])
-    address = workspace.cache.layers[0][0].data_ptr()
+    address = workspace.arena.layers[0][0].data_ptr()
     compare(model, workspace)
-    assert workspace.cache.layers[0][0].data_ptr() != address
+    assert workspace.arena.layers[0][0].data_ptr() != address
     compare(model, workspace, prompts=PROMPTS[:2], new=60)
     compare(model, workspace)
 
@@ -172,13 +172,15 @@ def test_weights_that_moved_are_noticed():
 
 def test_what_stands_in_the_way_is_named():
     model = adapter()
-    look = {"cache": "dual", "rule": commit.threshold(0.5), "suffix": THIN, "block_length": 8}
-    assert graphs.obstacle(model, Settings(**look)) is None
-    assert "none" in graphs.obstacle(model, Settings(**{**look, "cache": "none"}))
+    assert graphs.obstacle(model) is None
+    look = {"prompt": [1], "new": 8, "cache": "dual"}
+    assert sequence(**look).obstacle() is None
+    assert "none" in sequence(**{**look, "cache": "none"}).obstacle()
     for name in ("noise", "order", "process_logits", "whole_logits"):
-        assert name in graphs.obstacle(model, Settings(**look, **{name: lambda *_: None}))
+        hooks = Hooks(**{name: lambda *_: None})
+        assert name in sequence(**look, hooks=hooks).obstacle()
     for name in ("kept", "on_step", "on_block", "on_begin"):
-        assert graphs.obstacle(model, Settings(**look, **{name: lambda *_: None})) is None
+        assert sequence(**look, hooks=Hooks(**{name: lambda *_: None})).obstacle() is None
     hook = model.layers[1].up.module.register_forward_hook(lambda *_: None)
     assert "up_proj" in graphs.obstacle(model)
     hook.remove()
@@ -197,9 +199,10 @@ def test_a_failed_capture_goes_on_eagerly_with_the_reason(monkeypatch):
 
     monkeypatch.setitem(graphs.CAPTURES, "cpu", Refuses)
     model, workspace = adapter(), Workspace()
-    found = run(model, workspace)
-    assert "no graphs today" in workspace.graphs.why_not and found.replayed == 0
-    assert torch.equal(found.canvas.tokens, run(model, Workspace(capture=False)).canvas.tokens)
+    found, took = run(model, workspace)
+    assert "no graphs today" in workspace.graphs.why_not and took.replayed == 0
+    for q, other in zip(found, run(model, Workspace(capture=False))[0], strict=True):
+        assert torch.equal(q.result.tokens, other.result.tokens)
 
 
 def test_steps_that_look_at_values_are_refused_by_the_recorder():
@@ -219,7 +222,7 @@ def test_callbacks_see_every_step_of_a_captured_run():
     def watched(workspace):
         seen = []
         on_step = lambda step: seen.append((step.token, step.probability, step.targets))  # noqa: E731
-        return run(adapter(), workspace, prompts=PROMPTS[:1], on_step=on_step), seen
+        return run(adapter(), workspace, prompts=PROMPTS[:1], on_step=on_step)[1], seen
 
     found, captured = watched(Workspace())
     _, eager = watched(Workspace(capture=False))
@@ -245,24 +248,24 @@ def test_only_watched_steps_keep_their_logits(monkeypatch, watched):
     assert set(seen) == {watched}
 
 
-def layout_of(count, cache="dual", prompt=5, shift=0, suffix=THIN, guided=0):
-    planner = Planner(suffix, 1, cache, shift, None, guided)
-    live = [Sequence(i, prompt + 20, i, blocks_of(prompt, prompt + 20, 8)) for i in range(count)]
-    planner.layout(live)
-    for q in live:
-        q.step = 1
-    return planner.layout(live)
+def layout_of(count, cache="dual", prompt=5, shift=0, suffix=THIN, guidance=0.0):
+    options = {"cache": cache, "suffix": suffix, "guidance": guidance}
+    live = sequences([[1] * prompt] * count, 20, WIDTH, **options)
+    draw_suffix(live)
+    for row, q in enumerate(live):
+        q.row, q.start, q.step = row, 50 * row, 1
+    return Planner(shift).layout(live)
 
 
 @pytest.mark.parametrize("count", range(1, 18))
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
-@pytest.mark.parametrize("guided", [0, 20])
-def test_buckets_hold_their_pass(count, shift, cache, guided):
-    layout = layout_of(count, cache, shift=shift, guided=guided)
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+def test_buckets_hold_their_pass(count, shift, cache, guidance):
+    layout = layout_of(count, cache, shift=shift, guidance=guidance)
     bucket = Bucket.of(layout)
     rows = layout.rows // layout.streams
-    assert bucket.streams == (2 if guided else 1)
+    assert bucket.streams == (2 if guidance else 1)
     assert bucket.rows >= rows and bucket.logit_rows >= layout.target.shape[0]
     padded = bucket.rows > rows or bucket.logit_rows > layout.target.shape[0]
     assert bucket.sequences > count or (not padded and bucket.sequences == count)
@@ -281,9 +284,9 @@ def test_a_capture_leaves_the_callers_stream(breaks):
             raise RuntimeError("capture failed")
 
     with pretended_cuda() as cuda:
-        before, seen, pool = cuda.stream, [], graphs.CudaGraph.pool()
+        before, seen, pool = cuda.stream, [], CudaGraph.pool()
         with pytest.raises(RuntimeError, match="failed") if breaks else nullcontext():
-            graphs.CudaGraph(function, pool).replay()
+            CudaGraph(function, pool).replay()
         assert cuda.stream is before and seen == [pool[1]] * 3
         assert cuda.captures == cuda.replays == (not breaks)
 
@@ -294,7 +297,7 @@ def test_a_workspace_comes_back_when_the_device_is_done(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda d: stream if d is device else None)
     workspaces = Workspaces()
     with pytest.raises(KeyError), workspaces.one() as workspace:
-        workspace.cache.layers = [(SimpleNamespace(device=device),) * 2]
+        workspace.arena.layers = [(SimpleNamespace(device=device),) * 2]
         raise KeyError
     assert waited == [0] and workspaces.free == [workspace]
 
@@ -306,7 +309,7 @@ def test_what_a_run_was_given_is_not_kept():
 
     workspace, look = Workspace(), Look()
     kept = weakref.ref(look)
-    assert run(adapter(), workspace, on_step=look).replayed > 0
+    assert run(adapter(), workspace, on_step=look)[1].replayed > 0
     del look
     gc.collect()
     assert kept() is None and len(workspace.graphs) > 0

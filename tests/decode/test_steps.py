@@ -5,22 +5,23 @@ import torch
 
 from dpad.decode import commit
 from dpad.decode.canvas import Canvas
-from dpad.decode.loop import NaNLogitsError, Settings, decode
-from dpad.decode.suffix import Suffix
+from dpad.decode.decoder import NaNLogitsError
+from dpad.decode.loop import decode
 from dpad.decode.workspace import Workspace
-from tests.decode.common import EOS_ID, MASK_ID, VOCAB, adapter
+from tests.decode.common import EOS_ID, MASK_ID, VOCAB, adapter, sequences
 
 PROMPTS = ([1, 2, 3], [4, 5, 6, 7, 8])
 NEW, WIDTH = 24, 8
 
 
-def run(model=None, prompts=PROMPTS, **settings):
-    fields = {"rule": commit.threshold(0.5), "suffix": Suffix("all"), "block_length": WIDTH}
-    fields |= {"suppress": (MASK_ID,), "end_ids": (EOS_ID,), "fill_id": EOS_ID, **settings}
-    prompts = [torch.tensor(p) for p in prompts]
-    keys = list(range(len(prompts)))
-    cache = Workspace()
-    return decode(model or adapter(), cache, prompts, NEW, keys, Settings(**fields), MASK_ID)
+def run(model=None, prompts=PROMPTS, **options):
+    """The sequences, decoded, and what it took."""
+    live = sequences(prompts, NEW, WIDTH, **options)
+    return live, decode(model or adapter(), Workspace(), live)
+
+
+def answers(live):
+    return [q.result.tokens[q.prompt_length :] for q in live]
 
 
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
@@ -28,9 +29,9 @@ def test_hooks_that_look_change_nothing_and_cost_no_read(cache, monkeypatch):
     reads = []
     read = Canvas.read_status
     monkeypatch.setattr(Canvas, "read_status", lambda self: reads.append(1) or read(self))
-    plain = run(cache=cache)
+    plain, took = run(cache=cache)
     passes, logits_rows, numbers, committed = len(reads), [], [], 0
-    assert passes == len(plain.steps)
+    assert passes == took.steps == took.passes
     reads.clear()
 
     def process(live, targets, logits, canvas):
@@ -51,11 +52,11 @@ def test_hooks_that_look_change_nothing_and_cost_no_read(cache, monkeypatch):
         assert torch.equal(step.canvas.tokens[at][new], step.token[new])
         assert torch.equal(step.canvas.committed[at][new], step.probability[new])
 
-    seen = run(cache=cache, process_logits=process, on_step=look)
-    assert torch.equal(seen.canvas.tokens, plain.canvas.tokens)
+    seen, _ = run(cache=cache, process_logits=process, on_step=look)
+    assert all(map(torch.equal, answers(seen), answers(plain)))
     assert len(reads) == passes == len(numbers) == len(logits_rows)
     assert numbers == list(range(passes))
-    assert committed == int((plain.canvas.committed_at >= 0).sum())
+    assert committed == sum(int((q.result.committed_at >= 0).sum()) for q in plain)
 
 
 def test_edited_logits_decide():
@@ -63,27 +64,27 @@ def test_edited_logits_decide():
         logits[:, 7] += 1000
         return logits
 
-    out = run(process_logits=only_seven)
-    for row, length in enumerate(out.canvas.lengths):
-        assert (out.canvas.tokens[row, length - NEW : length] == 7).all()
-    assert len(out.steps) == NEW // WIDTH
+    out, took = run(process_logits=only_seven)
+    assert all((answer == 7).all() for answer in answers(out))
+    assert took.steps == NEW // WIDTH
 
 
 def test_a_position_that_is_masked_again_is_decided_again():
-    plain, done = run(), []
+    (plain, _), done = run(), []
 
     def mask_once(step):
         if not done:
             done.append(step.number)
-            step.canvas.tokens[0, 3 : 3 + WIDTH] = MASK_ID
+            step.canvas.tokens[step.live[0].row, 3 : 3 + WIDTH] = MASK_ID
             step.settle()
 
-    out = run(on_step=mask_once)
-    assert torch.equal(out.canvas.tokens, plain.canvas.tokens)
-    assert len(out.sequences[0].forwards) == len(plain.sequences[0].forwards) + 1
-    assert out.sequences[1].forwards == plain.sequences[1].forwards
-    assert (out.canvas.committed_at[0, 3 : 3 + WIDTH] >= 1).all()
-    assert torch.equal(out.canvas.forward, torch.tensor([len(q.forwards) for q in out.sequences]))
+    out, _ = run(on_step=mask_once)
+    assert all(map(torch.equal, answers(out), answers(plain)))
+    assert len(out[0].forwards) == len(plain[0].forwards) + 1
+    assert out[1].forwards == plain[1].forwards
+    assert (out[0].result.committed_at[3 : 3 + WIDTH] >= 1).all()
+    for q in out:
+        assert int(q.result.committed_at.max()) == len(q.forwards) - 1
 
 
 def test_positions_that_are_filled_finish_the_block():
@@ -94,12 +95,12 @@ def test_positions_that_are_filled_finish_the_block():
             step.canvas.tokens[q.row, begin:end][free] = 9
         step.settle()
 
-    out = run(on_step=fill, early_stop=False)
-    assert [q.forwards for q in out.sequences] == [[0, 1, 2]] * 2
-    committed = out.canvas.committed_at[0, 3 : 3 + NEW]
-    assert committed.tolist() == [0] * WIDTH + [1] * WIDTH + [2] * WIDTH
-    filled = out.canvas.tokens[0, 3 : 3 + NEW] == 9
-    assert filled.any() and (out.canvas.committed[0, 3 : 3 + NEW][filled] == 1).any()
+    out, _ = run(on_step=fill, early_stop=False)
+    assert [q.forwards for q in out] == [[0, 1, 2]] * 2
+    tokens, committed_at, committed = (t[3:] for t in out[0].result)
+    assert committed_at.tolist() == [0] * WIDTH + [1] * WIDTH + [2] * WIDTH
+    filled = tokens == 9
+    assert filled.any() and (committed[filled] == 1).any()
 
 
 @pytest.mark.parametrize("first, then, reason", [(EOS_ID, 5, "length"), (5, EOS_ID, "stop")])
@@ -118,18 +119,18 @@ def test_an_end_that_is_written_or_taken_away_counts(first, then, reason):
                 step.canvas.tokens[q.row, q.current[0] : q.current[1]] = then
             step.settle()
 
-    out = run(process_logits=say, on_step=write)
-    assert out.reasons == [reason] * 2
+    out, _ = run(process_logits=say, on_step=write)
+    assert [q.reason for q in out] == [reason] * 2
     blocks = [0] if reason == "stop" else [0, 1, 2]
-    assert [q.forwards for q in out.sequences] == [blocks] * 2
+    assert [q.forwards for q in out] == [blocks] * 2
     if reason == "length":  # the tail that the first commit had filled was decoded after all
-        assert all((out.canvas.tokens[r, n - NEW : n] == 5).all() for r, n in enumerate((27, 29)))
+        assert all((answer == 5).all() for answer in answers(out))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "dream"])
 def test_quotas_follow_what_was_written(schedule):
     """Half of the block is filled in its first step: the rest of the quotas spread over less."""
-    plain = run(rule=commit.fixed_quota(24, schedule=schedule), early_stop=False)
+    plain, _ = run(rule=commit.fixed_quota(24, schedule=schedule), early_stop=False)
 
     def fill(step):
         for q in step.live:
@@ -141,12 +142,10 @@ def test_quotas_follow_what_was_written(schedule):
             begin, end = q.current
             assert q.masks == int((step.canvas.tokens[q.row, begin:end] == MASK_ID).sum())
 
-    out = run(rule=commit.fixed_quota(24, schedule=schedule), early_stop=False, on_step=fill)
-    for row, length in enumerate(out.canvas.lengths):
-        answer = out.canvas.tokens[row, length - NEW : length]
+    out, _ = run(rule=commit.fixed_quota(24, schedule=schedule), early_stop=False, on_step=fill)
+    for answer in answers(out):
         assert (answer.view(3, WIDTH)[:, : WIDTH // 2] == 9).all() and MASK_ID not in answer
-    steps = [len(q.forwards) for q in out.sequences]
-    assert max(steps) <= min(len(q.forwards) for q in plain.sequences)
+    assert max(len(q.forwards) for q in out) <= min(len(q.forwards) for q in plain)
 
 
 def test_settling_does_not_hide_nan():
@@ -158,10 +157,10 @@ def test_settling_does_not_hide_nan():
 
 
 def test_a_true_answer_to_a_finished_block_ends_its_row():
-    out = run(on_block=lambda row, tokens: row == 1, early_stop=False)
-    assert out.reasons == ["length", "criteria"]
-    assert set(out.sequences[0].forwards) == {0, 1, 2} and set(out.sequences[1].forwards) == {0}
-    assert (out.canvas.tokens[1, 5 + WIDTH : 29] == MASK_ID).all()
+    out, _ = run(on_block=lambda q, tokens: q.number == 1, early_stop=False)
+    assert [q.reason for q in out] == ["length", "criteria"]
+    assert set(out[0].forwards) == {0, 1, 2} and set(out[1].forwards) == {0}
+    assert (answers(out)[1][WIDTH:] == MASK_ID).all()
 
 
 def test_what_a_hook_raises_reaches_the_caller():
@@ -174,7 +173,7 @@ def test_what_a_hook_raises_reaches_the_caller():
 
 
 def test_a_status_that_does_not_change_is_an_error(monkeypatch):
-    monkeypatch.setattr(Canvas, "read_status", lambda self: [0] * self.rows)
+    monkeypatch.setattr(Canvas, "read_status", lambda self: [0] * self.tokens.shape[0])
     with pytest.raises(RuntimeError, match="row 0, block 0: not done after 9 steps"):
         run()
     with pytest.raises(RuntimeError, match="not done after 21 steps"):

@@ -19,7 +19,7 @@ from torch import nn
 
 import dpad
 from dpad.decode import graphs
-from dpad.decode.loop import NaNLogitsError
+from dpad.decode.decoder import NaNLogitsError
 from tests.decode.common import EOS_ID
 from tests.doubles.recorded_calls import RecordedCalls
 from tests.generation.common import Doubled

@@ -10,11 +10,11 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import dpad
-from dpad.decode.cache import KVCache
+from dpad.decode.cache import KVArena
 from dpad.decode.forward import MLP_ROWS, logits_of_pass
-from dpad.decode.plan import Planner, Sequence
+from dpad.decode.plan import Planner, draw_suffix
 from dpad.models.hf.dream import DreamConfig, DreamModel
-from tests.decode.common import EOS_ID, MASK_ID, VOCAB, tiny
+from tests.decode.common import EOS_ID, MASK_ID, VOCAB, sequence, tiny
 from tests.doubles import remote
 from tests.ops.op_helpers import GraphPasses
 
@@ -124,14 +124,17 @@ def test_keys_and_values_are_not_copied(make):
 @torch.inference_mode()
 def test_a_pass_of_the_decoder_compiles():
     """Refresh and cached steps of sequences of other lengths, in caches that live outside."""
-    view, cache = dpad.models.adapter.find_adapter(tiny(layers=1)), KVCache()
-    cache.reserve(view, 3, 64)
+    view, cache = dpad.models.adapter.find_adapter(tiny(layers=1)), KVArena()
+    cache.reserve(view, 3 * 64)
     shape = cache.layers[0][0].shape
     passes = GraphPasses()
     step = torch.compile(logits_of_pass, fullgraph=True, backend=passes)
-    planner = Planner(dpad.Suffix("all"), 0, "dual", 0, capacity=64)
+    planner = Planner(0)
     for lengths in ((30, 41), (25, 33), (22, 50, 64)):
-        live = [Sequence(r, n, r, [(n - 20, n - 12)]) for r, n in enumerate(lengths)]
+        live = [sequence([1] * (n - 20), 20, cache="dual") for n in lengths]
+        draw_suffix(live)
+        for row, q in enumerate(live):
+            q.row, q.start = row, 64 * row
         for refresh in (True, False):
             layout = planner.layout(live)
             tokens = ids_of(1, layout.rows)[0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dpad
-from dpad.decode import cache
+from dpad.decode import device as devices
 from tests.doubles.reference_decoder import reference
 from tests.generation.common import MASK_ID
 
@@ -121,4 +121,4 @@ def test_memory_that_torch_keeps_counts_as_free(monkeypatch):
     for name, value in (("memory_reserved", 70), ("memory_allocated", 30)):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5, 100))
-    assert cache._free_bytes(torch.device("cuda")) == 45
+    assert devices.free_bytes(torch.device("cuda")) == 45

@@ -5,8 +5,9 @@ import torch
 
 import dpad
 from dpad import ops
+from dpad.decode import device as devices
 from dpad.decode.canvas import Canvas
-from dpad.decode.loop import NaNLogitsError
+from dpad.decode.decoder import NaNLogitsError
 from tests.generation.common import EOS_ID, MASK_ID, pad
 
 SHORT = {"max_new_tokens": 12, "block_length": 8, "seed": 1}
@@ -140,21 +141,17 @@ def test_a_model_that_predicts_the_mask_does_not_hang(llada, prompts):
 
 
 def test_a_capacity_that_does_not_fit_names_the_bytes(llada, prompts, monkeypatch):
-    from dpad.decode import cache
-
-    monkeypatch.setattr(cache, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 1000)
     wanted = 2 * 3 * 4 * 25 * 16 * 4  # K and V, layers, heads, slots, head_dim, float32
     with pytest.raises(MemoryError, match=f"{wanted:,} bytes"):
         dpad.generate(llada, [prompts[0]], **SHORT)
 
 
 def test_what_torch_keeps_for_later_is_free(monkeypatch):
-    from dpad.decode import cache
-
     figures = {"memory_reserved": 50, "memory_allocated": 30, "mem_get_info": (7, 99)}
     for name, value in figures.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    assert cache._free_bytes(torch.device("cuda", 0)) == 7 + 50 - 30
+    assert devices.free_bytes(torch.device("cuda", 0)) == 7 + 50 - 30
 
 
 def test_padding_side_and_columns(llada, prompts):

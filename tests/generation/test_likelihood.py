@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dpad
-from dpad.decode.loop import NaNLogitsError
+from dpad.decode.decoder import NaNLogitsError
 from tests.doubles import remote
 from tests.generation.common import MASK_ID, META
 

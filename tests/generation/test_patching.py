@@ -143,10 +143,10 @@ def test_buffers_are_reused_and_freed(llada, prompts):
     handle = dpad.patch(llada)
     llada.generate([prompts[0]], **OPTIONS)
     (workspace,) = handle._workspaces.free
-    address = workspace.cache.layers[0][0].data_ptr()
+    address = workspace.arena.layers[0][0].data_ptr()
     llada.generate([prompts[1]], **OPTIONS)
     assert handle._workspaces.free == [workspace]
-    assert workspace.cache.layers[0][0].data_ptr() == address
+    assert workspace.arena.layers[0][0].data_ptr() == address
     handle.remove()
     assert handle._workspaces.free == []
     assert MASK_ID not in dpad.generate(llada, [prompts[0]], **OPTIONS)

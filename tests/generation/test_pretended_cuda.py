@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dpad
-from dpad.decode.loop import Decoder
+from dpad.decode.decoder import Decoder
 from dpad.decode.step import DeviceStep
 from tests.doubles.pretended_cuda import CUDA, pretended_cuda
 from tests.generation.common import MASK_ID, pad
@@ -31,16 +31,22 @@ def cuda():
 
 @pytest.fixture
 def runs(monkeypatch, cuda):
-    """Of every run: (its steps, reads, copies to the device that were waited for)."""
-    found, run = [], Decoder.run
+    """Of every decoder: [its steps, reads, copies to the device that were waited for]."""
+    found, begin, step = [], Decoder.__init__, Decoder.step
+
+    def begun(decoder, *args):
+        begin(decoder, *args)
+        found.append([0, 0, 0])
 
     def counted(decoder):
-        reads, sends = cuda.reads, cuda.slow_sends
-        result = run(decoder)
-        found.append((len(result.steps), cuda.reads - reads, cuda.slow_sends - sends))
-        return result
+        before = cuda.reads, cuda.slow_sends
+        ended = step(decoder)
+        more = (1, cuda.reads - before[0], cuda.slow_sends - before[1])
+        found[-1] = [n + m for n, m in zip(found[-1], more, strict=True)]
+        return ended
 
-    monkeypatch.setattr(Decoder, "run", counted)
+    monkeypatch.setattr(Decoder, "__init__", begun)
+    monkeypatch.setattr(Decoder, "step", counted)
     return found
 
 

@@ -8,7 +8,7 @@ import transformers
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 import dpad
-from dpad.decode.loop import NaNLogitsError
+from dpad.decode.decoder import NaNLogitsError
 from tests.generation.common import EOS_ID, MASK_ID, pad
 
 OPTIONS = {"max_new_tokens": 20, "block_length": 8, "threshold": 0.6, "seed": 2}

@@ -1,0 +1,313 @@
+"""The decoder: sequences join it, take steps together, and leave, each by itself."""
+
+import time
+
+import torch
+
+from dpad import ops
+from dpad.decode import device as devices
+from dpad.decode.passes import LONG_CREDIT, Pass, long_ones
+from dpad.decode.plan import Planner, draw_suffix
+from dpad.decode.step import Controller, DeviceStep, Step
+
+BLOCK_DONE, FINISHED, NAN, INVALID = (
+    ops.STATUS[n] for n in ("block_done", "finished", "nan", "invalid")
+)
+
+
+class NaNLogitsError(RuntimeError):
+    """The model gave NaN logits at a position that was to be committed."""
+
+
+class Decoder:
+    """Decodes sequences on one model and `Workspace`, whose size is what was reserved in it.
+
+    A pass that is long beside those of the others is spread over several steps, a few layers in
+    each: it takes the work of `share` times their rows from each step. None: no pass is spread.
+
+    `admit` gives a sequence its place, `step` takes one forward of every sequence, `retire` frees a
+    place at any time between steps. A sequence that fails ends alone, with its `error`.
+
+    Attributes:
+        live: the sequences that are decoded, in the order in which they came.
+        seconds: host time spent in "plan", "forward" and "commit".
+        steps, passes, positions (rows computed in them), replayed (passes that were a graph's).
+    """
+
+    def __init__(self, adapter, workspace, share=None):
+        self.adapter, self.workspace, self.share = adapter, workspace, share
+        self._begun_passes = {}  # sequence -> its `Pass`, some layers of which have run
+        self.graphs, self.canvas = workspace.graphs, workspace.canvas
+        self.live, self._new = [], []
+        self.seconds = dict.fromkeys(("plan", "forward", "commit"), 0.0)
+        self.steps = self.passes = self.positions = self.replayed = 0
+        self._planner, self._controller = Planner(adapter.shift), Controller()
+        self._device_steps, self._captured = {}, {}  # by lane
+        self._begun = self._at = time.perf_counter()
+
+    # --- who is decoded --------------------------------------------------------------------------
+
+    def admit(self, q):
+        """Gives a sequence its canvas row and K/V range; False if there is no room now.
+
+        Raises:
+            ValueError: it is longer than the canvas, or needs more slots than there are.
+        """
+        arena, canvas = self.workspace.arena, self.canvas
+        if q.length > canvas.length or q.slots > arena.slots:
+            raise ValueError(
+                f"row {q.number}: {q.length} positions need {q.slots} K/V slots; the decoder has "
+                f"canvases of {canvas.length} and {arena.slots} slots"
+            )
+        if not canvas.free_rows:
+            return False
+        q.start = arena.ranges.take(q.slots)
+        if q.start is None:
+            return False
+        q.row = canvas.free_rows.pop()
+        self._device_step(q.lane)
+        self.graphs.last_obstacle = q.obstacle()
+        self._new.append(q)
+        self.live.append(q)
+        return True
+
+    def retire(self, q, reason="cancelled", error=None):
+        """Ends a sequence: keeps its result and frees its place."""
+        if q not in self._new:
+            q.result = self.canvas.take(q)
+        else:
+            self._new.remove(q)
+        self.live.remove(q)
+        self._begun_passes.pop(q, None)
+        self.workspace.arena.ranges.give(q.start, q.slots)
+        self.canvas.free_rows.append(q.row)
+        q.reason, q.error = reason, error
+        if all(other.lane != q.lane for other in self.live):
+            self._device_steps.pop(q.lane, None)
+            self._captured.pop(q.lane, None)
+            self._controller.forget(q.lane)
+
+    def close(self):
+        """Retires everybody."""
+        for q in list(self.live):
+            self.retire(q)
+
+    # --- a step ----------------------------------------------------------------------------------
+
+    def step(self):
+        """One forward of every sequence, one status read; returns those that have ended."""
+        device = self.adapter.device
+        with (
+            devices.current(device),
+            torch.inference_mode(),
+            torch.autocast(device.type, enabled=False),
+        ):
+            self._at = time.perf_counter()
+            failed = {}
+            self._begin(failed)
+            ready = [q for q in self.live if q not in failed]
+            spread = self._spread(ready)
+            ready = [q for q in ready if q not in spread]
+            for part, captured in self._parts(ready):
+                self._pass(part, captured, failed)
+            ready += self._long_passes(spread, ready, failed)
+            ended = self._advance(ready, failed)
+            self._lap("commit")
+            self.steps += 1
+            return ended
+
+    def _lap(self, name):
+        now = time.perf_counter()
+        self.seconds[name] += now - self._at
+        self._at = now
+
+    def _begin(self, failed):
+        """Loads the canvases of new sequences, and draws the suffix of every new block."""
+        if self._new:
+            new, self._new = self._new, []
+            self.graphs.prepare(self.adapter, self.workspace.arena)
+            self._captured.clear()  # the model may have changed since
+            self.canvas.load(new)
+            for hooks, part in _grouped(new, "hooks"):
+                if hooks.on_begin is not None:
+                    self._call(failed, part, hooks.on_begin, self.canvas, part)
+        fresh = [q for q in self.live if q.kept is None and q not in failed]
+        for q in fresh:
+            if q.hooks.kept is not None:
+                q.kept = self._call(failed, [q], q.hooks.kept, q)
+        for _, part in _grouped([q for q in fresh if q.hooks.kept is None], "suffix"):
+            self._call(failed, part, draw_suffix, part)
+        for q in fresh:
+            q.kept_by_block.append(q.kept)
+
+    def _call(self, failed, sequences, function, *args):
+        """Calls a caller's function; what it raises ends its sequences."""
+        try:
+            return function(*args)
+        except Exception as error:
+            failed.update(dict.fromkeys(sequences, error))
+
+    def _parts(self, ready):
+        """The sequences of each pass of a step: those that share a lane.
+
+        Refreshes go apart from cached steps where these are captured, except where a caller looks
+        on, who would see two steps.
+        """
+        parts = {}
+        looked_at = {q.hooks for q in ready if q.refresh and q.hooks.on_step is not None}
+        for q in ready:
+            captured = self.graphs.active and not q.refresh and q.hooks not in looked_at
+            parts.setdefault((q.lane, captured and not q.obstacle()), []).append(q)
+        for (_, captured), part in parts.items():
+            yield [q for _, same in _grouped(part, "hooks") for q in same], captured
+
+    def _pass(self, live, captured, failed):
+        """Queues one pass and its commit."""
+        step = self._device_step(live[0].lane)
+        try:
+            layout, controls = self._planned(step, live)
+            watched = any(q.hooks.on_step is not None for q in live)
+            graph = self._graph(step, layout, controls, watched) if captured else None
+            if graph is not None:
+                self._lap("plan")
+                graph(layout, controls)
+                self.replayed += 1
+                self._lap("forward")
+                targets, decision = graph.decided(layout) if watched else (None, None)
+            else:
+                work = Pass.begin(live, step, layout, controls)
+                self._lap("plan")
+                work.run()
+                targets, decision = self._decided(work)
+        except Exception as error:
+            failed.update(dict.fromkeys(live, error))
+            return
+        self._taken(step, live, targets, decision, failed)
+
+    def _planned(self, step, live):
+        """The layout and the controls of a pass, on the host."""
+        layout = self._planner.layout(live)
+        self.positions += layout.rows
+        self.passes += 1
+        return layout, self._controller.of(step.lane, live)
+
+    def _decided(self, work):
+        """The `Targets` and the `Decision` of a pass whose layers have run."""
+        logits = work.logits()
+        self._lap("forward")
+        return work.decide(logits)
+
+    def _taken(self, step, live, targets, decision, failed):
+        """After a commit: schedules go on, and those that look on are called."""
+        for q in live:
+            q.schedule.taken(q)
+        if any(q.hooks.on_step is not None for q in live):
+            self._show(step, live, targets, decision, failed)
+
+    def _spread(self, ready):
+        """The sequences whose pass is spread over steps: it has begun, or is long."""
+        if self.share is None or len(ready) < 2:
+            return [q for q in ready if q in self._begun_passes]
+        long = long_ones(ready)
+        return [q for q in ready if q in self._begun_passes or q in long]
+
+    def _long_passes(self, spread, others, failed):
+        """Runs some layers of each pass that is spread; the sequences whose pass is complete."""
+        credit, complete = None, []
+        if spread and others:
+            credit = max(self.share * sum(q.rows for q in others), LONG_CREDIT)
+        for q in spread:
+            try:
+                if q not in self._begun_passes:
+                    step = self._device_step(q.lane)
+                    begun = Pass.begin([q], step, *self._planned(step, [q]))
+                    self._begun_passes[q] = begun
+                if not self._begun_passes[q].run(credit):
+                    continue
+                done = self._begun_passes.pop(q)
+                self._taken(done.step, [q], *self._decided(done), failed)
+            except Exception as error:
+                failed[q] = error
+            complete.append(q)
+        return complete
+
+    def _device_step(self, lane):
+        if lane not in self._device_steps:
+            self.canvas.keep_spare_rows_free_of(lane.mask_id)
+            parts = (self.adapter, self.workspace.arena, self.canvas)
+            self._device_steps[lane] = DeviceStep(*parts, lane)
+        return self._device_steps[lane]
+
+    def _graph(self, step, layout, controls, watched):
+        """The captured step of a pass, or None; asked once for the passes of a layout."""
+        found = self._captured.get(step.lane)
+        if found is None or found[0] is not layout:
+            graph = self.graphs.step_for(step, layout, controls, watched)
+            found = self._captured[step.lane] = layout, graph
+        return found[1]
+
+    def _show(self, step, live, targets, decision, failed):
+        """Calls those that look on, each with its own sequences."""
+        first = row = 0
+        for hooks, part in _grouped(live, "hooks"):
+            last, rows = first + len(part), slice(row, row + sum(q.width for q in part))
+            if hooks.on_step is not None:
+                number = max(len(q.forwards) for q in part)
+                seen = targets.part(first, last, rows), *(t[rows] for t in decision)
+                view = Step(number, part, *seen, self.canvas, step.lane, step.end_ids)
+                self._call(failed, part, hooks.on_step, view)
+            first, row = last, rows.stop
+
+    # --- after a step ----------------------------------------------------------------------------
+
+    def _advance(self, ready, failed):
+        """Reads the status once and moves every sequence on; returns those that have ended."""
+        if ready:
+            status = self.canvas.read_status()
+        now, moved, ended = time.perf_counter() - self._begun, set(ready), []
+        for q in list(self.live):
+            reason = None
+            if q in moved and q not in failed:
+                q.times.append(now)
+                reason = self._call(failed, [q], self._move_on, q, status[q.row])
+            if q in failed or reason is not None:
+                self.retire(q, reason or "error", failed.get(q))
+                ended.append(q)
+        return ended
+
+    def _move_on(self, q, status):
+        """Takes up the status of one sequence; the reason of its end, or None."""
+        if status == INVALID:
+            raise RuntimeError(
+                f"row {q.number}, block {q.block}, forward {len(q.forwards)}: a position, token or "
+                "length was out of range on the device: nothing was returned"
+            )
+        if status == NAN:
+            raise NaNLogitsError(
+                f"the model gave NaN logits for row {q.number}, block {q.block}, forward "
+                f"{len(q.forwards)}: nothing was returned and the model is unchanged"
+            )
+        start, end = q.current
+        q.forwards.append(q.block)
+        q.step += 1
+        done = status in (BLOCK_DONE, FINISHED)
+        if q.all_steps:
+            done = q.step >= q.schedule.steps[q.block]
+        if not done:
+            q.check_progress()
+            return None
+        more = q.advance()
+        block = self.canvas.tokens[q.row, start:end]
+        if q.hooks.on_block is not None and q.hooks.on_block(q, block):
+            return "criteria"
+        if status == FINISHED:
+            return "stop"
+        return None if more else "length"
+
+
+def _grouped(sequences, name):
+    """(value, sequences) for each value of an attribute, in the order of their first ones."""
+    found = {}
+    for q in sequences:
+        found.setdefault(getattr(q, name), []).append(q)
+    return found.items()

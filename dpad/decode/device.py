@@ -1,0 +1,65 @@
+"""The one room of the decoder that spells a device: streams, pinned memory, free memory, graphs."""
+
+import os
+from contextlib import nullcontext
+
+import torch
+
+# Where passes of many rows go to torch's attention, see `dpad.decode.attention`.
+WIDE_ATTENTION = {"cuda"}
+
+
+def pinned(device):
+    """Whether copies between the host and `device` need page-locked memory not to be waited for."""
+    return device.type == "cuda"
+
+
+def current(device):
+    """A context in which `device` is the current one of its type."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def wait(device):
+    """Until everything that was queued on the current stream of `device` is done."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def free_bytes(device):
+    """Memory that an allocation on `device` can count on, or None where nobody knows."""
+    if device.type == "cuda":
+        # What torch keeps of freed tensors it gives out again, or back where that does not fit.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+class CudaGraph:
+    """The work that `function` queues on the current device, recorded; `replay` queues it again."""
+
+    def __init__(self, function, pool):
+        memory, stream = pool
+        current = torch.cuda.current_stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):  # libraries allocate what they need in the first calls
+            for _ in range(2):
+                function()
+        current.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        options = {"pool": memory, "stream": stream, "capture_error_mode": "thread_local"}
+        # The outer one, for torch leaves the stream of a capture that fails the current one.
+        with torch.cuda.stream(current), torch.cuda.graph(graph, **options):
+            function()
+        self.replay = graph.replay
+
+    @staticmethod
+    def pool():
+        """What graphs that never run at the same time share: memory, and the stream that cuBLAS
+        keeps its scratch memory for.
+        """
+        return torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+
+
+CAPTURES = {"cuda": CudaGraph}  # type of device -> what records a step there

@@ -1,0 +1,61 @@
+"""A pass that is run now, all at once or a few layers at a time."""
+
+from dataclasses import dataclass
+
+from dpad.decode.forward import Layers
+from dpad.decode.layout import Layout
+from dpad.decode.step import Controls, DeviceStep
+
+# A pass is long if it has more rows than these, and than so many times a typical one's.
+LONG_ROWS, LONG = 128, 4
+LONG_CREDIT = 32  # rows of work that a long pass may do in each step at least
+
+
+@dataclass
+class Pass:
+    """A pass of sequences of one lane, on the device; `credit`: rows of work that it may do."""
+
+    live: list
+    step: DeviceStep
+    layout: Layout
+    controls: Controls
+    layers: Layers
+    credit: float = 0.0
+
+    @classmethod
+    def begin(cls, live, step, layout, controls):
+        """A pass whose layers have not run; layout and controls come from the host."""
+        layout, controls = (t.to(step.adapter.device) for t in (layout, controls))
+        return cls(live, step, layout, controls, step.layers(layout))
+
+    def run(self, credit=None):
+        """Runs as many layers as `credit` more rows of work are worth, or all; whether none is
+        left.
+        """
+        if credit is None:
+            return self.layers.run()
+        self.credit += credit
+        of_a_layer = self.layout.rows / len(self.step.adapter.layers)
+        count = int(self.credit / of_a_layer)
+        self.credit -= count * of_a_layer
+        return self.layers.run(count)
+
+    def logits(self):
+        """Those that decide, ``[logit_rows, vocab]``, after the caller's own code."""
+        logits = self.step.logits(self.layers, self.layout, self.controls, self.live)
+        hooks = self.step.lane.hooks
+        if hooks is None or hooks.process_logits is None:
+            return logits
+        return hooks.process_logits(self.live, self.layout.targets, logits, self.step.canvas)
+
+    def decide(self, logits):
+        """Commits; the `Targets` and the `Decision`."""
+        decision = self.step.decide(self.layout, self.controls, logits, self.live)
+        return self.layout.targets, decision
+
+
+def long_ones(live):
+    """The sequences whose next pass is long beside those of the others."""
+    rows = sorted(q.rows for q in live)
+    most = max(LONG_ROWS, LONG * rows[(len(rows) - 1) // 2])
+    return {q for q in live if q.rows > most}

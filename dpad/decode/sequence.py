@@ -1,0 +1,265 @@
+"""A sequence: all that it is decoded by, and where it stands. Nothing of it lives elsewhere."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
+
+import torch
+
+from dpad.decode.commit import Rule, Schedule
+from dpad.decode.suffix import Suffix
+
+_IDS = count()  # no two sequences of a process share an id
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How logits become tokens and scores.
+
+    `suppress` ids are never chosen, `exclude` ids are left out of the soft-max. `guidance` w mixes
+    logits as u + (w + 1)(c - u), u those of the prompt hidden (LLaDA, arXiv 2502.09992, eq. 16);
+    0 is off. `top_p` and `top_k` filter the distribution; scores are then, and with `tempered`
+    always, those of the distribution that tokens are drawn from (Dream, arXiv 2508.15487), else of
+    the logits as they are. `random_order` ranks by uniform draws; `round_scores` rounds scores to
+    the logits' dtype.
+    """
+
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    tempered: bool = False
+    guidance: float = 0.0
+    suppress: tuple = ()
+    exclude: tuple = ()
+    round_scores: bool = False
+    random_order: bool = False
+
+    @property
+    def filtered(self):
+        """Whether logits are divided by the temperature and filtered before they are scored."""
+        return bool(self.tempered or self.top_p or self.top_k)
+
+
+@dataclass(eq=False)
+class Hooks:
+    """A caller's own code in the loop; one object for all sequences of a call.
+
+    What it raises ends the sequences it belongs to, and no others.
+
+    `kept(q)` replaces the suffix draw of the block. `noise(sequences, positions, vocab)` gives the
+    Gumbel noise (float64 ``[logit_rows, vocab]``) and `order(sequences, positions, eligible)` the
+    ranked scores (float64 ``[logit_rows]``) of a pass. `whole_logits(layout, sequences, rows,
+    canvas)` gets the logits of all rows of a pass, ``[rows, vocab]``, and returns those of its
+    targets. `process_logits(sequences, targets, logits, canvas)` gets logits ``[logit_rows,
+    vocab]`` (guidance mixed in, its own to write to) and the `Canvas` they were computed from, and
+    returns the logits to decide by. `on_begin(canvas, sequences)` comes before the first pass,
+    `on_step(step)` after each commit with a `dpad.decode.step.Step`, before the status is read.
+    `on_block(q, tokens)` gets a finished block; if it returns true, the sequence ends there.
+    """
+
+    kept: Callable | None = None
+    noise: Callable | None = None
+    order: Callable | None = None
+    whole_logits: Callable | None = None
+    process_logits: Callable | None = None
+    on_begin: Callable | None = None
+    on_step: Callable | None = None
+    on_block: Callable | None = None
+
+    IN_STEP = ("noise", "order", "whole_logits", "process_logits")  # called within a step
+
+    def within_step(self):
+        """Name of a function that is called between forward and commit, or None."""
+        return next((n for n in self.IN_STEP if getattr(self, n) is not None), None)
+
+
+NO_HOOKS = Hooks()
+
+
+class Lane(NamedTuple):
+    """What sequences agree in that share a pass: everything about it but tensors.
+
+    Thresholds, temperatures, quotas, seeds, lengths and the like are tensors, one value for each
+    sequence, and never split a pass.
+    """
+
+    rule: int
+    score: str
+    drawn_order: bool
+    filters: tuple | None  # whether there is a nucleus, and a top-k
+    guided: bool
+    random_order: bool
+    suppress: tuple
+    exclude: tuple
+    round_scores: bool
+    end_ids: tuple
+    early_stop: bool
+    fill_id: int
+    mask_id: int
+    hooks: Hooks | None  # where they are called within the step
+
+
+def blocks_of(prompt_length, length, block_length):
+    """The blocks [start, end) of a sequence, left to right; the last may be shorter."""
+    starts = range(prompt_length, length, block_length)
+    return [(s, min(s + block_length, length)) for s in starts]
+
+
+class Result(NamedTuple):
+    """What is left of a sequence on the device: `tokens` and `committed_at` (number of the forward,
+    -1: never) int64 ``[length]``, `committed` (probability then) float64 ``[length]``.
+    """
+
+    tokens: torch.Tensor
+    committed_at: torch.Tensor
+    committed: torch.Tensor
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A canvas, the options it is decoded with, and its state.
+
+    Args:
+        tokens: int64 ``[length]`` on the host: the canvas that it begins with, prompt and masks,
+            without padding.
+        prompt_length: tokens that are given; behind them come blocks of `block_length`.
+        mask_id: id of the mask token.
+        rule: `commit.Rule`; suffix: `Suffix`; cache: "none", "prefix" or "dual".
+        seed, row_key: what the random draws are keyed by.
+        end_ids, early_stop, fill_id: a finished block that holds one of `end_ids` ends the text,
+            and `fill_id` fills the rest.
+        published_shift: a cached pass of a shift model leaves the predecessor out, and the refresh
+            commits the block's first position only (Dream's published caches).
+        all_steps: a block takes all its fixed steps, with or without masks left.
+        number: its number in its call, for messages and the caller's code.
+        cohort: the sequences whose masks are averaged for Dream's quota, itself among them, where a
+            published batch is replayed; None: itself alone.
+
+    State: `row` and `start`, the canvas row and first K/V slot while it is admitted; `block`,
+    `step` within it, `kept` of it; `kept_by_block`; `forwards`, the block of each forward, and
+    `times` of it. After its end: `reason`, or the `error` that ended it, and its `result`.
+    """
+
+    tokens: torch.Tensor
+    prompt_length: int
+    block_length: int
+    mask_id: int
+    rule: Rule
+    suffix: Suffix
+    cache: str = "none"
+    sampling: Sampling = field(default_factory=Sampling)
+    end_ids: tuple = ()
+    early_stop: bool = True
+    fill_id: int = 0
+    seed: int = 0
+    row_key: int = 0
+    published_shift: bool = False
+    all_steps: bool = False
+    hooks: Hooks = NO_HOOKS
+    number: int = 0
+    cohort: list | None = None
+
+    def __post_init__(self):
+        self.id = next(_IDS)
+        self.length = self.tokens.shape[0]
+        self.blocks = blocks_of(self.prompt_length, self.length, self.block_length)
+        self.first_alone = self.published_shift and self.cache != "none"
+        lengths = [e - s for s, e in self.blocks]
+        self.schedule = Schedule(self.rule, lengths, self.first_alone)
+        self.lane = self._lane()
+        self.row = self.start = self.kept = None
+        self.block = self.step = 0
+        self.masks = lengths[0]  # of the block, as far as a fixed quota counts them
+        self.kept_by_block, self.forwards, self.times = [], [], []
+        self.reason = self.error = self.result = None
+
+    def _lane(self):
+        sampling, rule, hooks = self.sampling, self.rule, self.hooks
+        filters = (bool(sampling.top_p), bool(sampling.top_k)) if sampling.filtered else None
+        return Lane(
+            rule=rule.number,
+            score=rule.score,
+            drawn_order=rule.order_temperature > 0,
+            filters=filters,
+            guided=bool(sampling.guidance),
+            random_order=sampling.random_order,
+            suppress=sampling.suppress,
+            exclude=sampling.exclude,
+            round_scores=sampling.round_scores,
+            end_ids=self.end_ids,
+            early_stop=self.early_stop,
+            fill_id=self.fill_id,
+            mask_id=self.mask_id,
+            hooks=hooks if hooks.within_step() else None,
+        )
+
+    @property
+    def current(self):
+        """The positions [start, end) of the block."""
+        return self.blocks[self.block]
+
+    @property
+    def width(self):
+        """Positions that the next pass predicts."""
+        start, end = self.current
+        return end - start
+
+    @property
+    def rows(self):
+        """Rows of the next pass, without a predecessor that may join it."""
+        start, end = self.current
+        everything = self.refresh or self.cache == "none"
+        first = 0 if everything else start
+        last = end if self.cache == "dual" and not everything else end + self.kept.numel()
+        return self.streams * (last - first)
+
+    @property
+    def refresh(self):
+        """Whether the next pass begins a block."""
+        return self.step == 0
+
+    @property
+    def ended(self):
+        return self.reason is not None or self.error is not None
+
+    @property
+    def streams(self):
+        """Forwards that the sequence takes at a time: two with guidance."""
+        return 2 if self.sampling.guidance else 1
+
+    @property
+    def slots(self):
+        """K/V slots that it needs, in all its streams."""
+        return self.streams * self.length
+
+    @property
+    def plan_key(self):
+        """What its part of a pass follows from; of no other sequence, whatever row that has."""
+        return self.id, self.block, self.refresh
+
+    def obstacle(self):
+        """Why its cached steps cannot be captured as graphs, or None."""
+        if self.cache == "none":
+            return "cache='none' has no cached steps"
+        name = self.hooks.within_step()
+        return name and f"{name} is called in the middle of every step"
+
+    def advance(self):
+        """To the next block; False when there is none."""
+        self.block, self.step, self.kept = self.block + 1, 0, None
+        if self.block == len(self.blocks):
+            return False
+        self.masks = self.schedule.lengths[self.block]
+        return True
+
+    def check_progress(self):
+        """Each step fills a mask or waits for its schedule: one that goes on is a fault, not work.
+        A caller's function in the loop may mask positions again, as often as it likes.
+        """
+        most = self.schedule.most_steps(self.block)
+        if self.step > most and self.hooks.on_step is None:
+            raise RuntimeError(
+                f"row {self.number}, block {self.block}: not done after {self.step} steps, which "
+                "is more than its masks can take: what the device reports does not change"
+            )
