@@ -20,6 +20,7 @@ _PUBLIC = {
     "DPadGenerationConfig": "dpad.generation.config",
     "DPadOutput": "dpad.generation.output",
     "Trace": "dpad.generation.output",
+    "Engine": "dpad.engine",
     "build_info": "dpad.ops",
 }
 _MODULES = {

@@ -1,0 +1,146 @@
+"""What continuous batching costs and gives, in one run on the shipped model.
+
+    python -m benchmarks.engine [--requests 96] [--rounds 5] [--many 10000]
+
+Engine and batch calls take turns on the same prompts, and their tokens are compared first. Times
+are CPU seconds of the process; a ratio is the median over rounds.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+
+import torch
+
+import dpad
+from dpad.decode.cache import slot_bytes
+from dpad.models.adapter import find_adapter
+
+CANVAS = {"max_new_tokens": 128, "block_length": 32, "cache": "dual"}
+SHORT = {"max_new_tokens": 64, "block_length": 32, "early_stop": False}
+LONG = {**SHORT, "max_new_tokens": 900, "suffix": dpad.Suffix("all")}
+
+
+def timed(function):
+    """(CPU seconds, result)."""
+    begun = time.process_time()
+    result = function()
+    return time.process_time() - begun, result
+
+
+def engine_tokens(model, prompts, rows):
+    """Answers of an engine of so many rows, in order."""
+    with dpad.Engine(
+        model, max_sequences=rows, max_tokens=rows * 256, queue=len(prompts)
+    ) as engine:
+        outputs = engine.map(prompts, **CANVAS)
+        return [out.sequences[0, -CANVAS["max_new_tokens"] :] for out in outputs]
+
+
+def batch_tokens(model, tokenizer, prompts, rows):
+    """The same by `generate`, `rows` at a time."""
+    texts = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+    out = dpad.generate(model, **texts, micro_batch=rows, **CANVAS)
+    return list(out[:, -CANVAS["max_new_tokens"] :])
+
+
+def throughput(model, tokenizer, prompts, rounds):
+    """Engine against batch call, with 16 rows and with one."""
+    for rows in (16, 1):
+        ways = {
+            "engine": lambda n=rows: engine_tokens(model, prompts, n),
+            "generate": lambda n=rows: batch_tokens(model, tokenizer, prompts, n),
+        }
+        spent = {name: [] for name in ways}
+        for number in range(rounds + 1):
+            found = {}
+            for name in sorted(ways, reverse=bool(number % 2)):
+                seconds, found[name] = timed(ways[name])
+                if number:  # the first round warms up
+                    spent[name].append(seconds)
+            same = sum(map(torch.equal, found["engine"], found["generate"]))
+            assert same == len(prompts), f"{same} of {len(prompts)} answers are equal"
+        ratios = [a / b for a, b in zip(spent["engine"], spent["generate"], strict=True)]
+        medians = {name: statistics.median(seconds) for name, seconds in spent.items()}
+        print(
+            f"{rows:2} rows, {len(prompts)} requests: engine {medians['engine']:.2f} s, generate "
+            f"{medians['generate']:.2f} s of CPU; ratio {statistics.median(ratios):.3f} "
+            f"[{min(ratios):.3f}, {max(ratios):.3f}]"
+        )
+
+
+def planning(model, prompts):
+    """Host time of a step's plan at batch 8, in steps of every kind and in cached steps alone."""
+    with dpad.Engine(model, max_sequences=8, max_tokens=8 * 256, queue=len(prompts)) as engine:
+        list(engine.map(prompts, **CANVAS))
+        decoder = engine._decoder
+        spent = decoder.seconds["plan"] / decoder.steps
+        print(f"planning at batch 8: {1e3 * spent:.3f} ms a step over {decoder.steps} steps")
+
+
+def memory(model, lengths):
+    """K/V bytes of sequences of these lengths, against as many rows of the longest."""
+    slot = slot_bytes(find_adapter(model))
+    own, rows = sum(lengths) * slot, len(lengths) * max(lengths) * slot
+    print(
+        f"K/V of canvases {lengths}: {own:,} bytes, by rows of the longest {rows:,} "
+        f"({rows / own:.2f}x)"
+    )
+
+
+def delays(model, prompts, rounds):
+    """Seconds until 15 short requests have ended, with a canvas of 900 beside them and without."""
+
+    def run(long):
+        with dpad.Engine(model, max_sequences=16, max_tokens=4096) as engine:
+            if long:
+                engine.submit(prompts[0], **LONG)
+            requests = [engine.submit(p, **SHORT) for p in prompts[1:16]]
+            begun = time.perf_counter()
+            while any(r.status != "finished" for r in requests):
+                engine.step()
+            return time.perf_counter() - begun
+
+    run(True)
+    ratios = []
+    for number in range(rounds):
+        found = {long: run(long) for long in ((True, False) if number % 2 else (False, True))}
+        ratios.append(found[True] / found[False])
+    print(
+        f"15 short ones beside a canvas of 900: {statistics.median(ratios):.2f}x "
+        f"[{min(ratios):.2f}, {max(ratios):.2f}] of their time alone"
+    )
+
+
+def growth(model, prompts, count):
+    """Resident memory after a tenth of the requests and after all of them."""
+    resident = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # noqa: E731
+    with dpad.Engine(model, max_sequences=16, max_tokens=4096) as engine:
+        many = (prompts[n % len(prompts)] for n in range(count))
+        for number, _ in enumerate(engine.map(many, **SHORT), 1):
+            if number == count // 10:
+                before = resident()
+    after = resident()
+    print(f"{count} requests: {before:.1f} MiB after a tenth, {after:.1f} at the end "
+          f"({100 * (after / before - 1):+.2f} %)")  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--many", type=int, default=10_000)
+    chosen = parser.parse_args()
+    model, tokenizer = dpad.demo.load()
+    texts = [p.prompt for p in dpad.demo.problems(chosen.requests, seed=0)]
+    prompts = [tokenizer(t)["input_ids"] for t in texts]
+    throughput(model, tokenizer, prompts, chosen.rounds)
+    planning(model, prompts)
+    memory(model, [64, 64, 96, 128, 128, 192, 256, 512, 900])
+    delays(model, prompts, chosen.rounds)
+    growth(model, prompts, chosen.many)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Continuous batching: requests join and leave a running decoder.
+
+`Engine` holds a model's buffers and a queue; `Request` is one prompt on its way. torch only: no
+network, no processes.
+"""
+
+from dpad.engine.engine import Engine, EngineClosed, QueueFull
+from dpad.engine.request import Block, Draft, End, Request, RequestCancelled, Timings, Usage
+
+__all__ = [
+    "Block",
+    "Draft",
+    "End",
+    "Engine",
+    "EngineClosed",
+    "QueueFull",
+    "Request",
+    "RequestCancelled",
+    "Timings",
+    "Usage",
+]

@@ -1,0 +1,372 @@
+"""`Engine`: many requests on one model, each decoded as it would be alone."""
+
+import threading
+import time
+from collections import Counter, deque
+from contextlib import suppress
+
+from dpad.decode.decoder import Decoder
+from dpad.decode.workspace import Workspace
+from dpad.engine.capacity import capacity
+from dpad.engine.request import STREAMS, Request, RequestCancelled
+from dpad.engine.waiting import Waiting
+from dpad.generation.api import merge
+from dpad.generation.conventions import Conventions
+from dpad.generation.inputs import read_inputs, split_prompts
+from dpad.generation.job import Job
+from dpad.models.adapter import find_adapter
+
+SHARE = 0.25  # of the others' work: what a long pass adds to each step, see `Decoder`
+# What a single request cannot ask for, or what the engine decides.
+REFUSED = ("micro_batch", "num_return_sequences", "row_keys")
+
+
+class QueueFull(RuntimeError):
+    """As many requests wait as the engine's queue holds."""
+
+
+class EngineClosed(RuntimeError):
+    """The engine takes no more requests."""
+
+
+class Engine:
+    """Decodes requests that come and go on one model: continuous batching.
+
+    A request's tokens and forwards are those of `dpad.generate` alone, with the same seed and row
+    key, whatever runs beside it. Every option may differ from request to request; requests that
+    differ in rule, filters, guidance or token ids take separate passes of the same step.
+
+    Args:
+        model: as `dpad.generate` takes it, patched or not; it is not changed.
+        max_sequences: how many requests are decoded at a time.
+        max_tokens: K/V slots of all of them together; a request takes as many as its prompt and
+            answer have positions, twice with guidance. See `capacity`.
+        queue: how many requests may wait.
+        max_length: positions of one request at most; None: as many as the model and `max_tokens`
+            allow.
+
+    Methods may be called from any thread. Without `start` nothing runs by itself: `step`, or
+    whoever waits for a request, does the work.
+
+    Raises:
+        TypeError, ValueError: a bad argument, by name and value.
+        UnsupportedModelError: not a model that dpad knows.
+    """
+
+    def __init__(self, model, *, max_sequences=16, max_tokens=65536, queue=256, max_length=None):
+        counts = {"max_sequences": max_sequences, "max_tokens": max_tokens, "queue": queue}
+        if max_length is not None:
+            counts["max_length"] = max_length
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} = {value!r}: expected a whole number >= 1")
+        self.model, self._handle = model, getattr(model, "_dpad_handle", None)
+        self.adapter = self._handle.adapter if self._handle else find_adapter(model)
+        self.max_sequences, self.max_tokens = max_sequences, max_tokens
+        self.max_length = min(max_length or max_tokens, max_tokens, self.adapter.max_positions)
+        self._workspace = Workspace(self._handle.cuda_graphs if self._handle else True)
+        self._decoder, self._waiting, self._running = None, Waiting(queue), {}
+        self._lock, self._work = threading.RLock(), threading.Condition()
+        self._thread, self._closing, self._closed, self._failure = None, False, False, None
+        self._submitted, self.steps, self.outcomes = 0, 0, Counter()
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        ids,
+        *,
+        generation_config=None,
+        seed=None,
+        row_key=0,
+        priority=0,
+        timeout=None,
+        stream=None,
+        logits_processor=None,
+        stopping_criteria=None,
+        callback_on_step_end=None,
+        callback_on_step_end_tensor_inputs=None,
+        callback_on_step_end_tensor_outputs=None,
+        kept_suffix=None,
+        noise=None,
+        confidences=None,
+        **options,
+    ):
+        """Queues one prompt; returns its `Request` at once.
+
+        Args:
+            ids: the prompt's token ids, a list or int tensor ``[n]`` or ``[1, n]``, no padding.
+            generation_config, options, and the caller's own code: as for `dpad.generate`; whatever
+                the code raises ends this request alone.
+            seed, row_key: what the random draws are keyed by; a seed of None is drawn.
+            priority: greater ones are admitted first; waiting adds to it.
+            timeout: seconds until the request ends by itself, waiting included.
+            stream: which events iterating over the request gives before its `End`: None, "blocks",
+                or "drafts" for the block after every step as well.
+
+        Raises:
+            TypeError, ValueError: a bad option, or a request that can never fit, with the numbers.
+            QueueFull: too many wait.
+            EngineClosed: after `drain` or `close`.
+        """
+        if stream not in STREAMS:
+            raise ValueError(f"stream = {stream!r}: expected None, 'blocks' or 'drafts'")
+        self._check_number("priority", priority)
+        if timeout is not None:
+            self._check_number("timeout", timeout)
+        for name in REFUSED:
+            if name in options:
+                raise ValueError(f"{name} = {options[name]!r}: a request is one row of its own")
+        conventions = Conventions(
+            None,
+            logits_processor,
+            stopping_criteria,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+            callback_on_step_end_tensor_outputs,
+        )
+        supplied = {"kept_suffix": kept_suffix, "noise": noise, "confidences": confidences}
+        options |= {"row_keys": [row_key]} | ({} if seed is None else {"seed": seed})
+        job = self._job(ids, generation_config, options, supplied, conventions)
+        with self._lock:
+            if self._closing:
+                raise EngineClosed("the engine takes no more requests")
+            if self._waiting.full:
+                self.outcomes["refused"] += 1
+                raise QueueFull(f"{len(self._waiting)} requests wait: queue = {self._waiting.size}")
+            self._submitted += 1
+            request = Request(self, self._submitted, job, stream, priority, timeout)
+            request.sequence.hooks = request.watched(request.sequence.hooks)
+            self._waiting.put(request, self.steps)
+        self._wake()
+        return request
+
+    @staticmethod
+    def _check_number(name, value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+            raise ValueError(f"{name} = {value!r}: expected a number")
+
+    def _job(self, ids, given, options, supplied, conventions):
+        """The call of `generate` that the request alone would be, checked."""
+        base = self._handle.config if self._handle is not None else None
+        config = merge(self.model, base, given, options)
+        if config.num_return_sequences > 1:
+            raise ValueError(
+                f"num_return_sequences = {config.num_return_sequences}: submit the prompt as often"
+            )
+        ids, mask = read_inputs(ids, None, None)
+        if ids.shape[0] != 1:
+            raise ValueError(f"ids has {ids.shape[0]} rows: a request is one prompt")
+        prompts = split_prompts(ids, mask)
+        job = Job(self.adapter, config, prompts, supplied, conventions, {}, (ids, mask))
+        q = job.sequences[0]
+        if q.length > self.max_length or q.slots > self.max_tokens:
+            raise ValueError(
+                f"a prompt of {q.prompt_length} + max_new_tokens of {config.max_new_tokens} = "
+                f"{q.length} positions in {q.streams} streams: the engine has max_length = "
+                f"{self.max_length} and max_tokens = {self.max_tokens}"
+            )
+        return job
+
+    def map(self, prompts, *, progress=False, **options):
+        """Decodes an iterable of prompts; yields their `dpad.DPadOutput` in order.
+
+        Prompts are taken as there is room for them: the iterable may be endless. The n-th one's
+        row key is n.
+
+        Args:
+            prompts: token ids each, or dicts of the arguments of `submit`, ids under "ids".
+            progress: show a bar (tqdm).
+            options: arguments of `submit` for all of them.
+        """
+        waiting = deque()
+        with _bar(progress, prompts) as bar:
+            for number, prompt in enumerate(prompts):
+                own = prompt if isinstance(prompt, dict) else {"ids": prompt}
+                while len(waiting) >= 2 * self.max_sequences or self._waiting.full:
+                    yield self._next(waiting, bar)
+                waiting.append(self.submit(**{"row_key": number, **options, **own}))
+            while waiting:
+                yield self._next(waiting, bar)
+
+    @staticmethod
+    def _next(waiting, bar):
+        output = waiting.popleft().result()
+        bar.update()
+        return output
+
+    # --- work ------------------------------------------------------------------------------------
+
+    @property
+    def running(self):
+        """Whether the engine has a thread of its own."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def step(self):
+        """One forward of every running request, after those that wait were admitted.
+
+        Returns whether there was anything to do.
+
+        Raises what broke the engine itself; every request then ends with it.
+        """
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                return self._step()
+            except BaseException as error:
+                self._fail(error)
+                raise
+
+    def _step(self):
+        self._drop()
+        self._admit()
+        if not self._running:
+            return False
+        self.steps += 1
+        for q in self._decoder.step():
+            self._end(self._running.pop(q), q.reason, q.error)
+        return True
+
+    def _drop(self):
+        """Ends requests that were cancelled or whose time is up."""
+        now = time.perf_counter()
+        for request in [*self._waiting, *self._running.values()]:
+            late = request.deadline is not None and now >= request.deadline
+            if not (request.cancelled or late):
+                continue
+            reason = "cancelled" if request.cancelled else "timeout"
+            if request.sequence in self._running:
+                del self._running[request.sequence]
+                self._decoder.retire(request.sequence, reason)
+            else:
+                self._waiting.remove(request)
+            self._end(request, reason)
+
+    def _admit(self):
+        """Moves requests from the queue into the decoder, as long as there is room."""
+        while len(self._running) < self.max_sequences:
+            request = self._waiting.first(self.steps)
+            if request is None:
+                return
+            if self._decoder is None:
+                self._allocate()
+            if self.adapter.fused is not None:
+                self.adapter.fused.refresh()
+            if not self._decoder.admit(request.sequence):
+                return  # it waits for room, and nobody overtakes it
+            self._waiting.remove(request)
+            self._running[request.sequence] = request
+            request.admit()
+
+    def _allocate(self):
+        size = (self.max_sequences, self.max_length, self.max_tokens)
+        self._workspace.reserve(self.adapter, *size)
+        self._decoder = Decoder(self.adapter, self._workspace, SHARE)
+
+    def _end(self, request, reason, error=None):
+        self.outcomes[reason if error is None else "failed"] += 1
+        if reason == "cancelled":
+            error = RequestCancelled(f"request {request.request_id} was cancelled")
+        elif reason == "timeout":
+            error = TimeoutError(f"request {request.request_id} has not ended in its time")
+        request.end(reason, error)
+
+    def _fail(self, error):
+        """The engine itself broke: nobody waits for ever."""
+        self._failure, self._closing = error, True
+        for request in [*self._running.values(), *self._waiting]:
+            with suppress(Exception):
+                self._end(request, "error", error)
+        self._running.clear()
+        self._waiting = Waiting(1)
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def start(self):
+        """Runs steps in a thread of its own until `close`; returns the engine."""
+        with self._lock:
+            if self._closing:
+                raise EngineClosed("the engine takes no more requests")
+            if not self.running:
+                self._thread = threading.Thread(target=self._run, name="dpad-engine", daemon=True)
+                self._thread.start()
+        return self
+
+    def _run(self):
+        while not self._closed:
+            with suppress(BaseException):  # every request has got it
+                if self.step():
+                    continue
+            if self._failure is not None:
+                return
+            with self._work:
+                self._work.wait(0.05)
+
+    def _wake(self):
+        with self._work:
+            self._work.notify_all()
+
+    def drain(self, timeout=None):
+        """Takes no more requests, and waits until all have ended; False if `timeout` seconds were
+        not enough.
+        """
+        self._closing = True
+        end = None if timeout is None else time.perf_counter() + timeout
+        while self._running or len(self._waiting):
+            if end is not None and time.perf_counter() >= end:
+                return False
+            if self.running:
+                time.sleep(0.002)
+            else:
+                self.step()
+        return True
+
+    def close(self):
+        """Cancels what has not ended, stops the thread and frees the buffers; twice is harmless."""
+        self._closing = self._closed = True
+        self._wake()
+        if self.running and self._thread is not threading.current_thread():
+            self._thread.join()
+        with self._lock:
+            for request in [*self._waiting, *self._running.values()]:
+                request.cancelled = True
+            self._drop()
+            self._workspace, self._decoder = Workspace(False), None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    # --- what is known ---------------------------------------------------------------------------
+
+    def capacity(self):
+        """The `Capacity` of the engine: what its buffers and its largest pass need; allocates
+        nothing.
+        """
+        held = self._workspace.arena.bytes
+        block = min(self.max_length, 32)
+        return capacity(
+            self.adapter, self.max_sequences, self.max_tokens, self.max_length, block, held
+        )
+
+    def stats(self):
+        """Counts so far: "running", "waiting", "submitted", every reason of an end, "refused";
+        "steps", "passes", "positions"; "kv_slots" that are held, of "max_tokens".
+        """
+        decoder, arena = self._decoder, self._workspace.arena
+        counts = {"running": len(self._running), "waiting": len(self._waiting)}
+        counts |= {"submitted": self._submitted, "steps": self.steps, **self.outcomes}
+        for name in ("passes", "positions", "replayed"):
+            counts[name] = 0 if decoder is None else getattr(decoder, name)
+        counts |= {"kv_slots": arena.slots - arena.ranges.free, "max_tokens": self.max_tokens}
+        return counts
+
+
+def _bar(progress, prompts):
+    from tqdm.auto import tqdm
+
+    total = len(prompts) if hasattr(prompts, "__len__") else None
+    return tqdm(total=total, disable=not progress)

@@ -1,0 +1,250 @@
+"""A request to an engine: its events, its result, and the way to cancel it."""
+
+import asyncio
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+
+import torch
+
+STREAMS = (None, "blocks", "drafts")
+
+
+class RequestCancelled(RuntimeError):
+    """The request was cancelled before its text had ended."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """`prompt_tokens`, `completion_tokens` (those before the first end id) and `forwards`."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    forwards: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds since the request was submitted: until it was admitted (`queued`), until its first
+    block was finished (`first_block`), until its end (`total`); None for what did not happen.
+    """
+
+    queued: float | None
+    first_block: float | None
+    total: float
+
+
+@dataclass(frozen=True)
+class Block:
+    """A finished block: `tokens`, int64 ``[n]`` on the CPU, up to the first end id, which is
+    included. It never changes any more.
+    """
+
+    tokens: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the current block looks like after a step; the next one may differ.
+
+    `tokens` int64 ``[block]``: what is committed, and the model's prediction elsewhere;
+    `confidence` float64 ``[block]``: probability of what it predicts; both on the CPU.
+    """
+
+    tokens: torch.Tensor
+    confidence: torch.Tensor
+
+
+@dataclass(frozen=True)
+class End:
+    """The last event of every request.
+
+    `reason`: "stop" (an end id), "length", "criteria", "cancelled", "timeout" or "error".
+    """
+
+    reason: str
+    usage: Usage
+    timings: Timings
+
+
+class Request:
+    """One prompt on its way through an `Engine`; made by `Engine.submit`.
+
+    Iterate over it for its events (`Block`, `Draft`, then `End`), or ask for its `result`; both
+    work with ``async for`` and ``await`` as well, and from any thread. While the engine has no
+    thread of its own (`Engine.start`), whoever waits takes the engine's steps.
+
+    Attributes:
+        request_id: a number that no other request of the engine has.
+        status: "pending", "decoding", "finished", "cancelled" or "failed".
+    """
+
+    def __init__(self, engine, request_id, job, stream, priority, timeout):
+        self.request_id, self.priority, self.stream = request_id, priority, stream
+        self.status = "pending"
+        self._engine, self._job = engine, job
+        self.sequence = job.sequences[0]
+        self.submitted = time.perf_counter()
+        self.deadline = None if timeout is None else self.submitted + timeout
+        self.admitted = self.first_block = None
+        self.cancelled = False
+        self._events, self._news, self._future = [], threading.Condition(), Future()
+        self._future.set_running_or_notify_cancel()
+        self._listeners = []  # (event loop, asyncio.Event) of those who wait in one
+        self._done, self._text_ended = 0, False  # tokens of finished blocks
+
+    # --- for whoever asked -----------------------------------------------------------------------
+
+    def cancel(self):
+        """Ends the request within a step; it has no effect on one that has ended."""
+        self.cancelled = True
+        self._engine._wake()
+
+    def result(self, timeout=None):
+        """The `dpad.DPadOutput` of the request, of one row.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Raises:
+            RequestCancelled: it was cancelled.
+            TimeoutError: its own time was up, or `timeout` is.
+            What its own code or the model raised.
+        """
+        self._drive(self._future.done, timeout)
+        if not self._future.done():
+            raise TimeoutError(f"request {self.request_id} has not ended after {timeout} s")
+        return self._future.result()
+
+    def __await__(self):
+        return asyncio.wrap_future(self._future).__await__()
+
+    def __iter__(self):
+        """Its events, each as soon as it is there; `End` is the last one."""
+        taken = 0
+        while True:
+            self._drive(lambda n=taken: len(self._events) > n or self._future.done())
+            if taken == len(self._events):
+                return
+            yield self._events[taken]
+            taken += 1
+
+    async def __aiter__(self):
+        loop, taken = asyncio.get_running_loop(), 0
+        listener = loop, asyncio.Event()
+        with self._news:
+            self._listeners.append(listener)
+        try:
+            while True:
+                listener[1].clear()
+                while taken < len(self._events):
+                    event = self._events[taken]
+                    taken += 1
+                    yield event
+                    if isinstance(event, End):
+                        return
+                await listener[1].wait()
+        finally:
+            with self._news:
+                self._listeners.remove(listener)
+
+    def _drive(self, ready, timeout=None):
+        """Until `ready` is true: by the engine's thread, or by steps taken here."""
+        end = None if timeout is None else time.perf_counter() + timeout
+        while not ready():
+            left = None if end is None else end - time.perf_counter()
+            if left is not None and left <= 0:
+                return
+            if self._engine.running:
+                with self._news:
+                    self._news.wait_for(ready, 0.1 if left is None else min(left, 0.1))
+            elif not self._engine.step():
+                return
+
+    # --- for the engine --------------------------------------------------------------------------
+
+    def watched(self, hooks):
+        """`hooks` of the request's own code, with those that make its events."""
+        block = self._on_first if self.stream is None else self._on_block
+        added = {"on_block": self._with(hooks.on_block, block)}
+        if self.stream == "drafts":
+            added["on_step"] = self._with(hooks.on_step, self._on_step)
+        return replace(hooks, **added)
+
+    @staticmethod
+    def _with(own, more):
+        """The caller's function, then the engine's; the caller's answer counts."""
+
+        def both(*args):
+            answer = own(*args) if own is not None else None
+            more(*args)
+            return answer
+
+        return both
+
+    def _on_first(self, q, tokens):
+        if self.first_block is None:
+            self.first_block = time.perf_counter()
+
+    def _on_block(self, q, tokens):
+        self._on_first(q, tokens)
+        if self._text_ended:
+            return
+        cut = self._job.conventions.cuts.get(0)
+        tokens = tokens[: None if cut is None else cut - self._done].cpu().clone()
+        self._done += tokens.shape[0]
+        count = _before_end(tokens, q.end_ids)
+        if count is not None:
+            self._text_ended, tokens = True, tokens[: count + 1]
+        self._publish(Block(tokens))
+
+    def _on_step(self, step):
+        q = self.sequence
+        tokens = step.canvas.tokens[q.row, step.targets.position]
+        tokens = torch.where(tokens == q.mask_id, step.token, tokens)
+        self._publish(Draft(tokens.cpu(), step.probability.cpu()))
+
+    def _publish(self, event):
+        with self._news:
+            self._events.append(event)
+            self._news.notify_all()
+            for loop, wake in self._listeners:
+                loop.call_soon_threadsafe(wake.set)
+
+    def admit(self):
+        """It has got its place."""
+        self.admitted, self.status = time.perf_counter(), "decoding"
+
+    def end(self, reason, error=None):
+        """Publishes the end; `error` is what result() raises."""
+        q, since = self.sequence, lambda at: None if at is None else at - self.submitted
+        total = time.perf_counter() - self.submitted
+        timings = Timings(since(self.admitted), since(self.first_block), total)
+        usage = Usage(q.prompt_length, self._text_tokens(), len(q.forwards))
+        self.status = "cancelled" if reason == "cancelled" else "failed" if error else "finished"
+        output = None if error is not None else self._job.output(vars(timings))
+        self._publish(End(reason, usage, timings))
+        if error is not None:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(output)
+        with self._news:
+            self._news.notify_all()
+
+    def _text_tokens(self):
+        """Tokens of the answer before its first end id, of what was committed."""
+        q = self.sequence
+        if q.result is None:
+            return 0
+        answer = q.result.tokens[q.prompt_length :].cpu()
+        answer = answer[: self._job.conventions.cuts.get(0)]
+        answer = answer[: _before_end(answer, q.end_ids)]
+        return int((answer != q.mask_id).sum())
+
+
+def _before_end(tokens, end_ids):
+    """Number of tokens before the first end id, or None without one."""
+    ends = torch.isin(tokens, torch.tensor(end_ids, dtype=torch.int64, device="cpu"))
+    found = ends.nonzero()[:, 0]
+    return int(found[0]) if found.numel() else None
