@@ -150,11 +150,14 @@ void check_unmask(const Ints& counts, int64_t width, Rule rule, bool early_stop)
   std::mt19937 bits(3);
   for (int64_t b = 0; b < batch; ++b) {
     row.push_back(batch - b), quota.push_back(b % 4 ? 3 * b : counts[b]);
-    length.push_back(width - b % 2), amount.push_back(b % 3 * 0.4);
+    amount.push_back(b % 3 * 0.4);
+    int64_t used = 0;  // columns
     for (int64_t i = 0; i < counts[b]; ++i) {
+      used = std::max(used, (i * 7 + b) % width + 1);
       position.push_back((i * 7 + b) % width), token.push_back(bits() % 5);
       score.push_back(bits() % 16 / 16.0), probability.push_back(bits() % 1000 / 1000.0);
     }
+    length.push_back(b % 2 ? used : width);
   }
   Canvas got = want;
   UnmaskParams p{};

@@ -231,8 +231,9 @@ struct Commit {
     for (int64_t b = 0; b < batch; ++b) {
       row.push_back(batch - b);
       offsets.push_back(offsets.back() + counts[b]);
-      Ints places(width);
-      for (int64_t i = 0; i < width; ++i) places[i] = i;
+      const int64_t used = (counts[b] + width + 1) / 2;  // columns that the targets lie in
+      Ints places(used);
+      for (int64_t i = 0; i < used; ++i) places[i] = i;
       std::shuffle(places.begin(), places.end(), bits);
       for (int64_t i = 0; i < counts[b]; ++i) {
         position.push_back(places[i]);
@@ -242,7 +243,7 @@ struct Commit {
       }
       amount.push_back(bits() % 9 / 8.0);
       quota.push_back(static_cast<int64_t>(bits() % 9) - 1);
-      length.push_back(bits() % (width + 1));
+      length.push_back(used + bits() % (width + 1 - used));
     }
   }
 
@@ -302,6 +303,15 @@ TEST_CASE("unmask kernel: more rows than shared memory ranks") {
   for (const Order order : kOrders) CHECK(c.emulate(order) == want);
 }
 
+TEST_CASE("unmask kernel: a sequence without targets runs on") {
+  Commit c({0, 4}, 6);
+  const State out = c.emulate(Order::kShuffled);
+  CHECK(out == c.on_cpu());
+  CHECK(out.status[2] == static_cast<int64_t>(SequenceStatus::kRunning));
+  CHECK(out.masks_left[2] == c.state.masks_left[2]);
+  CHECK(out.forward[2] == c.state.forward[2] + 1);
+}
+
 TEST_CASE("unmask kernel: what is out of range ends as a status and nothing is written") {
   const Commit good({4, 6}, 3);
   const auto invalid = [&](const std::function<void(Commit&)>& change) {
@@ -316,6 +326,7 @@ TEST_CASE("unmask kernel: what is out of range ends as a status and nothing is w
   // Sequence 1 is changed as well, so that the canvas stays as it was: a quota of 0.
   const auto waits = [](Commit& c) { c.rule = Rule::kQuota, c.quota[1] = 0; };
   invalid([&](Commit& c) { waits(c), c.position[2] = kLength; });
+  invalid([&](Commit& c) { waits(c), c.length[0] = c.position[2]; });
   invalid([&](Commit& c) { waits(c), c.position[0] = -1; });
   invalid([&](Commit& c) { waits(c), c.token[3] = kMask; });
   invalid([&](Commit& c) { waits(c), c.length[0] = kLength + 1; });
