@@ -160,8 +160,8 @@ def main(arguments=None):
     canvas = torch.randint(0, MASK_ID, (3, CAPACITY))
     for row, (s, e) in enumerate(zip(start, end, strict=True)):
         canvas[row, s:e] = MASK_ID
-    kv_start = torch.tensor([53, 0, 13])  # each sequence has a range of its own, in any order
-    size = (KV_HEADS, 13 + 40 + 25, HEAD_DIM)
+    kv_start = torch.tensor([60, 0, 16])  # each sequence has a range of its own, in any order
+    size = (KV_HEADS, 96, HEAD_DIM)
     caches = [(torch.zeros(size), torch.zeros(size)) for _ in range(LAYERS)]
     no_suffix = torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
     rng = torch.zeros(3, 3, dtype=torch.int64)  # seed, row key, number of the forward
