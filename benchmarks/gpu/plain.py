@@ -37,7 +37,7 @@ class Plain:
         normed = self.norm(x, layer.attention_norm)
         q, k, v = (
             project(normed).view(batch, rows, -1, self.adapter.head_dim).transpose(1, 2)
-            for project in (layer.q, layer.k, layer.v)
+            for project in layer.attention.parts()[:3]
         )
         if replace is None:
             cache[0], cache[1] = k, v
@@ -50,9 +50,10 @@ class Plain:
         q = self.rotate(q, everything[start : start + rows])
         group = self.adapter.num_heads != self.adapter.num_kv_heads
         a = F.scaled_dot_product_attention(q, k, cache[1], enable_gqa=group)
-        x = x + layer.o(a.transpose(1, 2).reshape(batch, rows, -1))
+        x = x + layer.attention.o(a.transpose(1, 2).reshape(batch, rows, -1))
         normed = self.norm(x, layer.mlp_norm)
-        return x + layer.down(F.silu(layer.gate(normed)) * layer.up(normed))
+        mlp = layer.mlp
+        return x + mlp.down_proj(F.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed))
 
     def logits(self, canvas, start, whole):
         """``[batch, block, vocab]`` of the block at `start`; `whole`: all rows are computed."""

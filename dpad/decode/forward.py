@@ -5,21 +5,6 @@ import torch
 from dpad import ops
 from dpad.decode.attention import Attention
 
-# Rows of an MLP that the CPU computes together: more, and its wide intermediates leave the caches
-# and cost fresh pages in every layer. Under torch.compile the number of pieces would be part of the
-# graph, one graph for each.
-MLP_ROWS = 512
-
-
-def _mlp(adapter, layer, x):
-    """SwiGLU MLP of normed rows ``[rows, width]``."""
-    whole = layer.whole_mlp()
-    if whole is not None:
-        return whole(x)
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or x.shape[0] <= MLP_ROWS:
-        return layer.down(ops.swiglu(*adapter.products((layer.gate, layer.up), x)))
-    return torch.cat([_mlp(adapter, layer, part) for part in x.split(MLP_ROWS)])
-
 
 class Layers:
     """The layers of one pass, all at once or a few at a time.
@@ -61,16 +46,16 @@ class Layers:
         x, position = layer.attention_norm(self.hidden, self.delta), layout.position
         last = self.logit_row is not None and number == len(adapter.layers) - 1
         if last:
-            k, v = adapter.products((layer.k, layer.v), x)
+            k, v = layer.attention.keys_values(adapter, x)
             x, self.hidden = x[self.logit_row], self.hidden[self.logit_row]
             position = position[self.logit_row]
-            q = layer.q(x)
+            q = layer.attention.queries(adapter, x)
         else:
-            q, k, v = adapter.products((layer.q, layer.k, layer.v), x)
+            q, k, v = layer.attention(adapter, x)
         q = ops.rope_kv_write_(
-            q.unflatten(-1, (adapter.num_heads, -1)),
-            k.unflatten(-1, (adapter.num_kv_heads, -1)),
-            v.unflatten(-1, (adapter.num_kv_heads, -1)),
+            q,
+            k,
+            v,
             position,
             layout.position,
             layout.slot,
@@ -85,8 +70,8 @@ class Layers:
             a = self.attention.of_rows(q, k_cache, v_cache, layout.l_offsets)
         else:
             a = self.attention(q, k_cache, v_cache)
-        x = layer.mlp_norm(self.hidden, layer.o(a.flatten(-2)))
-        self.delta = _mlp(adapter, layer, x)
+        x = layer.mlp_norm(self.hidden, layer.attention.o(a.flatten(-2)))
+        self.delta = layer.mlp(adapter, x)
 
 
 def run_layers(adapter, hidden, layout, arena, logit_row=None, key_mask=None):

@@ -69,8 +69,8 @@ class Adapter:
 
     @property
     def mlp_width(self):
-        """Of the MLP's inner rows."""
-        return self.layers[0].up.module.out_features
+        """Of an MLP's inner rows, the widest."""
+        return max(layer.mlp.inner_width() for layer in self.layers)
 
     @property
     def dtype(self):
@@ -83,13 +83,12 @@ class Adapter:
 
     def norms(self):
         """All norms, in the order of the forward."""
-        pairs = [norm for layer in self.layers for norm in (layer.attention_norm, layer.mlp_norm)]
-        return [*pairs, self.final_norm]
+        return [norm for layer in self.layers for norm in layer.norms()] + [self.final_norm]
 
     def called_whole(self):
         """Norms and MLPs that are called, where otherwise an operator would stand in for them."""
         norms = [norm.module for norm in self.norms()]
-        mlps = [layer.whole_mlp() for layer in self.layers]
+        mlps = [layer.mlp.whole_module() for layer in self.layers]
         return [m for m in norms if not linear_layers.only_own_forward(m)] + [
             m for m in mlps if m is not None
         ]
@@ -97,11 +96,11 @@ class Adapter:
     def called(self):
         """The modules that a decoder calls, whatever it does with the others' weights."""
         parts = [self.embed] if self.head.tied else [self.embed, self.head]
+        modules = [part.module for part in parts]
         for layer in self.layers:
-            parts += (layer.q, layer.k, layer.v, layer.o)
-            if layer.whole_mlp() is None:
-                parts += (layer.gate, layer.up, layer.down)
-        return [part.module for part in parts] + self.called_whole()
+            modules += [part.module for part in layer.attention.parts()]
+            modules += layer.mlp.called()
+        return modules + self.called_whole()
 
     def products(self, parts, x):
         """Outputs of parts that read the same rows `x`, in one product where they are fused."""

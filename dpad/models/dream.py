@@ -7,7 +7,8 @@ queries share keys in groups; q, k and v have biases; RoPE is applied in the mod
 import torch
 
 from dpad.models.adapter import Adapter
-from dpad.models.parts import Head, Layer, need, norm, part, require
+from dpad.models.mlp import dense
+from dpad.models.parts import Attention, Head, Layer, need, norm, part, require
 
 FAMILY = "dream"
 CLASS_NAMES = ("DreamModel",)
@@ -17,15 +18,14 @@ EPS = "variance_epsilon"
 def _layer(block):
     return Layer(
         attention_norm=norm(block, "input_layernorm", EPS),
-        q=part(block, "self_attn.q_proj"),
-        k=part(block, "self_attn.k_proj"),
-        v=part(block, "self_attn.v_proj"),
-        o=part(block, "self_attn.o_proj"),
+        attention=Attention(
+            q=part(block, "self_attn.q_proj"),
+            k=part(block, "self_attn.k_proj"),
+            v=part(block, "self_attn.v_proj"),
+            o=part(block, "self_attn.o_proj"),
+        ),
         mlp_norm=norm(block, "post_attention_layernorm", EPS),
-        gate=part(block, "mlp.gate_proj"),
-        up=part(block, "mlp.up_proj"),
-        down=part(block, "mlp.down_proj"),
-        mlp=part(block, "mlp"),
+        mlp=dense(block, "mlp"),
     )
 
 

@@ -38,15 +38,16 @@ class _Fused:
     weight: torch.Tensor
     bias: torch.Tensor | None
     sizes: tuple[int, ...]
+    kind: str = ""
 
     @classmethod
-    def of(cls, modules):
+    def of(cls, modules, kind):
         seen = [_Seen(tensor) for tensor in _tensors(modules)]  # before their values are read
         weight = torch.cat([m.weight.detach() for m in modules])
         bias = None
         if modules[0].bias is not None:
             bias = torch.cat([m.bias.detach() for m in modules])
-        return cls(seen, weight, bias, tuple(m.out_features for m in modules))
+        return cls(seen, weight, bias, tuple(m.out_features for m in modules), kind)
 
     def after(self, count):
         """The same copies without the first `count` modules."""
@@ -104,20 +105,20 @@ class FusedProjections:
         """Copies what is new or has changed, and drops what cannot be fused any more."""
         with self._lock:
             for layer in self._layers:
-                self._refresh((layer.q, layer.k, layer.v))
-                self._refresh((layer.gate, layer.up), layer.whole_mlp() is None)
+                for kind, parts, called in layer.groups():
+                    self._refresh(kind, parts, called)
 
-    def _refresh(self, parts, used=True):
+    def _refresh(self, kind, parts, called):
         modules = [part.module for part in parts]
-        fusible, have = used and _fusible(modules), self._fused.get(parts)
+        fusible, have = called and _fusible(modules), self._fused.get(parts)
         if fusible and have is not None and have.is_of(modules):
             return
         del have
         for stale in (parts, parts[1:]):  # freed before anew is allocated
             self._fused.pop(stale, None)
         if fusible:
-            fused = self._fused[parts] = _Fused.of(modules)
-            if len(parts) > 2:  # q may have rows of its own
+            fused = self._fused[parts] = _Fused.of(modules, kind)
+            if kind == "q, k, v":  # q may have rows of its own
                 self._fused[parts[1:]] = fused.after(1)
 
     def free(self):
@@ -149,8 +150,6 @@ class FusedProjections:
 
     def where(self):
         """What is fused, as words for the report."""
-        lengths = [len(parts) for parts, fused in list(self._fused.items()) if fused.seen]
-        return (
-            f"q, k, v of {lengths.count(3)} and gate, up of {lengths.count(2)} of {self._total} "
-            f"layers, {self.nbytes} bytes more"
-        )
+        kinds = [fused.kind for fused in list(self._fused.values())]
+        counts = (f"{kind} of {kinds.count(kind)}" for kind in ("q, k, v", "gate, up"))
+        return f"{' and '.join(counts)} of {self._total} layers, {self.nbytes} bytes more"

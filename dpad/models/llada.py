@@ -4,7 +4,8 @@ Fits the released remote code in all its revisions and `dpad.models.hf`'s native
 """
 
 from dpad.models.adapter import Adapter
-from dpad.models.parts import Head, Layer, need, norm, part, require
+from dpad.models.mlp import DenseMLP
+from dpad.models.parts import Attention, Head, Layer, need, norm, part, require
 
 FAMILY = "llada"
 CLASS_NAMES = ("LLaDAModelLM",)
@@ -37,14 +38,14 @@ def _norm(parent, name):
 def _layer(block):
     return Layer(
         attention_norm=_norm(block, "attn_norm"),
-        q=part(block, "q_proj"),
-        k=part(block, "k_proj"),
-        v=part(block, "v_proj"),
-        o=part(block, "attn_out"),
+        attention=Attention(
+            q=part(block, "q_proj"),
+            k=part(block, "k_proj"),
+            v=part(block, "v_proj"),
+            o=part(block, "attn_out"),
+        ),
         mlp_norm=_norm(block, "ff_norm"),
-        gate=part(block, "ff_proj"),
-        up=part(block, "up_proj"),
-        down=part(block, "ff_out"),
+        mlp=DenseMLP(part(block, "ff_proj"), part(block, "up_proj"), part(block, "ff_out")),
     )
 
 

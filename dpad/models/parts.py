@@ -79,30 +79,102 @@ class Head(Part):
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One transformer layer. Projections are the user's own modules (see `linear_layers`); `mlp` is
-    the module around gate, up and down, where the family has one.
+class Attention:
+    """What stands around the attention of one layer. Projections are the user's own modules.
+
+    `q`, `k` and `v`, or one `qkv` whose outputs are the heads of q, then of k, then of v; `o` takes
+    the heads back. `q_norm` and `k_norm` are RMS norms over ``head_dim``, before RoPE.
     """
 
-    attention_norm: Norm
-    q: Part
-    k: Part
-    v: Part
     o: Part
-    mlp_norm: Norm
-    gate: Part
-    up: Part
-    down: Part
-    mlp: Part | None = None
+    q: Part | None = None
+    k: Part | None = None
+    v: Part | None = None
+    qkv: Part | None = None
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
 
-    def whole_mlp(self):
-        """The module `mlp` if its call is more than gate, up and down, and so is called: it has
-        hooks or a forward of its own, or has taken another's place. Else None.
+    def parts(self):
+        """The projections, in the order of the forward."""
+        return (*self._projections, self.o)
+
+    def norms(self):
+        return [norm for norm in (self.q_norm, self.k_norm) if norm is not None]
+
+    def groups(self):
+        """(kind, parts that may be one product, whether they are called) for `FusedProjections`."""
+        return [] if self.q is None else [("q, k, v", self._projections, True)]
+
+    @property
+    def _projections(self):
+        return (self.qkv,) if self.q is None else (self.q, self.k, self.v)
+
+    def __call__(self, adapter, x):
+        """q ``[rows, heads, head_dim]`` and k, v ``[rows, kv_heads, head_dim]``, q and k normed, of
+        normed rows ``[rows, width]``.
         """
-        module = None if self.mlp is None else self.mlp.module
-        if module is self.gate.parent and linear_layers.only_own_forward(module):
-            return None
-        return module
+        if self.q is None:
+            q, k, v = self.qkv(x).split(self._sizes(adapter), -1)
+        else:
+            q, k, v = adapter.products(self._projections, x)
+        return self._queries(adapter, q), *self._keys_values(adapter, k, v)
+
+    def keys_values(self, adapter, x):
+        """k and v alone."""
+        if self.q is None:
+            k, v = self._stacked(x, self._sizes(adapter), slice(1, 3))
+        else:
+            k, v = adapter.products(self._projections[1:], x)
+        return self._keys_values(adapter, k, v)
+
+    def queries(self, adapter, x):
+        """q alone."""
+        q = self._stacked(x, self._sizes(adapter), slice(0, 1))[0] if self.q is None else self.q(x)
+        return self._queries(adapter, q)
+
+    @staticmethod
+    def _sizes(adapter):
+        return [n * adapter.head_dim for n in (adapter.num_heads, *[adapter.num_kv_heads] * 2)]
+
+    def _stacked(self, x, sizes, wanted):
+        """Some of q, k, v: by their rows of the weight where `qkv` is a plain layer."""
+        module = self.qkv.module
+        if not linear_layers.is_plain(module):
+            return module(x).split(sizes, -1)[wanted]
+        first = sum(sizes[: wanted.start])
+        rows = slice(first, first + sum(sizes[wanted]))
+        bias = None if module.bias is None else module.bias[rows]
+        return linear_layers.product(x, module.weight[rows], bias).split(sizes[wanted], -1)
+
+    def _queries(self, adapter, q):
+        return _heads(q, adapter.num_heads, self.q_norm)
+
+    def _keys_values(self, adapter, k, v):
+        return _heads(k, adapter.num_kv_heads, self.k_norm), _heads(v, adapter.num_kv_heads)
+
+
+def _heads(x, count, norm=None):
+    """``[rows, count, head_dim]`` of ``[rows, count * head_dim]``, each head normed."""
+    heads = x.unflatten(-1, (count, -1))
+    return heads if norm is None else norm(heads.flatten(0, 1)).view(heads.shape)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer layer: two norms, the `Attention`, and an MLP of `dpad.models.mlp`."""
+
+    attention_norm: Norm
+    attention: Attention
+    mlp_norm: Norm
+    mlp: object
+
+    def norms(self):
+        """In the order of the forward."""
+        return [self.attention_norm, *self.attention.norms(), self.mlp_norm]
+
+    def groups(self):
+        """What `FusedProjections` may stack, see `Attention.groups`."""
+        return [*self.attention.groups(), *self.mlp.groups()]
 
 
 def part(model, path, kind=None, **more):

@@ -113,12 +113,12 @@ def test_ranges_never_overlap_and_all_come_back(data):
 
 
 def test_an_mlp_in_pieces_gives_the_same_tokens(monkeypatch):
-    from dpad.decode import forward
+    from dpad.models import mlp
 
     prompts = torch.randint(0, 50, (5, 9))
     whole = dpad.generate(tiny(), prompts, threshold=0.4, **OPTIONS)
     seen = []
-    monkeypatch.setattr(forward, "MLP_ROWS", 16)
+    monkeypatch.setattr(mlp, "ROWS", 16)
     model = tiny()
     gate = model.model.transformer.blocks[0].ff_proj
     gate.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[0]))

@@ -161,7 +161,7 @@ def test_weights_that_moved_are_noticed():
     model, workspace = adapter(), Workspace()
     compare(model, workspace, prompts=PROMPTS[:1])
     held = len(workspace.graphs)
-    down = model.layers[0].down.module
+    down = model.layers[0].mlp.down_proj.module
     down.weight.data.mul_(1.1)  # in place: graphs read the new values
     compare(model, workspace, prompts=PROMPTS[:1])
     assert len(workspace.graphs) == held
@@ -181,13 +181,14 @@ def test_what_stands_in_the_way_is_named():
         assert name in sequence(**look, hooks=hooks).obstacle()
     for name in ("kept", "on_step", "on_block", "on_begin"):
         assert sequence(**look, hooks=Hooks(**{name: lambda *_: None})).obstacle() is None
-    hook = model.layers[1].up.module.register_forward_hook(lambda *_: None)
+    hook = model.layers[1].mlp.up_proj.module.register_forward_hook(lambda *_: None)
     assert "up_proj" in graphs.obstacle(model)
     hook.remove()
     hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
     assert "hooks" in graphs.obstacle(model)
     hook.remove()
-    model.layers[0].q.parent.q_proj = torch.nn.Sequential(model.layers[0].q.module)
+    q = model.layers[0].attention.q
+    q.parent.q_proj = torch.nn.Sequential(q.module)
     assert "blocks.0.q_proj" in graphs.obstacle(model)
 
 

@@ -11,9 +11,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import dpad
 from dpad.decode.cache import KVArena
-from dpad.decode.forward import MLP_ROWS, logits_of_pass
+from dpad.decode.forward import logits_of_pass
 from dpad.decode.plan import Planner, draw_suffix
 from dpad.models.hf.dream import DreamConfig, DreamModel
+from dpad.models.mlp import ROWS as MLP_ROWS
 from tests.decode.common import EOS_ID, MASK_ID, VOCAB, sequence, tiny
 from tests.doubles import remote
 from tests.ops.op_helpers import GraphPasses

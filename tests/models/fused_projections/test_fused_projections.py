@@ -75,7 +75,7 @@ def test_the_report_states_layers_and_bytes(model, handle):
     wanted = sum(
         part.module.weight.nbytes
         for layer in handle.adapter.layers
-        for part in (layer.q, layer.k, layer.v, layer.gate, layer.up)
+        for part in (*layer.attention.parts()[:3], layer.mlp.gate_proj, layer.mlp.up_proj)
     )
     assert handle.adapter.fused.nbytes == wanted
     assert f"q, k, v of 2 and gate, up of 2 of 2 layers, {wanted} bytes more" in repr(handle)
@@ -99,7 +99,7 @@ def test_remove_frees_the_copies(model, handle):
 def test_gradients_reach_the_parameters(model, handle):
     layer = handle.adapter.layers[0]
     x = torch.randn(3, 32, requires_grad=True)
-    parts = layer.q, layer.k, layer.v
+    parts = layer.attention.parts()[:3]
     sum(out.sum() for out in handle.adapter.products(parts, x)).backward()
     assert all(part.module.weight.grad is not None for part in parts)
 
