@@ -14,9 +14,8 @@ from dpad.generation import api, presets
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.diffusion import diffusion_generate
 from dpad.generation.html import report_html
-from dpad.models import linear_layers
+from dpad.models import fused_projections, linear_layers
 from dpad.models.adapter import UnsupportedModelError, find_adapter, unwrap
-from dpad.models.fused_projections import FusedProjections
 
 
 class _Missing:
@@ -93,8 +92,7 @@ class Handle:
     def adapter(self):
         if self._adapter is None:
             adapter = find_adapter(self.model)
-            if self.fuse_projections:
-                adapter.fused = FusedProjections(adapter.layers)
+            adapter.fused = fused_projections.of_layers(adapter.layers, self.fuse_projections)
             self._adapter = adapter
         return self._adapter
 
@@ -290,7 +288,7 @@ def patch(model, config=None, *, strict=True, fuse_projections=False, cuda_graph
         )
     adapter, notes = _examine(model, strict)
     handle = Handle(adapter.model, config, notes, fuse_projections, cuda_graphs)
-    if fuse_projections:
+    if handle.adapter.fused is not None:
         handle.adapter.fused.refresh()
     handle._install()
     return handle

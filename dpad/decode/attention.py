@@ -21,13 +21,16 @@ class Attention:
         like: a tensor with the dtype and device of queries.
         grouped: whether several query heads share one of K and V.
         key_mask: bool ``[slots]`` of the arena or None.
+        key_limit: int64 ``[rows]``, each row's own limit of the slots it looks at, or None.
     """
 
-    def __init__(self, layout, scale, like, grouped, key_mask=None):
+    def __init__(self, layout, scale, like, grouped, key_mask=None, key_limit=None):
         self._layout, self._scale, self._key_mask = layout, scale, key_mask
+        self._key_limit = key_limit
         self._grouped = grouped
         # Without 16-bit kernels or with a mask, torch's grouped heads and masks cost more memory.
-        fits = key_mask is None and (like.element_size() == 2 or not grouped)
+        whole = key_mask is None and key_limit is None
+        fits = whole and (like.element_size() == 2 or not grouped)
         wide = layout.sizes is not None and like.device.type in WIDE_ATTENTION and fits
         self._runs = _runs(layout.sizes) if wide else None
 
@@ -38,14 +41,17 @@ class Attention:
         parts = [self._run(run, q, k_cache, v_cache) for run in self._runs]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def of_rows(self, q, k_cache, v_cache, offsets, first=0, end=None):
+    def of_rows(self, q, k_cache, v_cache, offsets, first=0, end=None, rows=None):
         """The same for the rows of sequences ``[first, end)``, by dpad's operator; ``offsets`` from
-        0 on.
+        0 on; `rows` int64 are the pass's rows that q has, None: all.
         """
+        limit = self._key_limit
+        if limit is not None and rows is not None:
+            limit = limit[rows]
         kv_start, n_keys = self._layout.kv_start[first:end], self._layout.n_keys[first:end]
         mask = self._key_mask
         return ops.block_attention(
-            q, k_cache, v_cache, offsets, kv_start, n_keys, self._scale, mask
+            q, k_cache, v_cache, offsets, kv_start, n_keys, self._scale, mask, limit
         )
 
     def _run(self, run, q, k_cache, v_cache):

@@ -18,13 +18,17 @@ class Layers:
         logit_row: int64 ``[logit_rows]`` or None. In the last layer only these rows run q,
             attention, o and the MLP: nothing else of it is ever read.
         key_mask: bool ``[slots]`` or None.
+        key_limit: int64 ``[rows]``, a row looks only at slots below it, or None.
     """
 
-    def __init__(self, adapter, hidden, layout, arena, logit_row=None, key_mask=None):
+    def __init__(
+        self, adapter, hidden, layout, arena, logit_row=None, key_mask=None, key_limit=None
+    ):
         self.adapter, self.layout, self.arena, self.logit_row = adapter, layout, arena, logit_row
         self.rope = adapter.rope(layout.max_position + 1)
         grouped = adapter.num_heads != adapter.num_kv_heads
-        self.attention = Attention(layout, adapter.head_dim**-0.5, hidden, grouped, key_mask)
+        scale = adapter.head_dim**-0.5
+        self.attention = Attention(layout, scale, hidden, grouped, key_mask, key_limit)
         self.hidden, self.delta, self.done = hidden, None, 0
 
     def run(self, count=None):
@@ -67,16 +71,16 @@ class Layers:
             adapter.rope_full_precision,
         )
         if last:
-            a = self.attention.of_rows(q, k_cache, v_cache, layout.l_offsets)
+            a = self.attention.of_rows(q, k_cache, v_cache, layout.l_offsets, rows=self.logit_row)
         else:
             a = self.attention(q, k_cache, v_cache)
         x = layer.mlp_norm(self.hidden, layer.attention.o(a.flatten(-2)))
         self.delta = layer.mlp(adapter, x)
 
 
-def run_layers(adapter, hidden, layout, arena, logit_row=None, key_mask=None):
+def run_layers(adapter, hidden, layout, arena, logit_row=None, key_mask=None, key_limit=None):
     """Runs every layer on the rows of one pass and returns the normed rows, see `Layers`."""
-    layers = Layers(adapter, hidden, layout, arena, logit_row, key_mask)
+    layers = Layers(adapter, hidden, layout, arena, logit_row, key_mask, key_limit)
     layers.run()
     return layers.normed()
 

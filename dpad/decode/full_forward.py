@@ -107,5 +107,7 @@ class FullForward:
         pair = hidden.new_empty(size), hidden.new_empty(size)
         cache = _Buffers([pair] * len(adapter.layers))
         rows = _all_rows(batch, length, hidden.device)
-        normed = run_layers(adapter, hidden.reshape(-1, width), rows, cache, key_mask=mask)
+        limit = adapter.key_limit(rows.position, length)
+        flat = hidden.reshape(-1, width)
+        normed = run_layers(adapter, flat, rows, cache, key_mask=mask, key_limit=limit)
         return adapter.head(normed).unflatten(0, (batch, length))

@@ -1,6 +1,16 @@
 """Checks of one call of `generate` that need model, configuration and batch together."""
 
 from dpad import ops
+from dpad.models.parts import UnsupportedModelError
+
+
+def check_attention(adapter):
+    """Every position that a decoder computes has to be seen as the model was trained to see it."""
+    if adapter.attention != "full":
+        raise UnsupportedModelError(
+            f"{adapter.family} has {adapter.attention} attention: dpad runs its forward, and does "
+            "not decode it"
+        )
 
 
 def mask_id_of(adapter, given):

@@ -5,7 +5,7 @@ import torch
 from dpad.decode import commit
 from dpad.decode.loop import decode
 from dpad.decode.sequence import Hooks, Sampling, Sequence, blocks_of
-from dpad.generation.checks import check_hooks, check_steps, row_keys, token_ids
+from dpad.generation.checks import check_attention, check_hooks, check_steps, row_keys, token_ids
 from dpad.generation.compat import quirks
 from dpad.generation.config import ALGS
 from dpad.generation.conventions import BoundConventions
@@ -25,6 +25,7 @@ class Job:
     def __init__(self, adapter, config, prompts, supplied, conventions, hooks, given):
         self.adapter, self.config, self.prompts = adapter, config, prompts
         self.hooks, self.given = hooks, given  # `given`: ids and mask as they came
+        check_attention(adapter)
         check_hooks(hooks, config, len(prompts))
         self.quirks = quirks(config.compatible)
         self.mask_id, self.end_ids, self.pad_id = token_ids(adapter, config)

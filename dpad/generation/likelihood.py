@@ -19,7 +19,7 @@ from dpad.decode.plan import Planner
 from dpad.decode.sequence import Sampling, Sequence
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace
-from dpad.generation.checks import mask_id_of
+from dpad.generation.checks import check_attention, mask_id_of
 from dpad.generation.config import _real, _whole
 from dpad.generation.progress import check_progress
 from dpad.models.adapter import find_adapter
@@ -94,6 +94,7 @@ def loglikelihood(
     _whole("micro_batch", micro_batch, 1)
     _whole("mask_token_id", mask_token_id, 0)
     check_progress(progress)
+    check_attention(adapter)
     mask_id = mask_id_of(adapter, mask_token_id)
     texts = checked_texts(pairs, adapter, mask_id)
     keys = _row_keys(row_keys, texts)

@@ -11,7 +11,7 @@ from importlib import import_module
 import torch
 from torch import nn
 
-from dpad.models import linear_layers
+from dpad.models import fused_projections, linear_layers
 from dpad.models.parts import Head, Layer, Norm, Part, UnsupportedModelError, require
 
 FAMILIES = ("dpad.models.llada", "dpad.models.dream")
@@ -22,10 +22,11 @@ class Adapter:
     """The decoder's whole view of a model.
 
     Sizes are counts; `rope_full_precision` rotates in float32 and rounds once; `shift` is 1 where
-    row i - 1 predicts position i; `end_ids` end a text; `honours_mask` says whether the stock
-    forward looks at its attention mask, `output_class` names what it returns, `sampler` the model's
-    own method that decodes, if it has one; `notes` are lines for the handle's report; `fused` the
-    handle's `FusedProjections`, if it keeps them.
+    row i - 1 predicts position i; `end_ids` end a text. `attention` is "full", or "block-causal":
+    a position then sees those of its own block of `block_length`, counted from position 0, and of
+    all blocks before. `honours_mask` says whether the stock forward looks at its attention mask,
+    `output_class` names what it returns, `sampler` the model's own method that decodes, if it has
+    one; `notes` are lines for the handle's report; `fused` the `FusedProjections` in use, if any.
     """
 
     family: str
@@ -45,6 +46,8 @@ class Adapter:
     mask_id: int | None
     end_ids: tuple[int, ...]
     pad_id: int | None
+    attention: str = "full"
+    block_length: int | None = None
     honours_mask: bool = True
     output_class: str = "CausalLMOutputWithPast"
     sampler: str | None = None
@@ -107,6 +110,21 @@ class Adapter:
         fused = None if self.fused is None else self.fused.products(parts, x)
         return [part(x) for part in parts] if fused is None else fused
 
+    def stack(self, parts, x):
+        """The parts' weights ``[sum(out_features), in_features]`` in one tensor that suits rows
+        `x`, or None.
+        """
+        return None if self.fused is None else self.fused.weight(parts, x)
+
+    def key_limit(self, position, length):
+        """How many of `length` positions each position may look at, int64 like `position`; None
+        where it may look at all.
+        """
+        if self.attention == "full":
+            return None
+        block = self.block_length
+        return ((position // block + 1) * block).clamp(max=length)
+
     def rope(self, length):
         """cos and sin, each float32 ``[>= length, rotary_dim / 2]``, from the configuration.
 
@@ -168,14 +186,26 @@ def find_adapter(model):
         family = import_module(name)
         if set(family.CLASS_NAMES) & set(class_names(model)):
             adapter = family.adapt(model)
+            _check_attention(adapter)
             _check_devices(adapter)
             _check_dtypes(adapter)
+            adapter.fused = fused_projections.of_layers(adapter.layers, copies=False)
+            if adapter.fused is not None:
+                adapter.fused.refresh()
             return adapter
         known[family.FAMILY] = family.CLASS_NAMES
     looked = "; ".join(f"{family}: {', '.join(names)}" for family, names in known.items())
     raise UnsupportedModelError(
         f"dpad does not know {type(model).__name__} (looked for a class named {looked} in its MRO)"
     )
+
+
+def _check_attention(adapter):
+    """What is not known would be answered with another attention than the model's."""
+    kinds, block = ("full", "block-causal"), adapter.block_length
+    require(adapter.attention in kinds, "attention", adapter.attention)
+    if adapter.attention == "block-causal":
+        require(isinstance(block, int) and block > 0, "block_length", block)
 
 
 def _check_loaded(devices):

@@ -9,6 +9,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from dpad.models import linear_layers
 
+EXPERTS = "experts"  # the kind of `RoutedMLP`
+
+
+def of_layers(layers, copies):
+    """`FusedProjections` of these layers, or None where none would ever be used."""
+    routed = any(kind == EXPERTS for layer in layers for kind, *_ in layer.groups())
+    return FusedProjections(layers, copies) if copies or routed else None
+
 
 class _Seen:
     """A tensor as it was when it was copied; nothing of it is kept alive.
@@ -32,22 +40,31 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Fused:
-    """weight ``[sum(sizes), in_features]`` and bias ``[sum(sizes)]`` or None: stacked copies."""
+    """weight ``[sum(sizes), in_features]`` and bias ``[sum(sizes)]`` or None: stacked copies, or
+    the modules' own memory where that is one piece.
+    """
 
     seen: list
     weight: torch.Tensor
     bias: torch.Tensor | None
     sizes: tuple[int, ...]
     kind: str = ""
+    copied: bool = True
 
     @classmethod
-    def of(cls, modules, kind):
+    def of(cls, modules, kind, copies=True):
+        """None where it would be a copy and `copies` is False."""
         seen = [_Seen(tensor) for tensor in _tensors(modules)]  # before their values are read
-        weight = torch.cat([m.weight.detach() for m in modules])
-        bias = None
+        weights, bias = [m.weight.detach() for m in modules], None
+        weight = side_by_side(weights) if modules[0].bias is None else None
+        copied = weight is None
+        if copied and not copies:
+            return None
+        if copied:
+            weight = torch.cat(weights)
         if modules[0].bias is not None:
             bias = torch.cat([m.bias.detach() for m in modules])
-        return cls(seen, weight, bias, tuple(m.out_features for m in modules), kind)
+        return cls(seen, weight, bias, tuple(m.out_features for m in modules), kind, copied)
 
     def after(self, count):
         """The same copies without the first `count` modules."""
@@ -60,6 +77,24 @@ class _Fused:
         return len(tensors) == len(self.seen) and all(
             seen.is_still(tensor) for seen, tensor in zip(self.seen, tensors, strict=True)
         )
+
+
+def side_by_side(weights):
+    """One tensor ``[sum(rows), columns]`` over matrices that follow each other in memory, or None.
+    Nothing is copied.
+    """
+    first, place = weights[0], weights[0].data_ptr()
+    storage = first.untyped_storage().data_ptr()
+    for weight in weights:
+        if (
+            weight.data_ptr() != place
+            or not weight.is_contiguous()
+            or weight.untyped_storage().data_ptr() != storage
+        ):
+            return None
+        place += weight.nbytes
+    rows = sum(weight.shape[0] for weight in weights)
+    return first.as_strided((rows, first.shape[1]), (first.shape[1], 1))
 
 
 def _tensors(modules):
@@ -89,15 +124,18 @@ def _fusible(modules):
 
 
 class FusedProjections:
-    """Stacked copies of the weights of q, k, v and of gate, up of every layer that allows it.
+    """Stacked copies of the weights of q, k, v, of gate, up and of the experts of every layer that
+    allows it.
 
     The model keeps its parameters and modules; the copies are extra memory. `refresh` compares them
     with the parameters' storages and version counters, and copies anew what has changed; writing
-    through ``parameter.data`` counts no version and stays unseen, as it does for autograd.
+    through ``parameter.data`` counts no version and stays unseen, as it does for autograd. Weights
+    that follow each other in memory are used where they are; without `copies` only experts are, and
+    only so.
     """
 
-    def __init__(self, layers):
-        self._layers, self._total = layers, len(layers)
+    def __init__(self, layers, copies=True):
+        self._layers, self._total, self._copies = layers, len(layers), copies
         self._fused = {}  # parts -> _Fused
         self._lock = threading.Lock()
 
@@ -106,7 +144,8 @@ class FusedProjections:
         with self._lock:
             for layer in self._layers:
                 for kind, parts, called in layer.groups():
-                    self._refresh(kind, parts, called)
+                    if self._copies or kind == EXPERTS:
+                        self._refresh(kind, parts, called)
 
     def _refresh(self, kind, parts, called):
         modules = [part.module for part in parts]
@@ -116,8 +155,9 @@ class FusedProjections:
         del have
         for stale in (parts, parts[1:]):  # freed before anew is allocated
             self._fused.pop(stale, None)
-        if fusible:
-            fused = self._fused[parts] = _Fused.of(modules, kind)
+        fused = _Fused.of(modules, kind, self._copies) if fusible else None
+        if fused is not None:
+            self._fused[parts] = fused
             if kind == "q, k, v":  # q may have rows of its own
                 self._fused[parts[1:]] = fused.after(1)
 
@@ -131,25 +171,44 @@ class FusedProjections:
         one tensor; None if they are to be called, as they are where torch.compile traces them or
         gradients are recorded.
         """
+        fused = self._for(parts, x)
+        if fused is None:
+            return None
+        return linear_layers.product(x, fused.weight, fused.bias).split(fused.sizes, -1)
+
+    def weight(self, parts, x):
+        """The weights ``[sum(out_features), in_features]`` alone, for rows like `x`, or None."""
+        fused = self._for(parts, x)
+        return None if fused is None else fused.weight
+
+    def _for(self, parts, x):
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return None
         fused = self._fused.get(parts)
         if fused is None or fused.weight.dtype != x.dtype or fused.weight.device != x.device:
             return None
-        return linear_layers.product(x, fused.weight, fused.bias).split(fused.sizes, -1)
+        return fused
+
+    def _found(self):
+        return [fused for fused in list(self._fused.values()) if fused.seen]
 
     def tensors(self):
-        """The copies: all weights and biases."""
-        found = [fused for fused in list(self._fused.values()) if fused.seen]
-        return [t for fused in found for t in (fused.weight, fused.bias) if t is not None]
+        """All stacked weights and biases."""
+        return [t for f in self._found() for t in (f.weight, f.bias) if t is not None]
 
     @property
     def nbytes(self):
         """Bytes of the copies."""
-        return sum(tensor.nbytes for tensor in self.tensors())
+        copies = [f for f in self._found() if f.copied]
+        return sum(t.nbytes for f in copies for t in (f.weight, f.bias) if t is not None)
 
     def where(self):
         """What is fused, as words for the report."""
-        kinds = [fused.kind for fused in list(self._fused.values())]
-        counts = (f"{kind} of {kinds.count(kind)}" for kind in ("q, k, v", "gate, up"))
-        return f"{' and '.join(counts)} of {self._total} layers, {self.nbytes} bytes more"
+        kinds = [fused.kind for fused in self._found()]
+        counts = {kind: kinds.count(kind) for kind in ("q, k, v", "gate, up")}
+        if not self._copies:
+            counts = {}
+        if any(kind == EXPERTS for layer in self._layers for kind, *_ in layer.groups()):
+            counts[EXPERTS] = kinds.count(EXPERTS) // 2  # their inner and their outer weights
+        words = " and ".join(f"{kind} of {count}" for kind, count in counts.items())
+        return f"{words} of {self._total} layers, {self.nbytes} bytes more"

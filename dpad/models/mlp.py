@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from dpad import ops
-from dpad.models import linear_layers
-from dpad.models.parts import Part, part
+from dpad.models import linear_layers, routing
+from dpad.models.fused_projections import EXPERTS
+from dpad.models.parts import Part, Stack, need, part, require
 
 # Rows of an MLP that the CPU computes together: more, and its wide intermediates leave the caches
 # and cost fresh pages in every layer. Under torch.compile the number of pieces would be part of the
@@ -61,9 +64,144 @@ class DenseMLP:
         return torch.cat([self(adapter, part) for part in x.split(ROWS)])
 
 
+@dataclass(frozen=True)
+class Routing:
+    """How a router's logits become experts and weights, the arguments of `route`; whether those
+    logits are a product in float32 (`wide`), and whether the experts' results are summed in float32
+    and rounded once (`full_precision`, see `combine`).
+    """
+
+    top_k: int
+    score: str = "softmax"
+    normalise: bool = True
+    groups: int = 1
+    top_groups: int = 1
+    scaling: float = 1.0
+    wide: bool = False
+    full_precision: bool = True
+
+
+@dataclass(frozen=True)
+class RoutedMLP:
+    """A mixture of experts: each row goes through the `top_k` experts that the router scores best.
+
+    Its experts are one grouped product where their weights lie in one tensor each: as 3-D
+    parameters (`stacked`), side by side in memory, or as the copies of `FusedProjections`; else
+    each is called with its rows, which waits for the device. `router` is a Linear, or a module of
+    which only the `weight` ``[experts, width]`` is used; `bias` is the attribute that holds what is
+    added to the scores that choose.
+    """
+
+    whole: Part
+    router: Part
+    routing: Routing
+    experts: tuple[DenseMLP, ...] = ()
+    stacked: Part | None = None
+    bias: Part | None = None
+    shared: DenseMLP | None = None
+
+    def __post_init__(self):
+        pairs = [p for e in self.experts for p in (e.gate_proj, e.up_proj)]
+        object.__setattr__(self, "_into", Stack(pairs))
+        object.__setattr__(self, "_out", Stack(e.down_proj for e in self.experts))
+
+    def whole_module(self):
+        """The module of the whole MLP if it has to be called: it, a router that is no Linear or
+        stacked experts have hooks or a forward of their own, or it took another's place.
+        """
+        module, inner = self.whole.module, [self.router.module]
+        if self.stacked is not None:
+            inner.append(self.stacked.module)
+        moved = module is not self.router.parent
+        odd = [m for m in (module, *inner) if not linear_layers.only_own_forward(m)]
+        linear = isinstance(self.router.module, nn.Linear) and odd == [self.router.module]
+        return module if moved or (odd and not linear) else None
+
+    def called(self):
+        """Router and projections, where they are called."""
+        if self.whole_module() is not None:
+            return []
+        dense = [*self.experts] if self.shared is None else [*self.experts, self.shared]
+        inner = [self.router] if self.stacked is None else [self.router, self.stacked]
+        return [p.module for p in inner] + [module for mlp in dense for module in mlp.called()]
+
+    def inner_width(self):
+        """Elements of a row between up and down: all its experts' and its copies for them."""
+        if self.experts:
+            first = self.experts[0].up_proj.module
+            inner, width = first.out_features, first.in_features
+        else:
+            width, inner = self.stacked.module.down_proj.shape[1:]
+        shared = 0 if self.shared is None else self.shared.inner_width()
+        return self.routing.top_k * (inner + width) + shared
+
+    def groups(self):
+        """What `FusedProjections` may stack, see `dpad.models.parts.Attention.groups`."""
+        called = self.whole_module() is None
+        found = [] if self.shared is None else self.shared.groups()
+        if self.experts:
+            plain = called and all(e.whole_module() is None for e in self.experts)
+            found += [(EXPERTS, self._into, plain), (EXPERTS, self._out, plain)]
+        return found
+
+    def __call__(self, adapter, x):
+        """``[rows, width]`` of normed rows ``[rows, width]``."""
+        whole, weights = self.whole_module(), self._weights(adapter, x)
+        if whole is not None or (weights is None and torch.compiler.is_compiling()):
+            out = self.whole.module(x[None])  # the released classes take a batch of sequences
+            return (out[0] if isinstance(out, tuple) else out)[0]
+        how = self.routing
+        bias = None if self.bias is None else self.bias.module
+        choice = (how.top_k, how.score, how.normalise, how.groups, how.top_groups, how.scaling)
+        _, weight, order, offsets = routing.route(self._logits(x), bias, *choice)
+        rows = x[order // how.top_k]
+        if weights is None:
+            parts = rows.tensor_split(offsets[:-1].long().cpu())
+            pairs = zip(self.experts, parts, strict=True)
+            y = torch.cat([expert(adapter, part) for expert, part in pairs if part.shape[0]])
+        else:
+            gate, up = routing.grouped_linear(rows, weights[0], offsets).chunk(2, -1)
+            y = routing.grouped_linear(ops.swiglu(gate, up), weights[1], offsets)
+        y = routing.combine(y, order, weight, how.full_precision)
+        return y if self.shared is None else y + self.shared(adapter, x)
+
+    def _logits(self, x):
+        module = self.router.module
+        if isinstance(module, nn.Linear):
+            return self.router(x)
+        weight = module.weight
+        return F.linear(x.float(), weight.float()) if self.routing.wide else F.linear(x, weight)
+
+    def _weights(self, adapter, x):
+        """gate and up ``[experts, 2 ffn, width]``, down ``[experts, width, ffn]``, or None."""
+        if self.stacked is not None:
+            module = self.stacked.module
+            return module.gate_up_proj, module.down_proj
+        pair = [adapter.stack(parts, x) for parts in (self._into, self._out)]
+        if None in pair:
+            return None
+        return [weight.unflatten(0, (len(self.experts), -1)) for weight in pair]
+
+
 def dense(model, path):
     """The `DenseMLP` of the module at a dotted path, with the usual names; UnsupportedModelError
     if none is there.
     """
     names = (f"{path}.{name}" for name in ("gate_proj", "up_proj", "down_proj"))
     return DenseMLP(*(part(model, name) for name in names), part(model, path))
+
+
+def routed(model, path, how, shared=None, bias=None, router="gate"):
+    """The `RoutedMLP` of the module at a dotted path, with the usual names; UnsupportedModelError
+    if none is there.
+    """
+    block, place = need(model, path), part(model, path)
+    found = need(block, "experts")
+    pieces = {"shared": shared, "bias": bias}
+    if isinstance(found, nn.ModuleList):
+        pieces["experts"] = tuple(dense(found, str(number)) for number in range(len(found)))
+    else:
+        for name in ("gate_up_proj", "down_proj"):
+            require(need(found, name).dim() == 3, f"{path}.experts.{name}", need(found, name).shape)
+        pieces["stacked"] = part(block, "experts")
+    return RoutedMLP(place, part(block, router), how, **pieces)

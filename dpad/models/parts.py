@@ -31,6 +31,12 @@ class Part:
         return linear_layers.call(self.module, x)
 
 
+class Stack(tuple):
+    """Parts whose weights may lie in one tensor; a key by identity, for it can have hundreds."""
+
+    __hash__, __eq__ = object.__hash__, object.__eq__
+
+
 @dataclass(frozen=True)
 class Norm(Part):
     """An RMS norm: its module (weight ``[width]``) and the attribute that holds its epsilon."""
@@ -65,17 +71,21 @@ class Norm(Part):
 
 @dataclass(frozen=True)
 class Head(Part):
-    """What gives logits: a module, or the embedding's weight if `tied`; `scale` multiplies them."""
+    """What gives logits: a module, or the embedding's weight if `tied`; `scale` multiplies them,
+    `widened` makes them float32.
+    """
 
     tied: bool = False
     scale: float | None = None
+    widened: bool = False
 
     def __call__(self, x):
         module = self.module
         logits = (
             linear_layers.product(x, module.weight) if self.tied else linear_layers.call(module, x)
         )
-        return logits if self.scale is None else logits * self.scale
+        logits = logits if self.scale is None else logits * self.scale
+        return logits.float() if self.widened else logits
 
 
 @dataclass(frozen=True)
