@@ -8,7 +8,7 @@ endif()
 option(DPAD_BUILD_CUDA "Build the CUDA module _C_cuda" ${cuda_default})
 option(DPAD_TEST_LAUNCHERS "Run the launchers of csrc/cuda in the Catch2 tests" ${cuda_default})
 set(DPAD_CUDA_KERNELS suffix_gather rope_kv_write block_attention add_rms_norm swiglu confidence
-  uniform unmask)
+  uniform unmask route combine)
 set(DPAD_CUDA_INFO "off")
 if(DPAD_BUILD_CUDA OR (DPAD_BUILD_TESTS AND DPAD_TEST_LAUNCHERS))
   if(NOT DPAD_NVCC)

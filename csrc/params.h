@@ -25,6 +25,9 @@ enum class Rule : int32_t {
   kBelow = 5,            // every position with score < amount, ascending; possibly none
 };
 
+// What a routed MLP makes of its router's logits; float32.
+enum class Score : int32_t { kSoftmax = 0, kSigmoid = 1 };
+
 // Written by unmask_, one per sequence; the only thing the host reads in a step.
 // kInvalid: an index or a token out of range, on devices that cannot refuse it beforehand.
 enum class SequenceStatus : int64_t {
@@ -121,6 +124,48 @@ struct LinearParams {
   void* out;           // [rows, out_features], contiguous
   int64_t x_stride, weight_stride;
   int64_t rows, in_features, out_features;
+  DType dtype;
+};
+
+// The pairs of a routed MLP: pair row * top_k + k is the k-th expert of a row. "Grouped order" is
+// by expert, those of one expert in their own order; a pair's place is where it stands there.
+struct RouteParams {
+  const void* logits;  // [rows, experts], last dimension contiguous
+  int64_t logits_stride;
+  const float* bias;  // [experts] or null: added to the scores that choose
+  int64_t* expert;    // [rows, top_k]
+  float* weight;      // [rows, top_k]
+  int64_t* order;     // [rows * top_k], the pair at each place
+  int32_t* offsets;   // [experts], end of each expert's places
+  int64_t rows, experts, top_k;
+  int64_t groups, top_groups;  // experts of the best top_groups groups may be chosen
+  float scaling;
+  bool normalise;  // divide the weights of a row by their sum
+  Score score;
+  DType dtype;
+};
+
+struct CombineParams {
+  const void* y;         // [rows * top_k, width], grouped order, last dimension contiguous
+  const int64_t* order;  // [rows * top_k]
+  const float* weight;   // [rows, top_k], contiguous
+  int64_t* place;        // [rows * top_k], scratch: the place of each pair
+  void* out;             // [rows, width], contiguous
+  int64_t y_stride;
+  int64_t rows, top_k, width;
+  // true: in float32, k = 0, 1, ..., rounded once. false: weights, products and sums are each
+  // rounded to dtype, experts in ascending order.
+  bool full_precision;
+  DType dtype;
+};
+
+struct GroupedLinearParams {
+  const void* x;           // [rows, in_features], grouped by expert, last dimension contiguous
+  const void* weight;      // [experts, out_features, in_features], last dimension contiguous
+  const int32_t* offsets;  // [experts], end of each expert's rows
+  void* out;               // [rows, out_features], contiguous
+  int64_t x_stride, weight_stride, expert_stride;
+  int64_t rows, experts, in_features, out_features;
   DType dtype;
 };
 

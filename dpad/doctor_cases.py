@@ -130,6 +130,26 @@ def _attention(rng, dtype, dim):
         yield Case("block_attention", {**attention, **extra}, dtype, exact=False)
 
 
+def _routed(rng, dtype):
+    draw = lambda *shape: torch.randn(*shape, generator=rng).to(dtype)  # noqa: E731
+    for score, groups, bias in (
+        ("softmax", 1, None),
+        ("sigmoid", 8, torch.rand(64, generator=rng)),
+    ):
+        options = {"top_k": 8, "score": score, "normalise": groups > 1, "groups": groups}
+        router = {**options, "top_groups": min(groups, 3), "scaling": 2.5}
+        case = Case("route", {"logits": draw(21, 64), "bias": bias, **router}, dtype, exact=False)
+        case.tolerance = TOLERANCE[torch.float32]  # the results are float32 for every dtype
+        yield case
+    order, weight = torch.randperm(104, generator=rng), torch.rand(13, 8, generator=rng)
+    for full_precision in (True, False):
+        arguments = {"y": draw(104, 130), "order": order, "weight": weight}
+        yield Case("combine", {**arguments, "full_precision": full_precision}, dtype)
+    offsets = torch.tensor([5, 5, 45], dtype=torch.int32)
+    grouped = {"x": draw(45, 304), "weight": draw(3, 250, 304), "offsets": offsets}
+    yield Case("grouped_linear", grouped, dtype, exact=False)
+
+
 def _draws():
     """Keys of the random draws of six logit rows in two sequences."""
     return {
@@ -194,6 +214,7 @@ def cases(device_type):
     found += _gather(rng)
     for dtype in DTYPES:
         found += _layers(rng, dtype)
+        found += _routed(rng, dtype)
         found += _confidence(rng, dtype, VOCABULARY)
         found += _confidence(rng, dtype, WIDE_VOCABULARY)
     return [*found, Case("uniform", _draws()), *_unmask(rng)]

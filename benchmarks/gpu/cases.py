@@ -293,6 +293,31 @@ def commits(device, rows, length):
     return Case(f"unmask_ {rows} rows, with copies of the canvas", functions, stock, size, 0)
 
 
+def route(device, rows, experts, top_k=8):
+    """Logits so far apart that rounding changes no choice."""
+    logits = torch.rand(rows, experts, device=device).argsort(-1) / 8
+    twin = (logits, None, top_k, "softmax", True, 1, 1, 1.0)
+    functions = {
+        "dpad": lambda: ops.route(logits, None, top_k),
+        "torch": lambda: ops.reference.route(*twin),
+    }
+    size = size_of(logits) + 20 * rows * top_k + 4 * experts
+    return Case(f"route {rows} x {experts}", functions, functions["torch"], size, 1e-5)
+
+
+def combine(device, rows, width, top_k=8):
+    y = torch.randn(rows * top_k, width, device=device).bfloat16()
+    order = torch.randperm(rows * top_k, device=device)
+    weight, place = torch.rand(rows, top_k, device=device), order.argsort()
+    terms = lambda: y[place].view(rows, top_k, width).float() * weight[..., None]  # noqa: E731
+    functions = {
+        "dpad": lambda: ops.combine(y, order, weight),
+        "torch": lambda: terms().sum(1).to(y.dtype),
+    }
+    size = size_of(y, order, weight) + size_of(y) // top_k
+    return Case(f"combine {rows} x {width}", functions, lambda: terms().sum(1), size, 2**-6)
+
+
 def makers(device, small=False):
     """Functions that make the cases, one after the other: their tensors are large. What goals ask
     for comes first.
@@ -310,11 +335,14 @@ def makers(device, small=False):
         sampled = [(n, 126464, t) for t in (0.0, 1.0) for n in (32, 4, 128)]
         wide = [(32, 4096), (128, 4096)]
         rotated = [(32, 32, 32), (33, 28, 4)]
+    routed = [3] if small else [32, 256]
     yield from (bind(confidence, device, *a) for a in sampled[:1])
     yield from (bind(attention, device, *a) for a in attended)
     yield from (bind(confidence, device, *a) for a in sampled[1:])
     yield from (bind(norm, device, *a) for a in wide)
     yield from (bind(swiglu, device, rows, 3 * width) for rows, width in wide)
     yield from (bind(rope, device, *a) for a in rotated)
+    yield from (bind(route, device, rows, 64) for rows in routed)
+    yield from (bind(combine, device, rows, 2048) for rows in routed)
     yield bind(gather, device, 4, 32, 1024)
     yield bind(commits, device, 32, 1024)

@@ -9,24 +9,6 @@
 namespace dpad::cpu {
 namespace {
 
-// Calls body(first, count) for whole vectors, then for the rest.
-template <typename Body>
-inline void for_vectors(int64_t width, Body body) {
-  int64_t i = 0;
-  for (; i + kWidth <= width; i += kWidth) body(i, kWidth);
-  if (i < width) body(i, width - i);
-}
-
-template <typename T>
-inline F load_some(const T* p, int64_t n) {
-  return n == kWidth ? load(p) : load_part(p, n);
-}
-
-template <typename T>
-inline void store_some(T* p, F x, int64_t n) {
-  n == kWidth ? store(p, x) : store_part(p, x, n);
-}
-
 template <typename T>
 void norm_row(const AddRmsNormParams& p, int64_t row) {
   T* const residual = static_cast<T*>(p.residual) + row * p.residual_stride;

@@ -25,6 +25,24 @@ inline void store_part(T* p, F x, int64_t n) {
   __builtin_memcpy(p, lanes, static_cast<size_t>(n) * sizeof(T));
 }
 
+// Calls body(first, count) for whole vectors, then for the rest.
+template <typename Body>
+inline void for_vectors(int64_t width, Body body) {
+  int64_t i = 0;
+  for (; i + kWidth <= width; i += kWidth) body(i, kWidth);
+  if (i < width) body(i, width - i);
+}
+
+template <typename T>
+inline F load_some(const T* p, int64_t n) {
+  return n == kWidth ? load(p) : load_part(p, n);
+}
+
+template <typename T>
+inline void store_some(T* p, F x, int64_t n) {
+  n == kWidth ? store(p, x) : store_part(p, x, n);
+}
+
 // x rounded to T and widened again.
 inline F round_to(const float*, F x) { return x; }
 template <typename T>

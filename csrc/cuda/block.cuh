@@ -41,6 +41,24 @@ DPAD_DEVICE V block_reduce(V x, Op op) {
   return warp_reduce(of_warp[thread_index() % kWarps], op, kWarps / 2);
 }
 
+// The sum of what the threads before this one hand in, of kThreads.
+template <class V>
+DPAD_DEVICE V block_prefix(V x) {
+  DPAD_SHARED V of_warp[kThreads / 32];
+  const int lane = thread_index() % 32, warp = thread_index() / 32;
+  V sum = x;  // of the lanes up to this one
+  DPAD_UNROLL
+  for (int step = 1; step < 32; step *= 2) {
+    const V below = warp_from(sum, lane - step);
+    if (lane >= step) sum += below;
+  }
+  block_sync();  // the results of the block's previous sum have been read
+  if (lane == 31) of_warp[warp] = sum;
+  block_sync();
+  for (int w = 0; w < warp; ++w) sum += of_warp[w];
+  return sum - x;
+}
+
 // sequence_of() for a row that is the same in the whole warp: every lane looks at another sequence,
 // so that nothing waits for one load after the other.
 DPAD_DEVICE int64_t warp_sequence_of(const int64_t* offsets, int64_t batch, int64_t row) {

@@ -1,9 +1,12 @@
 // The CPU kernels, on torch's own thread pool.
 #include "cpu/add_rms_norm.h"
 #include "cpu/block_attention.h"
+#include "cpu/combine.h"
 #include "cpu/confidence.h"
+#include "cpu/grouped_linear.h"
 #include "cpu/linear.h"
 #include "cpu/rope_kv_write.h"
+#include "cpu/route.h"
 #include "cpu/suffix_gather.h"
 #include "cpu/swiglu.h"
 #include "cpu/uniform.h"
@@ -44,6 +47,23 @@ void run(const Call&, const SwigluParams& p) {
 
 void run(const Call&, const LinearParams& p) {
   run_tasks(p, cpu::linear_tasks(p), cpu::linear_grain(p), cpu::linear);
+}
+
+void run(const Call&, const RouteParams& p) {
+  run_tasks(p, p.rows, cpu::route_grain(p), cpu::route);
+  cpu::route_order(p);
+}
+
+void run(const Call&, const GroupedLinearParams& p) {
+  run_tasks(p, cpu::grouped_linear_tasks(p), cpu::grouped_linear_grain(p), cpu::grouped_linear);
+}
+
+void run(const Call& call, const CombineParams& p) {
+  const Tensor place = empty_like_dtype(call.like, {p.rows * p.top_k}, ScalarType::Long);
+  CombineParams placed = p;
+  placed.place = place.mutable_data_ptr<int64_t>();
+  call.check.raise(cpu::combine_places(placed));
+  run_tasks(placed, p.rows, cpu::combine_grain(p), cpu::combine);
 }
 
 void run(const Call&, const ConfidenceParams& p) {

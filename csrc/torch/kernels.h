@@ -19,6 +19,9 @@ void run(const Call& call, const BlockAttentionParams& p);
 void run(const Call& call, const AddRmsNormParams& p);
 void run(const Call& call, const SwigluParams& p);
 void run(const Call& call, const LinearParams& p);  // CPU only
+void run(const Call& call, const RouteParams& p);
+void run(const Call& call, const GroupedLinearParams& p);  // CPU only
+void run(const Call& call, const CombineParams& p);
 void run(const Call& call, const ConfidenceParams& p);
 void run(const Call& call, const UniformParams& p);
 void run(const Call& call, const UnmaskParams& p);

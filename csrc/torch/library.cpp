@@ -42,6 +42,13 @@ STABLE_TORCH_LIBRARY(dpad, m) {
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
   m.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
 
+  // A routed MLP.
+  m.def(
+      "route(Tensor logits, Tensor? bias, SymInt top_k, str score, bool normalise, SymInt groups, "
+      "SymInt top_groups, float scaling) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("grouped_linear(Tensor x, Tensor weight, Tensor offsets) -> Tensor");
+  m.def("combine(Tensor y, Tensor order, Tensor weight, bool full_precision) -> Tensor");
+
   // Sampling.
   m.def(
       "confidence(Tensor logits, Tensor l_offsets, Tensor position, Tensor rng, "
@@ -78,6 +85,9 @@ STABLE_TORCH_LIBRARY_IMPL(dpad, CPU, m) {
   m.impl("add_rms_norm_", TORCH_BOX(&dpad::add_rms_norm_op));
   m.impl("swiglu", TORCH_BOX(&dpad::swiglu_op));
   m.impl("linear", TORCH_BOX(&dpad::linear_op));
+  m.impl("route", TORCH_BOX(&dpad::route_op));
+  m.impl("grouped_linear", TORCH_BOX(&dpad::grouped_linear_op));
+  m.impl("combine", TORCH_BOX(&dpad::combine_op));
   m.impl("confidence", TORCH_BOX(&dpad::confidence_op));
   m.impl("uniform", TORCH_BOX(&dpad::uniform_op));
   m.impl("unmask_", TORCH_BOX(&dpad::unmask_op));

@@ -38,6 +38,14 @@ Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, cons
 Tensor swiglu_op(const Tensor& gate, const Tensor& up);
 Tensor linear_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bias);
 
+std::tuple<Tensor, Tensor, Tensor, Tensor> route_op(const Tensor& logits,
+                                                    const OptionalTensor& bias, int64_t top_k,
+                                                    std::string score, bool normalise,
+                                                    int64_t groups, int64_t top_groups,
+                                                    double scaling);
+Tensor grouped_linear_op(const Tensor& x, const Tensor& weight, const Tensor& offsets);
+Tensor combine_op(const Tensor& y, const Tensor& order, const Tensor& weight, bool full_precision);
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
     const Tensor& logits, const Tensor& l_offsets, const Tensor& position, const Tensor& rng,
     const Tensor& temperature, const Tensor& suppress, const Tensor& exclude,

@@ -68,6 +68,31 @@ def _linear(x, weight, bias):
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
+def _route(logits, bias, top_k, score, normalise, groups, top_groups, scaling):
+    _check_shape("route", "logits", logits, logits.dim() == 2, "expected 2 dimensions")
+    rows, experts = logits.shape
+    return (
+        logits.new_empty(rows, top_k, dtype=torch.int64),
+        logits.new_empty(rows, top_k, dtype=torch.float32),
+        logits.new_empty(rows * top_k, dtype=torch.int64),
+        logits.new_empty(experts, dtype=torch.int32),
+    )
+
+
+def _grouped_linear(x, weight, offsets):
+    _check_shape("grouped_linear", "x", x, x.dim() == 2, "expected 2 dimensions")
+    fits = weight.dim() == 3 and weight.shape[2] == x.shape[1]
+    text = "expected [experts, out_features, in_features of x]"
+    _check_shape("grouped_linear", "weight", weight, fits, text)
+    return x.new_empty(x.shape[0], weight.shape[1])
+
+
+def _combine(y, order, weight, full_precision):
+    _check_shape("combine", "y", y, y.dim() == 2, "expected 2 dimensions")
+    _check_shape("combine", "weight", weight, weight.dim() == 2, "expected 2 dimensions")
+    return y.new_empty(weight.shape[0], y.shape[1])
+
+
 def _confidence(logits, *rest):
     rows = logits.shape[0]
     token = logits.new_empty(rows, dtype=torch.int64)
@@ -94,6 +119,9 @@ _FAKES = {
     "add_rms_norm_": _add_rms_norm_,
     "swiglu": _swiglu,
     "linear": _linear,
+    "route": _route,
+    "grouped_linear": _grouped_linear,
+    "combine": _combine,
     "confidence": _confidence,
     "uniform": _uniform,
     "unmask_": _unmask_,

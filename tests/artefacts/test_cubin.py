@@ -22,6 +22,10 @@ BUDGET = {
     "swiglu": (64, 0),
     "confidence": (104, 2624),
     "confidence_merge": (64, 0),
+    "route": (64, 0),
+    "route_order": (64, 64),
+    "combine_places": (40, 0),
+    "combine": (64, 0),
     "uniform": (40, 0),
     "unmask": (64, 4224),
 }

@@ -9,7 +9,15 @@ import re
 
 import pytest
 
-KERNELS = ("add_rms_norm", "block_attention", "confidence", "linear", "rope_kv_write", "swiglu")
+KERNELS = (
+    "add_rms_norm",
+    "block_attention",
+    "combine",
+    "confidence",
+    "linear",
+    "rope_kv_write",
+    "swiglu",
+)
 
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="the instruction-set kernels are for x86-64"
@@ -47,6 +55,6 @@ def test_each_object_uses_its_own_registers(objects, tool, kernel):
 
 def test_everything_else_runs_everywhere(objects, tool):
     others = [name for name in objects if not name.endswith(("_portable", "_avx2", "_avx512"))]
-    assert set(others) >= {*KERNELS, "isa", "suffix_gather", "unmask"}
+    assert set(others) >= {*KERNELS, "grouped_linear", "isa", "route", "suffix_gather", "unmask"}
     for name in others:
         assert not re.search(r"%[yz]mm", tool("objdump", "-d", objects[name])), name

@@ -49,7 +49,7 @@ def test_operator_figures(measured):
     found = content(measured, "operators")["cases"]
     names = {c["name"].split()[0] for c in found}
     every = {"suffix_gather", "rope_kv_write_", "block_attention", "add_rms_norm_", "swiglu"}
-    assert names == every | {"confidence", "unmask_"}
+    assert names == every | {"confidence", "unmask_", "route", "combine"}
     for case in found:
         assert case["seconds"]["dpad"]["median"] > 0 and case["floor"] > 0
         if case["best_peer"] is not None:

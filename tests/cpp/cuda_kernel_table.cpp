@@ -8,8 +8,10 @@
 #include "cuda/add_rms_norm.cuh"
 #include "cuda/block_attention.cuh"
 #include "cuda/block_attention_simple.cuh"
+#include "cuda/combine.cuh"
 #include "cuda/confidence.cuh"
 #include "cuda/rope_kv_write.cuh"
+#include "cuda/route.cuh"
 #include "cuda/suffix_gather.cuh"
 #include "cuda/swiglu.cuh"
 #include "cuda/uniform.cuh"
@@ -46,6 +48,7 @@ void add(Table& table, size_t static_shared, void (*kernel)(Parameters...)) {
 template <class T, int N>
 void add_packed(Table& table) {
   add(table, 32, add_rms_norm_kernel<T, N>);
+  add(table, 0, combine_kernel<T, N>);
   add(table, 2624, confidence_kernel<T, N>);
   add(table, 0, rope_kv_write_kernel<T, N>);
   add(table, 0, swiglu_kernel<T, N>);
@@ -62,6 +65,7 @@ void add_typed(Table& table) {
   add_packed<T, 1>(table);
   add_packed<T, kWide<T>>(table);
   add(table, 0, confidence_merge_kernel<T>);
+  add(table, 0, route_kernel<T>);
   add(table, 32, block_attention_simple_kernel<T>);
   if constexpr (sizeof(T) == 2) {
     add_attention<AttentionShape<T, 64>>(table);
@@ -74,6 +78,8 @@ Table all_kernels() {
   add_typed<float>(table);
   add_typed<BFloat16>(table);
   add_typed<Float16>(table);
+  add(table, 0, combine_places_kernel);
+  add(table, 64, route_order_kernel);
   add(table, 0, suffix_gather_kernel);
   add(table, 0, uniform_kernel);
   add(table, 4224, unmask_kernel);

@@ -4,8 +4,10 @@
 
 #include "cuda/add_rms_norm.h"
 #include "cuda/block_attention.h"
+#include "cuda/combine.h"
 #include "cuda/confidence.h"
 #include "cuda/rope_kv_write.h"
+#include "cuda/route.h"
 #include "cuda/suffix_gather.h"
 #include "cuda/swiglu.h"
 #include "cuda/uniform.h"
@@ -24,6 +26,8 @@ struct Sizes {
   BlockAttentionParams attention{};
   AddRmsNormParams norm{};
   SwigluParams swiglu{};
+  RouteParams route{};
+  CombineParams combine{};
   ConfidenceParams confidence{};
   UniformParams uniform{};
   UnmaskParams unmask{};
@@ -34,6 +38,9 @@ struct Sizes {
     rope.num_heads = attention.num_heads = 8, rope.num_kv_heads = attention.num_kv_heads = 2;
     rope.head_dim = rope.rotary_dim = attention.head_dim = 128;
     rope.k_head_stride = rope.v_head_stride = 128;
+    route.rows = combine.rows = rows, route.experts = 64, route.groups = 1;
+    route.top_k = combine.top_k = 8, combine.width = 2048;
+    route.dtype = combine.dtype = dtype;
     attention.batch = 1, attention.slots = 4096;
     norm.width = swiglu.width = 4096, confidence.vocab = 150000;
     rope.dtype = attention.dtype = norm.dtype = swiglu.dtype = confidence.dtype = dtype;
@@ -48,6 +55,8 @@ struct Sizes {
           [&] { return cuda::launch_block_attention(attention, scratch, kStream); });
     visit("add_rms_norm", [&] { return cuda::launch_add_rms_norm(norm, kStream); });
     visit("swiglu", [&] { return cuda::launch_swiglu(swiglu, kStream); });
+    visit("route", [&] { return cuda::launch_route(route, scratch, kStream); });
+    visit("combine", [&] { return cuda::launch_combine(combine, scratch, kStream); });
     visit("confidence", [&] { return cuda::launch_confidence(confidence, scratch, kStream); });
     visit("uniform", [&] { return cuda::launch_uniform(uniform, kStream); });
     visit("unmask", [&] { return cuda::launch_unmask(unmask, scratch, kStream); });
@@ -55,7 +64,8 @@ struct Sizes {
 };
 
 bool row_by_row(const std::string& kernel) {
-  return has({kernel}, "swiglu") || has({kernel}, "add_rms_norm") || has({kernel}, "rope");
+  return has({kernel}, "swiglu") || has({kernel}, "add_rms_norm") || has({kernel}, "rope") ||
+         has({kernel}, "combine_kernel");
 }
 
 }  // namespace
@@ -74,6 +84,8 @@ TEST_CASE("launchers: without rows nothing is queued and nothing is asked for") 
     CHECK(cuda::block_attention_scratch(none.attention) == 0);
     CHECK(cuda::confidence_scratch(none.confidence) == 0);
     CHECK(cuda::unmask_scratch(none.unmask) == 0);
+    CHECK(cuda::route_scratch(none.route) == 0);
+    CHECK(cuda::combine_scratch(none.combine) == 0);
     none.each([](const char* name, const auto& launch) {
       CAPTURE(name);
       CHECK(launch() == cudaSuccess);
@@ -81,9 +93,10 @@ TEST_CASE("launchers: without rows nothing is queued and nothing is asked for") 
     });
   }
   Sizes flat(3, DType::kBFloat16);
-  flat.norm.width = flat.swiglu.width = 0, flat.attention.num_heads = 0;
+  flat.norm.width = flat.swiglu.width = flat.combine.width = 0, flat.attention.num_heads = 0;
   CHECK(cuda::launch_add_rms_norm(flat.norm, kStream) == cudaSuccess);
   CHECK(cuda::launch_swiglu(flat.swiglu, kStream) == cudaSuccess);
+  CHECK(cuda::launch_combine(flat.combine, nullptr, kStream) == cudaSuccess);
   CHECK(cuda::block_attention_scratch(flat.attention) == 0);
   CHECK(cuda::launch_block_attention(flat.attention, nullptr, kStream) == cudaSuccess);
   flat.attention.num_heads = 8, flat.attention.head_dim = 0;

@@ -53,6 +53,22 @@ def test_plain_layers_of_few_rows(calls, layer):
     assert calls == [2, 33, 512, 5]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_grouped_products(calls, monkeypatch, dtype):
+    """By the operator in the dtypes that torch is slower in; in bfloat16 by torch."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(5, 16).to(dtype), torch.randn(3, 7, 16).to(dtype)
+    offsets, found = torch.tensor([2, 2, 5], dtype=torch.int32), []
+    operator, args = ops.grouped_linear, (x, weight, offsets)
+    monkeypatch.setattr(ops, "grouped_linear", lambda *a: found.append(a) or operator(*a))
+    with torch.inference_mode():
+        out = linear_layers.grouped_product(*args)
+        assert len(found) == (dtype in linear_layers.dtypes())
+        torch.testing.assert_close(out, ops.reference.grouped_linear(*args), rtol=2e-2, atol=2e-2)
+        compiled = torch.compile(linear_layers.grouped_product, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*args), out, rtol=2e-2, atol=2e-2)
+
+
 def test_the_isa_decides(calls, layer):
     before = ops.cpu_isa()
     ops.set_cpu_isa("portable")

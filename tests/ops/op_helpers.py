@@ -27,7 +27,8 @@ def devices(cpu=("cpu",)):
     return {"": (*cpu, "cuda"), "cpu": cpu, "cuda": ("cuda",)}[only]
 
 
-CPU_ONLY = ("suffix_table", "transfer_schedule", "suffix_sample", "plan_pass", "linear")
+PLANNING = ("suffix_table", "transfer_schedule", "suffix_sample", "plan_pass")
+CPU_ONLY = (*PLANNING, "linear", "grouped_linear")
 _device = "cpu"  # where `call` runs the operators
 
 

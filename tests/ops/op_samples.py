@@ -102,6 +102,28 @@ def linear(dtype):
     return {k: torch.randn(size, generator=g).to(dtype) for k, size in sizes.items()}
 
 
+def route(dtype):
+    g = generator(7)
+    options = {"top_k": 3, "score": "sigmoid", "normalise": True, "groups": 4, "top_groups": 2}
+    bias = 0.1 * torch.randn(12, generator=g)
+    logits = torch.randn(5, 12, generator=g).to(dtype)
+    return {"logits": logits, "bias": bias, **options, "scaling": 2.5}
+
+
+def grouped_linear(dtype):
+    g = generator(8)
+    sizes = {"x": (5, 16), "weight": (3, 7, 16)}
+    args = {k: torch.randn(size, generator=g).to(dtype) for k, size in sizes.items()}
+    return {**args, "offsets": torch.tensor([2, 2, 5], dtype=torch.int32)}
+
+
+def combine(dtype):
+    g = generator(9)
+    y = torch.randn(6, 33, generator=g).to(dtype)
+    rows = {"order": ints(3, 0, 5, 1, 4, 2), "weight": torch.rand(3, 2, generator=g)}
+    return {"y": y, **rows, "full_precision": False}
+
+
 def confidence(dtype):
     g = generator(4)
     return {
@@ -163,6 +185,9 @@ _SAMPLES = (
     add_rms_norm_,
     swiglu,
     linear,
+    route,
+    grouped_linear,
+    combine,
     confidence,
     uniform,
     unmask_,

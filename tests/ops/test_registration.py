@@ -34,6 +34,10 @@ block_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor q_offsets, Tens
 add_rms_norm_(Tensor(a!) residual, Tensor? delta, Tensor weight, float eps) -> Tensor
 swiglu(Tensor gate, Tensor up) -> Tensor
 linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor
+route(Tensor logits, Tensor? bias, SymInt top_k, str score, bool normalise, SymInt groups, SymInt
+    top_groups, float scaling) -> (Tensor, Tensor, Tensor, Tensor)
+grouped_linear(Tensor x, Tensor weight, Tensor offsets) -> Tensor
+combine(Tensor y, Tensor order, Tensor weight, bool full_precision) -> Tensor
 confidence(Tensor logits, Tensor l_offsets, Tensor position, Tensor rng, Tensor temperature,
     Tensor suppress, Tensor exclude, Tensor? noise, bool round_to_dtype) -> (Tensor, Tensor,
     Tensor, Tensor)
@@ -126,6 +130,9 @@ def variants(name):
     if name == "linear":
         yield {**sample(name), "bias": None}
         yield {**sample(name), "x": sample(name)["x"][:0]}
+    if name == "route":
+        yield {**sample(name), "bias": None}
+        yield {**sample(name), "logits": sample(name)["logits"][:0]}
     if name == "add_rms_norm_":
         yield {**sample(name), "delta": None}
 

@@ -4,8 +4,10 @@
 
 #include "cuda/add_rms_norm.h"
 #include "cuda/block_attention.h"
+#include "cuda/combine.h"
 #include "cuda/confidence.h"
 #include "cuda/rope_kv_write.h"
+#include "cuda/route.h"
 #include "cuda/suffix_gather.h"
 #include "cuda/swiglu.h"
 #include "cuda/uniform.h"
@@ -63,6 +65,14 @@ void run(const Call& call, const BlockAttentionParams& p) {
 void run(const Call& call, const AddRmsNormParams& p) { queue(call, p, cuda::launch_add_rms_norm); }
 
 void run(const Call& call, const SwigluParams& p) { queue(call, p, cuda::launch_swiglu); }
+
+void run(const Call& call, const RouteParams& p) {
+  queue(call, p, cuda::route_scratch, cuda::launch_route);
+}
+
+void run(const Call& call, const CombineParams& p) {
+  queue(call, p, cuda::combine_scratch, cuda::launch_combine);
+}
 
 void run(const Call& call, const ConfidenceParams& p) {
   queue(call, p, cuda::confidence_scratch, cuda::launch_confidence);

@@ -9,6 +9,8 @@ STABLE_TORCH_LIBRARY_IMPL(dpad, CUDA, m) {
   m.impl("block_attention", TORCH_BOX(&dpad::block_attention_op));
   m.impl("add_rms_norm_", TORCH_BOX(&dpad::add_rms_norm_op));
   m.impl("swiglu", TORCH_BOX(&dpad::swiglu_op));
+  m.impl("route", TORCH_BOX(&dpad::route_op));
+  m.impl("combine", TORCH_BOX(&dpad::combine_op));
   m.impl("confidence", TORCH_BOX(&dpad::confidence_op));
   m.impl("uniform", TORCH_BOX(&dpad::uniform_op));
   m.impl("unmask_", TORCH_BOX(&dpad::unmask_op));

@@ -13,16 +13,20 @@ from dpad.ops.reference.layers import (
     swiglu,
 )
 from dpad.ops.reference.planning import plan_pass, suffix_sample, suffix_table, transfer_schedule
+from dpad.ops.reference.routing import combine, grouped_linear, route
 from dpad.ops.reference.sampling import confidence, gumbel, uniform, unmask_
 
 __all__ = [
     "add_rms_norm_",
     "block_attention",
+    "combine",
     "confidence",
+    "grouped_linear",
     "gumbel",
     "linear",
     "plan_pass",
     "rope_kv_write_",
+    "route",
     "suffix_gather",
     "suffix_sample",
     "suffix_table",

@@ -1,0 +1,69 @@
+#include "cpu/combine.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "core/half.h"
+#include "core/rows.h"
+#include "cpu/combine_row.h"
+
+namespace dpad::cpu {
+namespace {
+
+float rounded(float x, DType dtype) {
+  half::BFloat16 brain;
+  half::Float16 small;
+  switch (dtype) {
+    case DType::kBFloat16:
+      from_float(x, brain);
+      return to_float(brain);
+    case DType::kFloat16:
+      from_float(x, small);
+      return to_float(small);
+    case DType::kFloat32:
+      break;
+  }
+  return x;
+}
+
+}  // namespace
+
+Error combine_places(const CombineParams& p) {
+  const int64_t pairs = p.rows * p.top_k;
+  std::fill_n(p.place, pairs, -1);
+  for (int64_t i = 0; i < pairs; ++i) {
+    const int64_t pair = p.order[i];
+    if (!inside(pair, pairs)) {
+      return {"order", "a pair of a row and an expert", i, static_cast<double>(pair)};
+    }
+    if (p.place[pair] >= 0) return {"order", "every pair once", i, static_cast<double>(pair)};
+    p.place[pair] = i;
+  }
+  return {};
+}
+
+int64_t combine_grain(const CombineParams& p) {
+  return 1 + (int64_t{1} << 15) / std::max<int64_t>(p.width * p.top_k, 1);
+}
+
+void combine(const CombineParams& p, int64_t begin, int64_t end) {
+  const auto row_kernel = DPAD_PICK(combine_row);
+  std::vector<std::pair<int64_t, float>> terms(p.top_k);
+  std::vector<int64_t> place(p.top_k);
+  std::vector<float> weight(p.top_k);
+  for (int64_t row = begin; row < end; ++row) {
+    for (int64_t k = 0; k < p.top_k; ++k) {
+      const float w = p.weight[row * p.top_k + k];
+      terms[k] = {p.place[row * p.top_k + k], p.full_precision ? w : rounded(w, p.dtype)};
+    }
+    if (!p.full_precision) {
+      std::sort(terms.begin(), terms.end(),
+                [](const auto& a, const auto& b) { return a.first < b.first; });
+    }
+    for (int64_t k = 0; k < p.top_k; ++k) place[k] = terms[k].first, weight[k] = terms[k].second;
+    row_kernel(p, row, place.data(), weight.data());
+  }
+}
+
+}  // namespace dpad::cpu

@@ -1,0 +1,3 @@
+#include "cpu/vec_portable.h"
+
+#include "cpu/combine_kernel.h"
