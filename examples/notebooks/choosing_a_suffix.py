@@ -36,8 +36,9 @@ def check(problem, answer):
 
 
 # %% [markdown]
-# The grid: everything kept, nothing kept, and two thinned suffixes of different windows, each with
-# and without a prefix cache. `config` holds what all of them have in common.
+# The grid: everything kept, nothing kept, and two thinned suffixes, one of which always keeps the
+# nearest 16 positions; each with and without a prefix cache. `config` holds what all of them have
+# in common.
 
 # %%
 grid = {

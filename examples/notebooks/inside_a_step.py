@@ -47,7 +47,7 @@ out = model.generate(
     max_new_tokens=128,
     steps=32,  # four tokens per step
     callback_on_step_end=note,
-    callback_on_step_end_tensor_inputs=["block", "confidence", "transfer_index", "kept_suffix"],
+    callback_on_step_end_tensor_inputs=["block", "confidence", "kept_suffix"],
     trace=True,
     seed=2,
 )
@@ -71,7 +71,7 @@ for number, step in enumerate(steps):
 # %%
 kept = out.kept_suffix[0][0]
 assert steps[0]["kept_suffix"].tolist() == kept.tolist()
-print(f"{len(kept)} of {128 - 32} suffix positions, as distances from the end of the first block:")
+print(f"{len(kept)} of {128 - 32} suffix positions, counted from the end of the first block:")
 print((kept - (start + 32)).tolist())
 
 # %%

@@ -35,7 +35,7 @@ print(f"{suffix.expected(96):.1f} of 96 positions are kept on average")
 
 # %% [markdown]
 # A block of a bidirectional transformer, written with the operators. Rows of all sequences lie in
-# one flat list, keys and values in a cache that is indexed by slot.
+# one flat list, keys and values in an arena that is indexed by slot.
 
 # %%
 WIDTH, HEADS, HEAD_DIM = 64, 4, 16
@@ -53,12 +53,12 @@ class Block(nn.Module):
 
     def forward(self, x, layout, cache):
         """x ``[rows, width]``: the rows of one pass; adds to it in place."""
-        slot, position, offsets, row, n_keys, cos, sin = layout
+        slot, position, offsets, start, n_keys, cos, sin = layout
         y = ops.add_rms_norm_(x, None, self.norms[0], 1e-5)
         q, k, v = self.qkv(y).unflatten(-1, (3 * HEADS, HEAD_DIM)).chunk(3, dim=1)
-        at = (position, position, slot, offsets, row, cos, sin)
+        at = (position, position, slot, offsets, start, cos, sin)
         q = ops.rope_kv_write_(q.contiguous(), k.contiguous(), v.contiguous(), *at, *cache)
-        mixed = ops.block_attention(q, *cache, offsets, row, n_keys, HEAD_DIM**-0.5)
+        mixed = ops.block_attention(q, *cache, offsets, start, n_keys, HEAD_DIM**-0.5)
         y = ops.add_rms_norm_(x, self.out(mixed.flatten(-2)), self.norms[1], 1e-5)
         return x + self.down(ops.swiglu(self.gate(y), self.up(y)))
 
@@ -77,7 +77,7 @@ layout = (
     torch.arange(rows),  # slot: where keys and values of each row are written
     torch.arange(rows),  # position: what RoPE rotates by
     torch.tensor([0, rows]),  # rows of each sequence
-    torch.tensor([0]),  # its cache row
+    torch.tensor([0]),  # its first slot in the arena
     torch.tensor([rows]),  # slots that it looks at
     angles.cos(),
     angles.sin(),
@@ -86,7 +86,7 @@ x = torch.randn(rows, WIDTH)
 
 
 def run(module):
-    cache = [torch.zeros(1, HEADS, capacity, HEAD_DIM) for _ in range(2)]
+    cache = [torch.zeros(HEADS, capacity, HEAD_DIM) for _ in range(2)]
     with torch.no_grad():
         return module(x.clone(), layout, cache)
 
