@@ -5,6 +5,7 @@
 #   make test    formatting, C++ tests, Python tests with Transformers 5.x and again with 4.57, and
 #                those with lm-evaluation-harness
 #   make bench   the benchmarks behind the figures of README.md
+#   make docs    the site, in build/site; `make notebooks` executes and stores the notebooks
 #   make format  formats Python and C++
 #   make clean   removes what was built; `make distclean` removes .venv as well
 #
@@ -23,13 +24,15 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check
 OVERLAY := $(CURDIR)/$(VENV)/transformers-4
 ECOSYSTEM := $(CURDIR)/$(VENV)/ecosystem
 EVAL := $(CURDIR)/$(VENV)/eval
+DOCS := $(CURDIR)/$(VENV)/docs
 CATCH2 := $(CURDIR)/$(VENV)/catch2
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc cmake -type f)
 CPP_FILES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.c*')
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export CXX
 
-.PHONY: demo test install bench lint format test-cpp test-python test-eval clean distclean
+.PHONY: demo test install bench lint format docs notebooks test-cpp test-python test-eval \
+  test-docs clean distclean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -38,7 +41,7 @@ demo: install
 # One architecture is enough to test the build: sm_80, with PTX that newer GPUs compile for
 # themselves.
 test: export DPAD_CUDA_ARCHITECTURES ?= 80
-test: lint test-cpp test-python test-eval
+test: lint test-cpp test-python test-eval test-docs
 
 install: $(VENV)/.dpad
 
@@ -122,6 +125,18 @@ test-python: install $(OVERLAY)/.done $(ECOSYSTEM)/.done
 # With lm-evaluation-harness (an overlay of 390 MB, mostly pyarrow, pandas and its tasks).
 test-eval: install $(EVAL)/.done
 	PYTHONPATH=$(EVAL) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/eval
+
+# Site and notebooks, with the packages of requirements/docs.txt.
+test-docs: install $(DOCS)/.done
+	PYTHONPATH=$(DOCS) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/site
+
+docs: install $(DOCS)/.done
+	PYTHONPATH=$(DOCS) $(PYTHON) -m sphinx -W --keep-going -q -b html -d build/doctrees \
+	  -c docs . build/site
+	@echo "build/site/docs/index.html"
+
+notebooks: install $(DOCS)/.done
+	PYTHONPATH=$(DOCS) $(PYTHON) examples/notebooks
 
 format: $(VENV)/.packages
 	$(VENV)/bin/ruff check --fix .

@@ -21,6 +21,7 @@ _PUBLIC = {
     "DPadOutput": "dpad.generation.output",
     "Trace": "dpad.generation.output",
     "Engine": "dpad.engine",
+    "tune": "dpad.tuning",
     "build_info": "dpad.ops",
 }
 _MODULES = {

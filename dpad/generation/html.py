@@ -29,6 +29,9 @@ class Html:
     def __str__(self):
         return self.text
 
+    def __repr__(self):
+        return f"Html({len(self.text)} characters)"
+
     def _repr_html_(self):
         return self.text
 

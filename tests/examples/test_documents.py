@@ -55,6 +55,21 @@ def test_pictures_run():
     assert "@keyframes" in str(space["moving"])
 
 
+def test_tuning_runs(capsys):
+    space = run("docs/tuning.md")
+    printed = capsys.readouterr().out
+    assert "confidence_threshold" in printed and "8 problems" in printed
+    assert space["handle"].config == space["result"].best.config
+
+
+def test_first_steps_run(capsys):
+    space = run("docs/first_steps.md")
+    assert "supported (llada)" in capsys.readouterr().out
+    assert len(space["first"].points[0].right) == 4
+    assert len(space["result"].points[0].right) == 12
+    assert space["ids"].shape[1] == 25 + 96
+
+
 def test_aliases_are_listed():
     text = (ROOT / "docs/generate.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", text, flags=re.MULTILINE))

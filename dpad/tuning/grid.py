@@ -1,0 +1,96 @@
+"""The configurations of a sweep."""
+
+from collections.abc import Mapping
+from itertools import product
+
+from dpad.decode.suffix import Suffix
+from dpad.generation.config import RULES, DPadGenerationConfig, resolve_names
+
+# What `tune` tries unless told otherwise: everything kept first, thinner behind it.
+GRID = {
+    "suffix": (
+        Suffix("all"),
+        Suffix("gaussian", window=256, decay=4.0, scale=2.0),
+        Suffix("gaussian", window=128, density=0.25, near=16),
+        Suffix("gaussian", window=64, density=0.25, near=8),
+    ),
+    "cache": ("none", "prefix"),
+    "confidence_threshold": (0.8, 0.9, 0.95),
+}
+# Options of `generate` that are the sweep's own.
+RESERVED = (
+    "num_return_sequences",
+    "output_history",
+    "return_dict_in_generate",
+    "row_keys",
+    "seed",
+    "trace",
+)
+
+
+def configurations(grid, base=None):
+    """The `DPadGenerationConfig` of each point of a grid, over `base`.
+
+    Args:
+        grid: option -> values to try, in every combination; or a sequence of configurations, each a
+            `DPadGenerationConfig` or a dict of options.
+        base: `DPadGenerationConfig` or None. A commit rule in a point replaces that of the base.
+
+    Raises:
+        TypeError, ValueError: a bad or unknown option, one that the sweep sets itself, two equal
+            points, or none.
+    """
+    if isinstance(grid, Mapping):
+        points = [dict(zip(grid, values, strict=True)) for values in product(*_values(grid))]
+    else:
+        points = [p.given() if isinstance(p, DPadGenerationConfig) else dict(p) for p in grid]
+    found = []
+    for point in points:
+        config = _over(point, {} if base is None else base.given())
+        if config in found:
+            raise ValueError(f"grid holds the same point twice: {config!r}")
+        found.append(config)
+    if not found:
+        raise ValueError(f"grid = {grid!r}: expected at least one point")
+    return found
+
+
+def _values(grid):
+    for name, values in grid.items():
+        if isinstance(values, (str, Suffix, Mapping)) or not hasattr(values, "__iter__"):
+            raise TypeError(f"grid[{name!r}] = {values!r}: expected a list of values to try")
+        yield list(values)
+
+
+def _over(point, base):
+    point = resolve_names(point)
+    for name in RESERVED:
+        if name in point or name in base:
+            value = point.get(name, base.get(name))
+            raise ValueError(f"{name} = {value!r}: the sweep sets it itself")
+    if any(point.get(name) is not None for name in RULES):
+        base = {name: value for name, value in base.items() if name not in RULES}
+    return DPadGenerationConfig(**{**base, **point})
+
+
+def plain(config):
+    """Option -> value of what was chosen, as JSON can hold it: what a point is known by."""
+    values = config.given()
+    if "suffix" in values:
+        values["suffix"] = values["suffix"].as_dict()
+    return values
+
+
+def label(value):
+    """One option's value as a few words."""
+    if not isinstance(value, dict):
+        return "" if value is None else str(value)
+    words = dict(value)
+    return " ".join([words.pop("kind"), *(f"{n}={v:g}" for n, v in words.items() if n != "grid")])
+
+
+def varying(configs):
+    """Names of the options that differ between the configurations."""
+    points = [plain(c) for c in configs]
+    names = dict.fromkeys(name for point in points for name in point)
+    return [n for n in names if any(p.get(n) != points[0].get(n) for p in points)]
