@@ -11,7 +11,10 @@ from collections.abc import Sequence
 INT64 = range(-(2**63), 2**63)
 # Bounds of sizes: what is beyond is a slip of the hand, and would fill the memory.
 MOST_POSITIONS = 2**20
+MOST_CONTEXT = 2**31
 MOST_LAYERS = 2**10
+MOST_WIDTH = 2**20
+MOST_IDS = 2**24
 MOST_ROWS = 2**16
 
 
@@ -93,6 +96,11 @@ def flag(name, value):
     if not isinstance(found, bool):
         refuse(name, value, "True or False")
     return found
+
+
+def optional(kind):
+    """A kind that takes None too."""
+    return lambda name, value: None if value is None else kind(name, value)
 
 
 def one_of(*choices):

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from dpad.models.hf.dream_config import DreamConfig
+from dpad.models.hf.dream_config import DreamConfig, check_supported
+from dpad.models.hf.interface import NativeModel
 from dpad.models.hf.llada import padding_bias
-from dpad.models.hf.saving import SavesGenerationConfig
 
 __all__ = ["DreamConfig", "DreamModel"]
 
@@ -113,7 +113,7 @@ class DreamBaseModel(nn.Module):
         self.norm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class DreamModel(SavesGenerationConfig, PreTrainedModel):
+class DreamModel(NativeModel, PreTrainedModel):
     """Dream with its language-model head; same weights as the released class of this name."""
 
     config_class = DreamConfig
@@ -123,6 +123,7 @@ class DreamModel(SavesGenerationConfig, PreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
+        check_supported(config)  # fields may have been changed since it was made
         self.model = DreamBaseModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()

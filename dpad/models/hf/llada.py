@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from dpad.models.hf.interface import NativeModel
 from dpad.models.hf.llada_config import LLaDAConfig, check_supported
-from dpad.models.hf.saving import SavesGenerationConfig
 
 __all__ = ["LLaDAConfig", "LLaDAModelLM"]
 
@@ -168,7 +168,7 @@ class LLaDAModel(nn.Module):
         return logits, tuple(states) if output_hidden_states else None
 
 
-class LLaDAModelLM(SavesGenerationConfig, PreTrainedModel):
+class LLaDAModelLM(NativeModel, PreTrainedModel):
     """LLaDA with its language-model head; same weights as the released class of this name."""
 
     config_class = LLaDAConfig
