@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from dpad.models.hf.dream_config import DreamConfig, check_supported
-from dpad.models.hf.interface import NativeModel
+from dpad.models.hf.interface import NativeModel, refuse_inputs
 from dpad.models.hf.llada import padding_bias
 
 __all__ = ["DreamConfig", "DreamModel"]
@@ -133,9 +133,14 @@ class DreamModel(NativeModel, PreTrainedModel):
         input_ids=None,
         attention_mask=None,
         position_ids=None,
+        past_key_values=None,
         inputs_embeds=None,
+        labels=None,
+        use_cache=None,
+        output_attentions=None,
         output_hidden_states=None,
         return_dict=None,
+        cache_position=None,
         num_logits_to_keep=0,
     ):
         """Predict position i + 1 in row i, from all visible positions.
@@ -145,9 +150,11 @@ class DreamModel(NativeModel, PreTrainedModel):
         attention; `position_ids` [B, T], default 0..T-1; `num_logits_to_keep`: last rows only.
         Returns a `MaskedLMOutput` with `logits` [B, T, vocab_size] in the model's dtype.
 
-        Raises ValueError for both or neither of input_ids and inputs_embeds, or a mask of another
-        shape.
+        Raises ValueError for both or neither of input_ids and inputs_embeds, a mask of another
+        shape, or what a bidirectional model without cache cannot give, see `refuse_inputs`.
         """
+        del cache_position  # positions are 0..T-1 or `position_ids`
+        refuse_inputs(self, past_key_values, labels, use_cache, output_attentions)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds

@@ -95,12 +95,18 @@ class NativeModel:
         config = vars(self).get("generation_config")
         source = Path(getattr(self.config, "_name_or_path", None) or "") / FILE_NAME
         target = Path(save_directory) / FILE_NAME
-        if isinstance(config, GenerationConfig):
+        derived = getattr(config, "_from_model_config", False)  # says nothing of its own
+        if isinstance(config, GenerationConfig) and not derived:
             config.save_pretrained(save_directory)
         elif (
             self.config._name_or_path and source.is_file() and source.resolve() != target.resolve()
         ):
             shutil.copyfile(source, target)
+
+    def post_init(self):
+        super().post_init()
+        if vars(self).get("generation_config", self) is None:  # transformers 4 sets it to None
+            del self.generation_config
 
     def can_generate(self):
         """Whether there is a `generate`: a patched model has one (asked by pipelines)."""
@@ -112,12 +118,28 @@ class NativeModel:
             return _prepared
         if name == "generation_config" and "generate" in vars(self):
             return GenerationConfig.from_model_config(self.config)
-        if name == "generate":
+        if name in ("generate", "generation_config"):
             raise AttributeError(
-                f"{type(self).__name__} has no 'generate' of its own: dpad.patch(model) gives it "
+                f"{type(self).__name__} has no {name!r} of its own: dpad.patch(model) gives it "
                 "one, or call dpad.generate(model, ...)"
             )
         return super().__getattr__(name)
+
+
+def refuse_inputs(model, past_key_values, labels, use_cache, output_attentions):
+    """ValueError for what the released signatures take and these forwards cannot give."""
+    refused = {
+        "past_key_values": (past_key_values is not None, "nothing of the sequence is final"),
+        "labels": (
+            labels is not None,
+            "the loss needs the noise level: compute it from the logits",
+        ),
+        "use_cache": (bool(use_cache), "nothing of the sequence is final"),
+        "output_attentions": (bool(output_attentions), "they are never made"),
+    }
+    for name, (given, why) in refused.items():
+        if given:
+            raise ValueError(f"{name} is not supported by {type(model).__name__}: {why}")
 
 
 def _prepared(input_ids, attention_mask=None, **inputs):
