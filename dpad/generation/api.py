@@ -15,9 +15,9 @@ from dpad.generation.inputs import split_prompts, supplied_draws
 from dpad.generation.job import Job
 from dpad.generation.loops import loop_options, run_loop
 from dpad.generation.names import resolve_names, set_options
+from dpad.generation.progress import Progress, check_progress
 from dpad.generation.prompts import read_inputs
 from dpad.generation.release import released
-from dpad.generation.progress import Progress, check_progress
 from dpad.generation.stored import stored_options
 from dpad.models.adapter import find_adapter
 
