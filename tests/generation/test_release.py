@@ -8,7 +8,7 @@ import torch
 import transformers
 
 import dpad
-from dpad.decode.loop import NaNLogitsError
+from dpad.decode.decoder import NaNLogitsError
 
 SHORT = {"max_new_tokens": 12, "block_length": 4, "seed": 1}
 
@@ -88,9 +88,9 @@ def test_what_ends_a_run_ends_it(llada, options, error):
 
 
 def test_memory_that_is_missing_ends_it(llada, monkeypatch):
-    from dpad.decode import cache
+    from dpad.decode import device as devices
 
-    monkeypatch.setattr(cache, "_free_bytes", lambda device: 10)
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 10)
     recorder = Recorder()
     with pytest.raises(MemoryError):
         dpad.generate(llada, [[1, 2, 3]], streamer=recorder, **SHORT)
