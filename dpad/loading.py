@@ -22,10 +22,7 @@ def load(name, dtype="auto", device="auto", tokenizer=None):
         raise ValueError(f"dtype = {dtype!r}: expected auto, {', '.join(dtypes)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device = {device!r}: {error}") from error
+    device = usable_device(device)
     if name == "demo":
         model, found = demo.load(dtypes.get(dtype))
     else:
@@ -37,3 +34,21 @@ def load(name, dtype="auto", device="auto", tokenizer=None):
     if tokenizer:
         found = AutoTokenizer.from_pretrained(tokenizer)
     return model.to(device).eval(), found
+
+
+def usable_device(name):
+    """The torch device of a name, once something could be put there; ValueError if it cannot."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device = {name!r}: expected cpu, cuda, cuda:0 ... or auto") from error
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        why = (str(error).splitlines() or [""])[0][:80]
+        raise ValueError(f"device = {name!r} is not here ({why}); pass cpu or auto") from error
+    if device.type == "meta":
+        raise ValueError(f"device = {name!r}: expected one that holds values")
+    return device

@@ -277,7 +277,8 @@ def patch(model, config=None, *, strict=True, fuse_projections=False, cuda_graph
     """
     if config is not None and not isinstance(config, DPadGenerationConfig):
         raise TypeError(f"config is a {type(config).__name__}: expected a DPadGenerationConfig")
-    for name, value in (("fuse_projections", fuse_projections), ("cuda_graphs", cuda_graphs)):
+    flags = {"strict": strict, "fuse_projections": fuse_projections, "cuda_graphs": cuda_graphs}
+    for name, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} = {value!r}: expected True or False")
     if isinstance(model, torch.nn.Module) and "_dpad_handle" in unwrap(model).__dict__:

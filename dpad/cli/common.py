@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import sys
 from typing import Annotated
 
@@ -79,3 +80,13 @@ def quiet_loading(always=False):
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+
+
+def check_writable(option, path):
+    """ValueError if a file cannot be written there, before there is anything to write."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: that is a folder, expected a file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{option} {path}: no permission to write there")

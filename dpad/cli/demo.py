@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dpad.cli.common import Json, print_json, quiet_loading
+from dpad.cli.common import Json, check_writable, print_json, quiet_loading
 
 NAME = "demo"
 EXAMPLES = ("dpad demo", "dpad demo --seconds 4 --canvas 128 --no-picture --json")
@@ -28,8 +28,8 @@ def command(
     """
     if no_picture and picture is not None:
         raise ValueError(f"--no-picture and --picture {picture} exclude each other")
-    if picture is not None and not picture.parent.is_dir():
-        raise ValueError(f"--picture {picture}: there is no folder {picture.parent}")
+    if picture is not None:
+        check_writable("--picture", picture)
     from dpad.demo.show import demonstrate
 
     quiet_loading(always=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import dpad
-from dpad.cli.common import Json, print_json, quiet_loading
+from dpad.cli.common import Json, check_writable, print_json, quiet_loading
 from dpad.loading import load
 
 NAME = "generate"
@@ -99,14 +99,17 @@ def command(
     }
     options = {n: v for n, v in options.items() if v is not None}
     config = configuration(preset, {**options, **assignments(more or ())})
-    if trace is not None and not trace.parent.is_dir():
-        raise ValueError(f"--trace {trace}: there is no folder {trace.parent}")
+    if trace is not None:
+        check_writable("--trace", trace)
     quiet_loading(always=model == "demo")
     loaded, tokenizer = load(model, dtype, device)
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
     ids = encode(tokenizer, prompt, prefill, raw)
     result = answer(loaded, tokenizer, ids, config, stream=not json_output, trace=trace)
+    note = note_of(tokenizer.decode(ids[0])) if model == "demo" else None
+    if note is not None:
+        typer.echo(f"note: {note}", err=True)
     if json_output:
         print_json({"model": model, **result})
         return
@@ -161,16 +164,38 @@ def encode(tokenizer, prompt, prefill="", raw=False):
     return torch.tensor([ids], dtype=torch.int64)
 
 
-def answer(model, tokenizer, ids, config, stream=False, trace=None):
-    """Decodes one prompt and returns what ``--json`` prints; `stream` prints finished blocks."""
+def _streamer(tokenizer):
+    """Prints the answer as it comes, and nothing at all where none was begun."""
     from transformers import TextStreamer
 
+    class Printer(TextStreamer):
+        def end(self):
+            if not self.next_tokens_are_prompt:
+                super().end()
+
+    return Printer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
+def note_of(prompt):
+    """What is to be said of a prompt for the shipped model, or None."""
+    from dpad import demo
+
+    try:
+        demo.solve(prompt)
+    except ValueError:
+        return (
+            "the shipped model can only count: its answer to this means nothing. Try "
+            '--prompt "by 3 forward from" --prefill 4185e'
+        )
+    return None
+
+
+def answer(model, tokenizer, ids, config, stream=False, trace=None):
+    """Decodes one prompt and returns what ``--json`` prints; `stream` prints finished blocks."""
     from dpad.generation.api import merge
     from dpad.models.adapter import find_adapter
 
-    streamer = None
-    if stream:
-        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    streamer = _streamer(tokenizer) if stream else None
     begun = time.perf_counter()
     out = dpad.generate(
         model,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dpad.cli.common import Json, print_json
+from dpad.cli.common import Json, check_writable, print_json
 
 NAME = "plot"
 EXAMPLES = (
@@ -47,6 +47,7 @@ def command(
         known = ", ".join(VIEWS)
         raise ValueError(f"--view {view}: expected {known} or animation")
     output = output or trace.with_suffix(".gif" if view == "animation" else ".png")
+    check_writable("--output", output)
     events = Trace.load(trace)
     if view == "animation":
         animate(events, output, row, theme=theme)

@@ -3,8 +3,21 @@
 from dataclasses import dataclass
 
 from dpad import ops
+from dpad.values import MOST_POSITIONS, flag, one_of, real, refuse, whole
 
 KINDS = ("none", "all", "gaussian", "uniform", "window")
+_OPEN = ("window", "decay", "scale", "density", "count")  # None: not given
+_FIELDS = {
+    "kind": one_of(*KINDS),
+    "window": whole(1, MOST_POSITIONS),
+    "decay": real(0, above=True),
+    "scale": real(0),
+    "density": real(0, 1),
+    "count": real(0, MOST_POSITIONS),
+    "near": whole(0, MOST_POSITIONS),
+    "keep_last": flag,
+    "grid": one_of("repo", "paper"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,29 +55,22 @@ class Suffix:
     grid: str = "repo"
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"Suffix.kind = {self.kind!r}: expected one of {', '.join(KINDS)}")
-        if self.grid not in ("repo", "paper"):
-            raise ValueError(f"Suffix.grid = {self.grid!r}: expected repo or paper")
-        if isinstance(self.near, bool) or not isinstance(self.near, int) or self.near < 0:
-            raise ValueError(f"Suffix.near = {self.near!r}: expected a count >= 0")
+        for name, kind in _FIELDS.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPEN:
+                object.__setattr__(self, name, kind(f"Suffix.{name}", value))
         self._check_unused()
         if self.kind in ("none", "all"):
             return
-        default = {"gaussian": 256, "uniform": None, "window": None}[self.kind]
-        window = default if self.window is None else self.window
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise ValueError(f"Suffix.window = {self.window!r}: expected a whole number >= 1")
-        object.__setattr__(self, "window", window)
         if self.kind == "gaussian":
-            self._check_gaussian()
-        if self.kind == "uniform" and self.density is not None:
-            if not 0 <= self.density <= 1:
-                raise ValueError(f"Suffix.density = {self.density!r}: expected 0 to 1")
-        elif self.kind == "uniform" and (
-            self.count is None or self.count < 0 or int(self.count) != self.count
-        ):
-            raise ValueError(f"Suffix.count = {self.count!r}: expected a whole number >= 0")
+            self._fill_gaussian()
+        if self.window is None:
+            refuse("Suffix.window", None, f"a whole number from 1 to {MOST_POSITIONS}")
+        if self.kind == "gaussian" and self.count is not None and self.count > self.window:
+            refuse("Suffix.count", self.count, f"0 to window {self.window}")
+        given = self.count is not None and self.count == int(self.count)
+        if self.kind == "uniform" and self.density is None and not given:
+            refuse("Suffix.count", self.count, "a whole number >= 0")
 
     def _check_unused(self):
         given = [n for n in ("scale", "density", "count") if getattr(self, n) is not None]
@@ -82,19 +88,13 @@ class Suffix:
                 value = getattr(self, name)
                 raise ValueError(f"Suffix.{name} = {value!r} has no meaning for {self.kind!r}")
 
-    def _check_gaussian(self):
+    def _fill_gaussian(self):
+        if self.window is None:
+            object.__setattr__(self, "window", 256)
         if self.decay is None:
             object.__setattr__(self, "decay", 4.0)
         if self.scale is None and self.density is None and self.count is None:
             object.__setattr__(self, "scale", 2.0)
-        if not 0 < self.decay < float("inf"):
-            raise ValueError(f"Suffix.decay = {self.decay!r}: expected a finite value > 0")
-        if self.scale is not None and not 0 <= self.scale < float("inf"):
-            raise ValueError(f"Suffix.scale = {self.scale!r}: expected a finite value >= 0")
-        if self.density is not None and not 0 <= self.density <= 1:
-            raise ValueError(f"Suffix.density = {self.density!r}: expected 0 to 1")
-        if self.count is not None and not 0 <= self.count <= self.window:
-            raise ValueError(f"Suffix.count = {self.count!r}: expected 0 to window {self.window}")
 
     @property
     def _wanted(self):

@@ -166,6 +166,9 @@ def load(dtype=None, name="tiny_llada"):
     from dpad.models.hf import AutoModel
 
     folder = model_folder(name)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        cure = f"; pass name={dtype!r}" if dtype in MODELS else ""
+        raise ValueError(f"dtype = {dtype!r}: expected a torch dtype{cure}")
     model = AutoModel.from_pretrained(folder, dtype=dtype or torch.float32)
     # With the config at hand no tokenizer is looked up for a type unknown to Transformers.
     return model.eval(), AutoTokenizer.from_pretrained(folder, config=model.config)

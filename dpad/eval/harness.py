@@ -19,6 +19,7 @@ from dpad.generation.job import Job
 from dpad.generation.likelihood import check_samples, key_of
 from dpad.loading import load
 from dpad.models.adapter import find_adapter
+from dpad.values import flag, int64, whole
 
 # A logger of the harness: its command line says what is shown.
 log = logging.getLogger("lm_eval.models.dpad")
@@ -81,11 +82,9 @@ class DPadLM(TemplateLM):
         self.batch_size = _whole("batch_size", batch_size)
         if max_batch_size is not None:
             raise ValueError(f"max_batch_size = {max_batch_size!r}: batch sizes are not tried")
-        if not isinstance(seed, int):
-            raise ValueError(f"seed = {seed!r}: expected a 64-bit integer")
-        check_samples("mc_samples", mc_samples)
-        if not isinstance(greedy_fill, bool):
-            raise ValueError(f"greedy_fill = {greedy_fill!r}: expected True or False")
+        seed = int64("seed", seed)
+        mc_samples = check_samples("mc_samples", mc_samples)
+        greedy_fill = flag("greedy_fill", greedy_fill)
         self.config = configuration({"seed": seed, **options}, preset)
         self.seed, self.mc_samples, self.greedy_fill = seed, mc_samples, greedy_fill
         if isinstance(pretrained, nn.Module):
@@ -296,9 +295,7 @@ class DPadLM(TemplateLM):
 def _whole(name, value, low=1):
     if isinstance(value, str) and value.isdigit():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f"{name} = {value!r}: expected a whole number >= {low}")
-    return value
+    return whole(low)(name, value)
 
 
 def _bar(what, count, disabled):

@@ -3,15 +3,21 @@
 from contextlib import nullcontext
 from functools import partial
 
+from transformers import GenerationConfig
+
 from dpad.decode.workspace import Workspace
 from dpad.generation import presets
+from dpad.generation.checks import token_ids
 from dpad.generation.compat import quirks
-from dpad.generation.config import QUOTA_ALGS, RULES, DPadGenerationConfig, resolve_names
+from dpad.generation.config import QUOTA_ALGS, RULES, DPadGenerationConfig
 from dpad.generation.conventions import Conventions
-from dpad.generation.inputs import read_inputs, split_prompts
+from dpad.generation.inputs import split_prompts, supplied_draws
 from dpad.generation.job import Job
 from dpad.generation.loops import loop_options, run_loop
+from dpad.generation.names import resolve_names, set_options
 from dpad.generation.progress import Progress, check_progress
+from dpad.generation.prompts import read_inputs
+from dpad.generation.release import released
 from dpad.generation.stored import stored_options
 from dpad.models.adapter import find_adapter
 
@@ -23,6 +29,7 @@ def generate(
     input_ids=None,
     attention_mask=None,
     generation_config=None,
+    tokenizer=None,
     streamer=None,
     kept_suffix=None,
     noise=None,
@@ -43,11 +50,15 @@ def generate(
     Args:
         model: a LLaDA in the released remote code or in `dpad.models.hf`; it is not changed.
         inputs: prompt ids ``[batch, length]`` (tensor or lists) or a mapping that holds them; or
-            pass `input_ids`. Rows may be padded on the left or the right by `attention_mask`.
-        generation_config: `DPadGenerationConfig`; `options` override its fields. What neither
-            gives is the default of the model's variant (`dpad.presets`).
+            pass `input_ids`. Rows may be padded on the left or the right by `attention_mask`; lists
+            of different lengths are padded here, on the left. With a `tokenizer` also texts, which
+            it reads as they are: no chat template.
+        generation_config: `DPadGenerationConfig`, or Transformers' own, of which what was set
+            holds; `options` override its fields. What neither gives is the default of the model's
+            variant (`dpad.presets`).
         streamer: a Transformers streamer; gets the prompt and each finished block, and drafts if it
-            has `put_draft` (`dpad.generation.streaming`). Batch 1.
+            has `put_draft` (`dpad.generation.streaming`); its `end` is called on every way out.
+            Batch 1.
         kept_suffix: kept suffix positions to use instead of drawing: per block, or per row and
             block, or a function (row, block).
         noise: float64 Gumbel noise to use instead of drawing: a function
@@ -79,39 +90,63 @@ def generate(
         MemoryError: the K/V cache does not fit, with the bytes.
         NaNLogitsError: the model gave NaN logits.
     """
-    handle = getattr(model, "_dpad_handle", None)
-    adapter = handle.adapter if handle is not None else find_adapter(model)
+    consumers = {
+        "logits_processor": logits_processor,
+        "stopping_criteria": stopping_criteria,
+        "callback_on_step_end": callback_on_step_end,
+        "callback_on_step_end_tensor_inputs": callback_on_step_end_tensor_inputs,
+        "callback_on_step_end_tensor_outputs": callback_on_step_end_tensor_outputs,
+    }
+    supplied = {"kept_suffix": kept_suffix, "noise": noise, "confidences": confidences}
+    hooks = {"tokens": generation_tokens_hook_func, "logits": generation_logits_hook_func}
+    prompt = (inputs, input_ids, attention_mask, tokenizer)
+    with released(streamer) as told:
+        conventions = Conventions(
+            streamer=told, **consumers, progress=check_progress(progress) or None
+        )
+        given = (generation_config, options, custom_generate)
+        return _call(model, prompt, given, supplied, hooks, conventions)
+
+
+def _call(model, prompt, given, supplied, hooks, conventions):
+    """One call, by the caller's loop or by dpad's; the arguments are those of `generate`."""
+    generation_config, options, custom_generate = given
+    adapter, handle = adapter_of(model), getattr(model, "_dpad_handle", None)
     base = handle.config if handle is not None else None
     extra = {} if custom_generate is None else loop_options(custom_generate, options)
     config = merge(model, base, generation_config, options)
-    ids, mask = read_inputs(inputs, input_ids, attention_mask)
+    pad_id = token_ids(adapter, config)[2]
+    ids, mask = read_inputs(*prompt, pad_id)
     if config.num_return_sequences > 1:
         ids, mask = (
             None if t is None else t.repeat_interleave(config.num_return_sequences, dim=0)
             for t in (ids, mask)
         )
     prompts = split_prompts(ids, mask)
-    supplied = {"kept_suffix": kept_suffix, "noise": noise, "confidences": confidences}
-    hooks = {"tokens": generation_tokens_hook_func, "logits": generation_logits_hook_func}
-    conventions = Conventions(
-        streamer,
-        logits_processor,
-        stopping_criteria,
-        callback_on_step_end,
-        callback_on_step_end_tensor_inputs,
-        callback_on_step_end_tensor_outputs,
-        check_progress(progress) or None,
-    )
     if custom_generate is not None:
         dreams = {f"generation_{name}_hook_func": hook for name, hook in hooks.items()}
         extra.update(supplied, **vars(conventions), **dreams)
         return run_loop(custom_generate, model, ids, mask, config, extra)
-    if progress:
+    if conventions.progress:
         conventions.progress = partial(Progress, early_stop=bool(config.early_stop))
+    supplied = {**supplied, **{n: supplied_draws(n, supplied[n], of) for n, of in _DRAWS.items()}}
     job = Job(adapter, config, prompts, supplied, conventions, hooks, (ids, mask))
     with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
         run = job.run(workspace)
     return job.result(run)
+
+
+def adapter_of(model):
+    """The decoder's view of a model: its handle's if it is patched, else one for this call."""
+    handle = getattr(model, "_dpad_handle", None)
+    return find_adapter(model) if handle is None else handle.adapter
+
+
+# Supplied draws -> the shape of what they return, see `supplied_draws`.
+_DRAWS = {
+    "noise": lambda positions, vocab: [len(positions), vocab],
+    "confidences": lambda positions, eligible: [len(positions)],
+}
 
 
 def merge(model, base, given, options):
@@ -121,10 +156,13 @@ def merge(model, base, given, options):
     defaults of its compatible mode and variant.
     """
     config = DPadGenerationConfig()
+    if type(given) is GenerationConfig:
+        given = DPadGenerationConfig(**set_options(given))
     for layer in (base, given):
         if layer is not None and not isinstance(layer, DPadGenerationConfig):
             raise TypeError(
-                f"generation_config is a {type(layer).__name__}: expected a DPadGenerationConfig"
+                f"generation_config is a {type(layer).__name__}: expected a DPadGenerationConfig "
+                "(or pass its options by name)"
             )
     chosen = {n: v for n, v in resolve_names(options).items() if v is not None}
     for layer in (given, base):

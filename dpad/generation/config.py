@@ -2,127 +2,22 @@
 
 import copy
 import json
-import math
 
 from transformers import GenerationConfig
 
-from dpad.decode.suffix import Suffix
+from dpad.generation.fields import ALGS, ALIASES, FIELDS, KINDS, QUOTA_ALGS, RULES
+from dpad.generation.names import CLASS_KEY, resolve_names
 
-# Names of LLaDA's, Dream's and Fast-dLLM's samplers, and of Transformers' diffusion interface.
-ALIASES = {
-    "gen_length": "max_new_tokens",
-    "block_size": "block_length",
-    "threshold": "confidence_threshold",
-    "max_denoising_steps": "steps",
-    "mask_id": "mask_token_id",
-    "eos_id": "eos_token_id",
-    "early_termination": "early_stop",
-    "return_dict": "return_dict_in_generate",
-}
+__all__ = ["ALGS", "ALIASES", "FIELDS", "QUOTA_ALGS", "RULES", "DPadGenerationConfig"]
 
-# Saved files say whose they are: a field may have the same name and another meaning elsewhere.
-CLASS_KEY = "generation_config_class"
 # What Transformers' own `generate` hands to `update` beside options, and wants back.
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
-# Field -> default; None is filled from the model's family and variant.
-FIELDS = {
-    "max_new_tokens": None,
-    "block_length": None,
-    "steps": None,
-    "confidence_threshold": None,
-    "factor": None,
-    "entropy_bound": None,
-    "alg": "maskgit_plus",
-    "alg_temp": 0.0,
-    "eps": 1e-3,
-    "temperature": 0.0,
-    "top_p": None,
-    "top_k": None,
-    "cfg_scale": 0.0,
-    "remasking": "low_confidence",
-    "logits_eos_inf": False,
-    "confidence_eos_eot_inf": False,
-    "suffix": None,
-    "cache": None,
-    "early_stop": None,
-    "seed": None,
-    "row_keys": None,
-    "mask_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-    "micro_batch": None,
-    "batch_invariant": False,
-    "compatible": None,
-    "num_return_sequences": 1,
-    "return_dict_in_generate": False,
-    "output_history": False,
-    "trace": False,
-}
-WHOLE = (
-    "max_new_tokens",
-    "block_length",
-    "steps",
-    "top_k",
-    "micro_batch",
-    "num_return_sequences",
-)
-RULES = ("steps", "confidence_threshold", "factor", "entropy_bound")
-# Dream's names -> what the rule ranks.
-ALGS = {
-    "maskgit_plus": "probability",
-    "topk_margin": "margin",
-    "entropy": "negative_entropy",
-    "origin": "uniform",
-    "confidence_threshold": "probability",
-}
-QUOTA_ALGS = ("topk_margin", "entropy", "origin")  # these leave no other rule
-REMASKING = ("low_confidence", "random")
-CACHES = ("none", "prefix", "dual")
-
-
-def resolve_names(given):
-    """Field -> value with aliases translated.
-
-    Raises:
-        TypeError: an unknown option, by name.
-        ValueError: an option and its alias, or two aliases, with different values.
-    """
-    values, named = {}, {}
-    for name, value in given.items():
-        if name.startswith("_") or name in ("transformers_version", CLASS_KEY):
-            continue  # Transformers' own bookkeeping in saved configurations
-        field = ALIASES.get(name, name)
-        if field not in FIELDS:
-            raise TypeError(
-                f"unknown option {name!r} = {value!r}; known: {', '.join(sorted(FIELDS))}, and the "
-                f"aliases {', '.join(sorted(ALIASES))}"
-            )
-        if field in values and values[field] != value:
-            raise ValueError(
-                f"{named[field]} = {values[field]!r} and {name} = {value!r} name the same option "
-                f"{field!r}"
-            )
-        values[field], named[field] = value, name
-    return values
-
-
-def _whole(name, value, low):
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
-        raise ValueError(f"{name} = {value!r}: expected a whole number >= {low}")
-
-
-def _real(name, value, low, high=math.inf):
-    if value is None:
-        return
-    good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (good and low <= value <= high and math.isfinite(value)):
-        span = f"{low} to {high}" if math.isfinite(high) else f"a finite value >= {low}"
-        raise ValueError(f"{name} = {value!r}: expected {span}")
 
 
 class DPadGenerationConfig(GenerationConfig):
     """Options of `dpad.generate` and of a patched model's ``generate``.
+
+    Numbers may be NumPy scalars or tensors without dimensions; None is a value not chosen.
 
     Args:
         max_new_tokens: length of the generated part in tokens (alias ``gen_length``).
@@ -150,10 +45,10 @@ class DPadGenerationConfig(GenerationConfig):
         logits_eos_inf: end ids are never chosen (LLaDA, appendix B.4).
         confidence_eos_eot_inf: end ids keep their prediction with confidence 0, so that they are
             committed last (LLaDA, appendix B.4).
-        suffix: `dpad.Suffix`, or a dict of its fields.
-        cache: "none"; "prefix" keeps K/V of everything before the block; "dual" also of the
-            suffix. Both are approximations within a block (up to 4 points on 8-shot GSM8K, arXiv
-            2505.22618, table 7).
+        suffix: `dpad.Suffix`, a dict of its fields, or the name of its kind ("gaussian").
+        cache: "none" (or False); "prefix" (or True) keeps K/V of everything before the block;
+            "dual" also of the suffix. Both are approximations within a block (up to 4 points on
+            8-shot GSM8K, arXiv 2505.22618, table 7).
         early_stop: end a row when a finished block holds an end-of-text id.
         seed: of all random draws; None draws one, returned with the output.
         row_keys: one int per row, what its draws are keyed by; default 0, 1, ...
@@ -179,8 +74,6 @@ class DPadGenerationConfig(GenerationConfig):
         for name, default in FIELDS.items():
             setattr(self, name, copy.copy(values.get(name, default)))
         self._given = set(values)
-        if isinstance(self.suffix, dict):
-            self.suffix = Suffix(**self.suffix)
         del self._ready
         self.validate()
 
@@ -188,37 +81,14 @@ class DPadGenerationConfig(GenerationConfig):
         """Checks every field; Transformers' own rules (on temperature, sampling) do not apply."""
         if hasattr(self, "_ready"):
             return
-        for name in WHOLE:
-            _whole(name, getattr(self, name), 1)
-        for name in ("confidence_threshold", "factor", "entropy_bound", "temperature", "cfg_scale"):
-            _real(name, getattr(self, name), 0)
-        _real("alg_temp", self.alg_temp, 0)
-        for name, top in (("top_p", 1), ("eps", 1)):
+        for name, kind in KINDS.items():
             value = getattr(self, name)
-            _real(name, value, 0, top)
-            if value == 0:
-                raise ValueError(f"{name} = {value!r}: expected a number above 0, up to {top}")
+            if value is not None:
+                setattr(self, name, kind(name, value))
         self._check_rule()
-        if self.suffix is not None and not isinstance(self.suffix, Suffix):
-            raise ValueError(f"suffix = {self.suffix!r}: expected a dpad.Suffix or its fields")
-        if self.cache is not None and self.cache not in CACHES:
-            raise ValueError(f"cache = {self.cache!r}: expected one of {', '.join(CACHES)}")
-        if self.seed is not None and not (
-            isinstance(self.seed, int) and -(2**63) <= self.seed < 2**63
-        ):
-            raise ValueError(f"seed = {self.seed!r}: expected a 64-bit integer")
-        from dpad.generation.compat import COMPATIBLE
-
-        if self.compatible is not None and self.compatible not in COMPATIBLE:
-            known = ", ".join(COMPATIBLE)
-            raise ValueError(f"compatible = {self.compatible!r}: expected one of {known}")
 
     def _check_rule(self):
         """Refuses commit options that do not go together."""
-        if self.alg not in ALGS:
-            raise ValueError(f"alg = {self.alg!r}: expected one of {', '.join(ALGS)}")
-        if self.remasking not in REMASKING:
-            raise ValueError(f"remasking = {self.remasking!r}: expected {' or '.join(REMASKING)}")
         given = [n for n in RULES if getattr(self, n) is not None]
         carried = self.alg == "confidence_threshold"
         if len(given) > 1 and not (carried and given == ["steps", "confidence_threshold"]):
@@ -253,12 +123,15 @@ class DPadGenerationConfig(GenerationConfig):
                     setattr(self, name, value)
             return {}
         unused = {n: kwargs.pop(n) for n in MODEL_INPUTS if n in kwargs}
-        for name, value in resolve_names(kwargs).items():
-            if name == "suffix" and isinstance(value, dict):
-                value = Suffix(**value)
-            setattr(self, name, value)
-            self._given.add(name)
-        self.validate()
+        before = {**self.__dict__, "_given": set(self._given)}
+        try:
+            for name, value in resolve_names(kwargs).items():
+                setattr(self, name, value)
+                self._given.add(name)
+            self.validate()
+        except BaseException:
+            self.__dict__ = before  # refused as a whole
+            raise
         return unused
 
     def given(self):

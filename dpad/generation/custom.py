@@ -2,8 +2,11 @@
 
 import inspect
 
+from transformers import GenerationConfig
+
 from dpad.generation import api
 from dpad.generation.config import ALIASES, FIELDS, MODEL_INPUTS, DPadGenerationConfig
+from dpad.generation.release import released
 from dpad.generation.stored import SHARED, news
 
 # What Transformers prepares for a left-to-right loop: `cache=` is dpad's own.
@@ -42,6 +45,22 @@ def custom_generate(
         ValueError: `past_key_values` that hold something; otherwise as `dpad.generate`.
     """
     options = {n: v for n, v in options.items() if v is not None and n not in _LEFT_TO_RIGHT}
+    with released(options.pop("streamer", None)) as streamer:
+        options.update(_prepared(generation_config, input_ids, options))
+        return api.generate(
+            model,
+            inputs,
+            input_ids=input_ids,
+            generation_config=_own(model, generation_config),
+            logits_processor=logits_processor,
+            stopping_criteria=stopping_criteria,
+            streamer=streamer,
+            **options,
+        )
+
+
+def _prepared(generation_config, input_ids, options):
+    """What Transformers has settled; its empty caches leave `options`, ValueError for full ones."""
     for name in _CACHES:
         if hasattr(options.get(name), "get_seq_length"):
             length = options.pop(name).get_seq_length()
@@ -51,22 +70,18 @@ def custom_generate(
                 )
     # Transformers has prepared the call: its length is settled.
     if hasattr(generation_config, "_eos_token_tensor"):
-        options["max_new_tokens"] = generation_config.max_length - input_ids.shape[1]
-    return api.generate(
-        model,
-        inputs,
-        input_ids=input_ids,
-        generation_config=_own(model, generation_config),
-        logits_processor=logits_processor,
-        stopping_criteria=stopping_criteria,
-        **options,
-    )
+        return {"max_new_tokens": generation_config.max_length - input_ids.shape[1]}
+    return {}
 
 
 def _own(model, config):
     """The `DPadGenerationConfig` of what was chosen in a configuration, whoever's it is."""
     if config is None:
         return None
+    if not isinstance(config, GenerationConfig):
+        raise TypeError(
+            f"generation_config is a {type(config).__name__}: expected a DPadGenerationConfig"
+        )
     if isinstance(config, DPadGenerationConfig):
         chosen = config.given()
     else:

@@ -1,8 +1,12 @@
 """``diffusion_generate``: Dream's own call, its names and defaults, on dpad's decoder."""
 
+from collections.abc import Mapping
+
 from dpad.generation import api
 from dpad.generation.config import DPadGenerationConfig
-from dpad.generation.inputs import read_inputs
+from dpad.generation.prompts import read_inputs
+from dpad.generation.release import released
+from dpad.values import flag, whole
 
 # Fields that Dream's configuration class shares with ours.
 SHARED = (
@@ -35,11 +39,16 @@ def diffusion_generate(model, inputs=None, generation_config=None, **kwargs):
     Raises:
         TypeError, ValueError: as `dpad.generate`, before any work.
     """
-    ids, mask = read_inputs(inputs, None, kwargs.pop("attention_mask", None))
-    options = _options(generation_config, kwargs, ids.shape[1])
-    if isinstance(generation_config, DPadGenerationConfig):
-        options["generation_config"] = generation_config
-    return api.generate(model, ids, attention_mask=mask, **options)
+    with released(kwargs.pop("streamer", None)) as streamer:
+        if isinstance(generation_config, Mapping):
+            raise TypeError("generation_config is a dict: pass its options by name")
+        prompt = (inputs, kwargs.pop("input_ids", None), kwargs.pop("attention_mask", None))
+        pad_id = api.adapter_of(model).pad_id or 0
+        ids, mask = read_inputs(*prompt, kwargs.pop("tokenizer", None), pad_id)
+        options = _options(generation_config, kwargs, ids.shape[1])
+        if isinstance(generation_config, DPadGenerationConfig):
+            options["generation_config"] = generation_config
+        return api.generate(model, ids, attention_mask=mask, streamer=streamer, **options)
 
 
 def _options(given, kwargs, prompt_columns):
@@ -60,7 +69,9 @@ def _options(given, kwargs, prompt_columns):
     if blocks:
         if options.get("alg") == "confidence_threshold":
             options.pop("steps", None)  # a block takes as many as its threshold needs
-        cached, dual = options.pop("use_cache", True), options.pop("dual_cache", False)
+        cached, dual = (
+            flag(n, options.pop(n, off)) for n, off in (("use_cache", True), ("dual_cache", False))
+        )
         options.setdefault("cache", ("dual" if dual else "prefix") if cached else "none")
     return options
 
@@ -69,7 +80,7 @@ def _length(max_length, named, prompt_columns):
     """max_new_tokens from Dream's max_length, which counts the prompt's columns."""
     if max_length is None or (max_length == DEFAULT_MAX_LENGTH and "max_length" not in named):
         return {}
-    new = max_length - prompt_columns
+    new = whole(1)("max_length", max_length) - prompt_columns
     if new < 1:
         raise ValueError(
             f"max_length = {max_length} leaves no room behind a prompt of {prompt_columns} "

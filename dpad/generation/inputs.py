@@ -1,63 +1,9 @@
-"""Prompts as users pass them: tensor, lists, BatchEncoding; padded left or right, or not at all."""
-
-from collections.abc import Mapping
+"""What the caller supplies, checked against model and batch: prompts, kept sets, draws."""
 
 import torch
 
-
-def _tensor(name, value, integer=True):
-    if isinstance(value, torch.Tensor):
-        out = value
-    else:
-        try:
-            out = torch.tensor(value, dtype=torch.int64)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}: expected token ids, got {type(value).__name__}") from error
-    if out.dim() == 1:
-        out = out[None]
-    if out.dim() != 2:
-        raise ValueError(f"{name} has shape {list(out.shape)}: expected [batch, length]")
-    if integer and not _is_integer(out.dtype):
-        if out.numel():
-            raise ValueError(f"{name} has dtype {out.dtype}: expected integer ids")
-        out = out.to(torch.int64)
-    return out
-
-
-def _is_integer(dtype):
-    return not dtype.is_floating_point and not dtype.is_complex
-
-
-def read_inputs(inputs, input_ids, attention_mask):
-    """``input_ids`` int64 ``[batch, length]`` and mask bool or None, from any accepted form.
-
-    Raises:
-        ValueError: both or neither of inputs and input_ids, or a bad shape or dtype.
-    """
-    if isinstance(inputs, Mapping) or (
-        hasattr(inputs, "keys") and not isinstance(inputs, torch.Tensor)
-    ):
-        extra = set(inputs.keys()) - {"input_ids", "attention_mask", "token_type_ids"}
-        if extra:
-            raise ValueError(f"inputs holds {sorted(extra)}: expected input_ids, attention_mask")
-        if attention_mask is None and "attention_mask" in inputs:
-            attention_mask = inputs["attention_mask"]
-        inputs = inputs["input_ids"]
-    if (inputs is None) == (input_ids is None):
-        raise ValueError("give the prompt once: as the first argument or as input_ids")
-    ids = _tensor("input_ids", inputs if inputs is not None else input_ids).to(torch.int64)
-    if ids.shape[0] == 0:
-        raise ValueError("input_ids has no rows: expected at least one prompt")
-    if attention_mask is None:
-        return ids, None
-    mask = _tensor("attention_mask", attention_mask, integer=False)
-    if mask.shape != ids.shape:
-        raise ValueError(
-            f"attention_mask has shape {list(mask.shape)}, input_ids {list(ids.shape)}"
-        )
-    if ((mask != 0) & (mask != 1)).any():
-        raise ValueError("attention_mask holds values other than 0 and 1")
-    return ids, mask.bool()
+from dpad.generation.prompts import is_integer
+from dpad.values import refuse, shown
 
 
 def split_prompts(ids, mask):
@@ -127,6 +73,8 @@ def supplied_kept(kept, sequences_blocks):
         ValueError: a wrong number of rows, positions that do not ascend behind the block, or,
             when a block is reached, none supplied for it.
     """
+    if not callable(kept) and not isinstance(kept, (list, tuple, torch.Tensor)):
+        refuse("kept_suffix", kept, "lists of positions, or a function (row, block)")
     table = None if callable(kept) else kept
     per_row = table is not None and _depth(table) == 3
     if per_row and len(table) != len(sequences_blocks):
@@ -143,8 +91,7 @@ def supplied_kept(kept, sequences_blocks):
         return blocks[block]
 
     def draw(row, block):
-        given = look_up(row, block)
-        positions = torch.as_tensor(given, dtype=torch.int64, device="cpu").flatten()
+        positions = _positions(look_up(row, block), row, block)
         blocks, length = sequences_blocks[row]
         low = blocks[block][1]
         inside = ((positions >= low) & (positions < length)).all()
@@ -160,6 +107,47 @@ def supplied_kept(kept, sequences_blocks):
             for block in range(min(len(table[row] if per_row else table), len(blocks))):
                 draw(row, block)
     return draw
+
+
+def _positions(given, row, block):
+    """int64 positions on the CPU; ValueError for anything but whole numbers."""
+    name = f"kept_suffix of row {row}, block {block}"
+    try:
+        positions = torch.as_tensor(given, device="cpu").flatten()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{name} = {shown(given)}: expected positions ({error})") from error
+    if positions.numel() and not is_integer(positions.dtype):
+        refuse(name, given, "positions, which are whole numbers")
+    return positions.to(torch.int64)
+
+
+def supplied_draws(name, function, expected):
+    """A caller's function of draws, what it returns checked each time; None stays None.
+
+    Args:
+        name: of the argument of `generate`.
+        function: (rows, positions, x) -> numbers.
+        expected: (positions, x) -> the shape of what it has to return.
+
+    Raises:
+        TypeError: not a function.
+        ValueError: when it is called: something else than numbers of that shape.
+    """
+    if function is None:
+        return None
+    if not callable(function):
+        raise TypeError(f"{name} = {shown(function)}: expected a function")
+
+    def checked(rows, positions, x):
+        drawn, shape = function(rows, positions, x), expected(positions, x)
+        if not isinstance(drawn, torch.Tensor) or list(drawn.shape) != shape:
+            got = f"shape {list(drawn.shape)}" if isinstance(drawn, torch.Tensor) else shown(drawn)
+            raise ValueError(f"{name} returned {got}: expected a float64 tensor {shape}")
+        if not drawn.is_floating_point():
+            raise ValueError(f"{name} returned {drawn.dtype}: expected float64")
+        return drawn.to(positions.device, torch.float64)
+
+    return checked
 
 
 def _depth(table):

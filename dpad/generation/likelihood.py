@@ -20,9 +20,11 @@ from dpad.decode.sequence import Sampling, Sequence
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace
 from dpad.generation.checks import check_attention, mask_id_of
-from dpad.generation.config import _real, _whole
 from dpad.generation.progress import check_progress
 from dpad.models.adapter import find_adapter
+from dpad.values import int64, plain, real, refuse, several, token_id, whole
+
+MOST_SAMPLES = 2**20
 
 
 @dataclass
@@ -89,10 +91,11 @@ def loglikelihood(
     """
     handle = getattr(model, "_dpad_handle", None)
     adapter = handle.adapter if handle is not None else find_adapter(model)
-    check_samples("samples", samples)
-    _real("cfg_scale", cfg_scale, 0)
-    _whole("micro_batch", micro_batch, 1)
-    _whole("mask_token_id", mask_token_id, 0)
+    samples = check_samples("samples", samples)
+    cfg_scale = 0.0 if cfg_scale is None else float(real(0)("cfg_scale", cfg_scale))
+    micro_batch = None if micro_batch is None else whole(1)("micro_batch", micro_batch)
+    if mask_token_id is not None:
+        mask_token_id = token_id("mask_token_id", mask_token_id)
     check_progress(progress)
     check_attention(adapter)
     mask_id = mask_id_of(adapter, mask_token_id)
@@ -100,10 +103,10 @@ def loglikelihood(
     keys = _row_keys(row_keys, texts)
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (1,), device="cpu"))
-    seed = _int64("seed", seed)
+    seed = int64("seed", seed)
     drawn = [_masks(len(t) - p, samples, seed, k) for (t, p), k in zip(texts, keys, strict=True)]
     with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
-        scorer = _Scorer(adapter, workspace.arena, mask_id, float(cfg_scale or 0))
+        scorer = _Scorer(adapter, workspace.arena, mask_id, cfg_scale)
         sums = scorer.run(texts, [d.mask for d in drawn], micro_batch, progress)
     found = [d.estimate(s) for d, s in zip(drawn, sums, strict=True)]
     columns = _host(found, torch.float64).reshape(-1, 2).unbind(1)
@@ -116,9 +119,12 @@ def _host(values, dtype):
 
 
 def check_samples(name, value):
-    """Raises ValueError for a number of masks that cannot be drawn in pairs."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 2 or value % 2:
-        raise ValueError(f"{name} = {value!r}: expected an even number >= 2")
+    """A number of masks; ValueError for one that cannot be drawn in pairs."""
+    number = plain(value)
+    good = isinstance(number, int) and not isinstance(number, bool)
+    if not good or number % 2 or not 2 <= number <= MOST_SAMPLES:
+        refuse(name, value, f"an even number from 2 to {MOST_SAMPLES}")
+    return number
 
 
 def _ids(name, value):
@@ -164,17 +170,10 @@ def checked_texts(pairs, adapter, mask_id):
     return texts
 
 
-def _int64(name, value):
-    good = isinstance(value, int) and not isinstance(value, bool)
-    if not (good and -(2**63) <= value < 2**63):
-        raise ValueError(f"{name} = {value!r}: expected a 64-bit integer")
-    return value
-
-
 def _row_keys(given, texts):
     """What each pair's draws are keyed by: given, or a hash of the pair's tokens."""
     if given is not None:
-        keys = [_int64(f"row_keys[{i}]", key) for i, key in enumerate(given)]
+        keys = several(int64, "a list of 64-bit integers")("row_keys", given)
         if len(keys) != len(texts):
             raise ValueError(f"row_keys holds {len(keys)} keys for {len(texts)} pairs")
         return keys

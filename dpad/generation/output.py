@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from transformers.utils import ModelOutput
 
+from dpad.generation import trace_file
 from dpad.generation.html import Html, animation_html, output_html, trace_html
+from dpad.generation.trace_file import FORMAT as TRACE_FORMAT
+from dpad.generation.trace_file import VERSION as TRACE_VERSION
 
-TRACE_FORMAT = "dpad-trace"
-TRACE_VERSION = 1
+__all__ = ["TRACE_FORMAT", "TRACE_VERSION", "DPadOutput", "Trace", "row_events"]
 
 
 @dataclass
@@ -91,13 +93,14 @@ class Trace:
 
     @classmethod
     def load(cls, path):
-        """Reads what `save` wrote; ValueError for another format or version."""
-        with open(path, encoding="utf-8") as file:
-            header, *events = [json.loads(line) for line in file]
-        found = (header.get("format"), header.get("version"))
-        if found != (TRACE_FORMAT, TRACE_VERSION):
-            raise ValueError(f"{path}: format and version {found} are not a dpad trace's")
-        return cls(header, events)
+        """Reads what `save` wrote.
+
+        Raises:
+            OSError: no such file.
+            ValueError: no trace of this format and version, or an event that does not fit its
+                header; the message holds the file and the line.
+        """
+        return cls(*trace_file.read(path))
 
 
 def row_events(q):

@@ -93,7 +93,8 @@ def get(name, **changes):
 
     A commit rule among the changes takes the place of the published one.
     """
-    from dpad.generation.config import RULES, DPadGenerationConfig, resolve_names
+    from dpad.generation.config import RULES, DPadGenerationConfig
+    from dpad.generation.names import resolve_names
 
     if name not in PRESETS:
         raise KeyError(f"no preset {name!r}; known: {', '.join(names())}")

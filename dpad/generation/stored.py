@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from dpad.generation.config import CLASS_KEY, DPadGenerationConfig
+from dpad.generation.config import DPadGenerationConfig
+from dpad.generation.names import CLASS_KEY
 
 FILE_NAME = "generation_config.json"
 # Fields that mean the same in a configuration that is not dpad's.

@@ -184,6 +184,11 @@ BAD = {
     "preset": ('--prompt "by 1" --preset nope', 2, "--preset nope: expected one of dream-base/"),
     "dtype": ('--prompt "by 1" --dtype int8', 2, "dtype = 'int8': expected auto, float32"),
     "device": ('--prompt "by 1" --device abacus', 2, "device = 'abacus'"),
+    "no GPU": ('--prompt "by 1" --device cuda:99', 2, "device = 'cuda:99' is not here ("),
+    "no values": ('--prompt "by 1" --device meta', 2, "expected one that holds values"),
+    "a folder": ('--prompt "by 1" --trace /', 2, "--trace /: that is a folder"),
+    "flag": ('--prompt "by 1" --set early_stop=no', 2, "early_stop = 'no': expected True or False"),
+    "window": ('--prompt "by 1" --suffix-window 1099511627776', 2, "Suffix.window = 1099511627776"),
     "folder": ('--prompt "by 1" --trace no/where.jsonl', 2, "there is no folder no"),
     "prompt": ("--prompt Hello", 2, "--prompt: the tokenizer refuses"),
     "length": ('--prompt "by 1" --max-new-tokens 4000', 2, "the model has 1024"),
@@ -197,6 +202,12 @@ def test_bad_values_are_one_line_and_exit_code_2(run, name):
     assert result.exit_code == code
     assert text in result.stderr
     assert result.stdout == ""
+
+
+def test_the_shipped_model_says_what_it_cannot_know(run):
+    asked = run('generate demo --prompt "hello there" --max-new-tokens 8 --json')
+    assert asked.exit_code == 0 and "note: the shipped model can only count" in asked.stderr
+    assert "note" not in run(ASK).stderr
 
 
 def test_errors_as_json(run):

@@ -176,6 +176,31 @@ def test_wrapper_for_causal_models(weights, ids):
         assert wrapped.generate(ids, **PLAIN).equal(want)
 
 
+@pytest.mark.parametrize("patched", (False, True))
+def test_the_usual_recipe(model, ids, patched):
+    """`task_type="CAUSAL_LM"` on the native classes, trained for a step, then decoded."""
+    config = peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    if patched:
+        dpad.patch(model)
+    wrapped = peft.get_peft_model(model, config)
+    assert isinstance(wrapped, peft.PeftModelForCausalLM)
+    optimizer = torch.optim.SGD([p for p in wrapped.parameters() if p.requires_grad], lr=5.0)
+    wrapped.train()
+    wrapped(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.square().mean().backward()
+    optimizer.step()
+    wrapped.eval()
+    want = dpad.generate(merged(wrapped), ids, **PLAIN)
+    assert want.equal(dpad.generate(wrapped, ids, **PLAIN))
+    if not patched:
+        with pytest.raises(AttributeError, match="dpad.patch"):
+            wrapped.generate(input_ids=ids, **PLAIN)
+        dpad.patch(wrapped)
+    assert wrapped.generate(input_ids=ids, **PLAIN).equal(want)
+    with pytest.raises(ValueError, match="the loss needs the noise level"):
+        wrapped(input_ids=ids, labels=ids)
+    assert not model.prepare_inputs_for_generation(ids)["attention_mask"]
+
+
 @pytest.mark.parametrize("way", ("deepcopy", "mixed", "dora"))
 def test_other_wrappers(model, ids, way):
     if way == "mixed":

@@ -241,6 +241,8 @@ def test_shipped_model_solves_held_out_problems(shipped, training, canvas):
 def test_only_shipped_models_are_found():
     with pytest.raises(ValueError, match="name='tiny_gpt'"):
         dpad.demo.model_folder("tiny_gpt")
+    with pytest.raises(ValueError, match="dtype = 'tiny_dream': .*; pass name='tiny_dream'"):
+        dpad.demo.load("tiny_dream")
 
 
 @pytest.mark.parametrize("model", ["llada", "dream"])

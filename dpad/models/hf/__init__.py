@@ -28,16 +28,6 @@ _FAMILIES = {
 # Tokenizers released as remote code -> the Transformers class that they restate. Dream's is Qwen2's
 # byte-level BPE (the same normalisation, splitting and merges) with other special tokens.
 _TOKENIZERS = {"DreamTokenizer": "Qwen2TokenizerFast"}
-# Keyword arguments that say where a checkpoint's files come from.
-_SOURCE = (
-    "cache_dir",
-    "force_download",
-    "local_files_only",
-    "proxies",
-    "revision",
-    "subfolder",
-    "token",
-)
 
 
 def __getattr__(name):
@@ -66,24 +56,11 @@ def _find(config):
     )
 
 
-def _source(kwargs):
-    """The arguments that say where a checkpoint is; TypeError for one that would run its code."""
-    if "trust_remote_code" in kwargs:
-        raise TypeError(
-            "trust_remote_code is not an argument here: dpad.models.hf never runs code from a "
-            "checkpoint. Use transformers.AutoModel for the stock class."
-        )
-    return {name: kwargs[name] for name in _SOURCE if name in kwargs}
-
-
 def _resolve(name_or_path, kwargs):
-    source = _source(kwargs)
-    from transformers import PretrainedConfig
+    from dpad.models.hf import checkpoint
 
-    config, _ = PretrainedConfig.get_config_dict(name_or_path, **source)
-    if not config:
-        raise ValueError(f"no config.json in {str(name_or_path)!r}")
-    return _find(config)
+    checkpoint.check_arguments(kwargs)
+    return _find(checkpoint.read_config(name_or_path, checkpoint.source_of(kwargs)))
 
 
 class AutoConfig:
@@ -107,9 +84,9 @@ class AutoModel:
     def from_pretrained(name_or_path, *args, **kwargs):
         """Model in eval mode from a repository or folder; arguments as in Transformers.
 
-        Without `dtype` the weights keep the checkpoint's, on every Transformers version. Raises
-        ValueError for an architecture without a native class (the message lists the known ones)
-        and TypeError for `trust_remote_code`.
+        Without `dtype` the weights keep the checkpoint's, on every Transformers version. Raises as
+        `NativeModel.from_pretrained`, and ValueError for an architecture without a native class
+        (the message lists the known ones).
         """
         model_class, _ = _resolve(name_or_path, kwargs)
         if "torch_dtype" not in kwargs:
@@ -125,10 +102,23 @@ class AutoTokenizer:
         """Tokenizer of a repository or folder; arguments as in Transformers.
 
         A tokenizer that was released as remote code is loaded by the Transformers class with the
-        same rules, from the same files; saved again, it no longer refers to that code. Raises
-        ValueError for remote code without such a class and TypeError for `trust_remote_code`.
+        same rules, from the same files; saved again, it no longer refers to that code.
+
+        Raises:
+            TypeError: `trust_remote_code`.
+            OSError: no tokenizer there.
+            ValueError: remote code without such a class; a file that cannot be read, by its path.
         """
-        source = _source(kwargs)
+        from dpad.models.hf import checkpoint
+
+        checkpoint.check_arguments(kwargs)
+        source = checkpoint.source_of(kwargs)
+        checkpoint.check_tokenizer(name_or_path, source)
+        with checkpoint.naming(f"{str(name_or_path)!r}: its tokenizer cannot be read"):
+            return AutoTokenizer._load(name_or_path, source, *args, **kwargs)
+
+    @staticmethod
+    def _load(name_or_path, source, *args, **kwargs):
         import transformers
         from transformers.models.auto.tokenization_auto import get_tokenizer_config
 

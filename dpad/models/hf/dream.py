@@ -13,9 +13,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from dpad.models.hf.dream_config import DreamConfig
+from dpad.models.hf.dream_config import DreamConfig, check_supported
+from dpad.models.hf.interface import NativeModel, refuse_inputs
 from dpad.models.hf.llada import padding_bias
-from dpad.models.hf.saving import SavesGenerationConfig
 
 __all__ = ["DreamConfig", "DreamModel"]
 
@@ -113,7 +113,7 @@ class DreamBaseModel(nn.Module):
         self.norm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-class DreamModel(SavesGenerationConfig, PreTrainedModel):
+class DreamModel(NativeModel, PreTrainedModel):
     """Dream with its language-model head; same weights as the released class of this name."""
 
     config_class = DreamConfig
@@ -123,6 +123,7 @@ class DreamModel(SavesGenerationConfig, PreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
+        check_supported(config)  # fields may have been changed since it was made
         self.model = DreamBaseModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
@@ -132,9 +133,14 @@ class DreamModel(SavesGenerationConfig, PreTrainedModel):
         input_ids=None,
         attention_mask=None,
         position_ids=None,
+        past_key_values=None,
         inputs_embeds=None,
+        labels=None,
+        use_cache=None,
+        output_attentions=None,
         output_hidden_states=None,
         return_dict=None,
+        cache_position=None,
         num_logits_to_keep=0,
     ):
         """Predict position i + 1 in row i, from all visible positions.
@@ -144,9 +150,11 @@ class DreamModel(SavesGenerationConfig, PreTrainedModel):
         attention; `position_ids` [B, T], default 0..T-1; `num_logits_to_keep`: last rows only.
         Returns a `MaskedLMOutput` with `logits` [B, T, vocab_size] in the model's dtype.
 
-        Raises ValueError for both or neither of input_ids and inputs_embeds, or a mask of another
-        shape.
+        Raises ValueError for both or neither of input_ids and inputs_embeds, a mask of another
+        shape, or what a bidirectional model without cache cannot give, see `refuse_inputs`.
         """
+        del cache_position  # positions are 0..T-1 or `position_ids`
+        refuse_inputs(self, past_key_values, labels, use_cache, output_attentions)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds

@@ -1,9 +1,35 @@
 """Configuration of Dream with the released field names."""
 
-from transformers import PretrainedConfig
+from dpad.models.hf.interface import NativeConfig, check_fields
+from dpad.values import (
+    MOST_CONTEXT,
+    MOST_IDS,
+    MOST_LAYERS,
+    MOST_WIDTH,
+    optional,
+    real,
+    token_id,
+    token_ids,
+    whole,
+)
+
+_KINDS = {
+    "vocab_size": whole(1, MOST_IDS),
+    "hidden_size": whole(1, MOST_WIDTH),
+    "intermediate_size": whole(1, MOST_WIDTH),
+    "num_hidden_layers": whole(1, MOST_LAYERS),
+    "num_attention_heads": whole(1, MOST_WIDTH),
+    "num_key_value_heads": whole(1, MOST_WIDTH),
+    "max_position_embeddings": whole(1, MOST_CONTEXT),
+    "initializer_range": real(0),
+    "rms_norm_eps": real(0, above=True),
+    "rope_theta": real(0, above=True),
+    **dict.fromkeys(("mask_token_id", "pad_token_id", "bos_token_id"), optional(token_id)),
+    "eos_token_id": optional(token_ids),
+}
 
 
-class DreamConfig(PretrainedConfig):
+class DreamConfig(NativeConfig):
     """Dream's configuration (arXiv 2508.15487); defaults are those of Dream-v0-7B.
 
     Args:
@@ -42,13 +68,9 @@ class DreamConfig(PretrainedConfig):
         if kwargs.get("use_sliding_window"):
             raise ValueError("use_sliding_window = True: Dream's attention is full")
         scaling = kwargs.get("rope_scaling")
-        if scaling is not None and scaling.get("rope_type", "default") != "default":
+        kind = scaling.get("rope_type", "default") if isinstance(scaling, dict) else scaling
+        if kind not in (None, "default"):
             raise ValueError(f"rope_scaling = {scaling!r}: expected None")
-        if hidden_size % num_attention_heads or num_attention_heads % num_key_value_heads:
-            raise ValueError(
-                f"hidden_size = {hidden_size}, num_attention_heads = {num_attention_heads}, "
-                f"num_key_value_heads = {num_key_value_heads}: each must divide the one before"
-            )
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size
@@ -67,4 +89,17 @@ class DreamConfig(PretrainedConfig):
             eos_token_id=eos_token_id,
             pad_token_id=pad_token_id,
             **kwargs,
+        )
+        check_supported(self)
+
+
+def check_supported(config):
+    """Raises ValueError for a configuration that `DreamModel` would compute wrongly, by field."""
+    check_fields("DreamConfig", config, _KINDS)
+    heads, width = config.num_attention_heads, config.hidden_size
+    if width % (2 * heads) or heads % config.num_key_value_heads:
+        raise ValueError(
+            f"DreamConfig: hidden_size = {width}, num_attention_heads = {heads}, "
+            f"num_key_value_heads = {config.num_key_value_heads}: each must divide the one before, "
+            "the first with an even quotient (RoPE turns pairs)"
         )

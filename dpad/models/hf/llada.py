@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from dpad.models.hf.interface import NativeModel, refuse_inputs
 from dpad.models.hf.llada_config import LLaDAConfig, check_supported
-from dpad.models.hf.saving import SavesGenerationConfig
 
 __all__ = ["LLaDAConfig", "LLaDAModelLM"]
 
@@ -168,7 +168,7 @@ class LLaDAModel(nn.Module):
         return logits, tuple(states) if output_hidden_states else None
 
 
-class LLaDAModelLM(SavesGenerationConfig, PreTrainedModel):
+class LLaDAModelLM(NativeModel, PreTrainedModel):
     """LLaDA with its language-model head; same weights as the released class of this name."""
 
     config_class = LLaDAConfig
@@ -210,15 +210,7 @@ class LLaDAModelLM(SavesGenerationConfig, PreTrainedModel):
         del cache_position  # positions are always 0..T-1; taken for the released signature
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        refused = {
-            "past_key_values": past_key_values is not None,
-            "labels": labels is not None,
-            "use_cache": bool(use_cache),
-            "output_attentions": bool(output_attentions),
-        }
-        for name, given in refused.items():
-            if given:
-                raise ValueError(f"{name} is not supported by LLaDAModelLM")
+        refuse_inputs(self, past_key_values, labels, use_cache, output_attentions)
         if attention_bias is None:
             given = input_ids if inputs_embeds is None else inputs_embeds
             attention_bias = padding_bias(attention_mask, *given.shape[:2])

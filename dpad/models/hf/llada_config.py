@@ -2,7 +2,18 @@
 
 from typing import ClassVar
 
-from transformers import PretrainedConfig
+from dpad.models.hf.interface import NativeConfig, check_fields
+from dpad.values import (
+    MOST_CONTEXT,
+    MOST_IDS,
+    MOST_LAYERS,
+    MOST_WIDTH,
+    optional,
+    real,
+    token_id,
+    token_ids,
+    whole,
+)
 
 # The configuration of LLaDA-8B-Instruct, in full, so that a saved config means the same to code
 # with other defaults.
@@ -67,10 +78,26 @@ _SUPPORTED = {
     "clip_qkv": (None,),
     "init_fn": ("mitchell", "normal"),
 }
-_SIZES = ("d_model", "n_heads", "n_layers", "vocab_size", "max_sequence_length")
+# The others -> what they may be; those that may be left out stand for the value of another field.
+_KINDS = {
+    "d_model": whole(1, MOST_WIDTH),
+    "n_heads": whole(1, MOST_WIDTH),
+    "n_layers": whole(1, MOST_LAYERS),
+    "vocab_size": whole(1, MOST_IDS),
+    "embedding_size": whole(1, MOST_IDS),
+    "max_sequence_length": whole(1, MOST_CONTEXT),
+    "rope_theta": real(0, above=True),
+    "rms_norm_eps": real(0, above=True),
+    "init_std": real(0),
+    "mlp_ratio": whole(1, MOST_WIDTH),
+    "mlp_hidden_size": optional(whole(1, MOST_WIDTH)),
+    "n_kv_heads": optional(whole(1, MOST_WIDTH)),
+    **dict.fromkeys(("mask_token_id", "pad_token_id"), optional(token_id)),
+    "eos_token_id": optional(token_ids),
+}
 
 
-class LLaDAConfig(PretrainedConfig):
+class LLaDAConfig(NativeConfig):
     """Configuration of a LLaDA model; the defaults are those of LLaDA-8B-Instruct.
 
     Accepts every field of the released config.json (OLMo's names) and Transformers' own. Values
@@ -123,10 +150,7 @@ def check_supported(config):
         if value not in allowed:
             wanted = " or ".join(repr(choice) for choice in allowed)
             raise ValueError(f"LLaDAConfig: {name}={value!r} is not supported, only {wanted}")
-    for name in _SIZES:
-        value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"LLaDAConfig: {name}={value!r} must be a positive integer")
+    check_fields("LLaDAConfig", config, _KINDS)
     if config.d_model % (2 * config.n_heads):
         raise ValueError(
             f"LLaDAConfig: d_model={config.d_model}, n_heads={config.n_heads} give heads of no "

@@ -1,0 +1,110 @@
+"""The options of a decoding run: their names, kinds and defaults, and other names for them."""
+
+from dpad.decode.suffix import Suffix
+from dpad.values import (
+    MOST_POSITIONS,
+    MOST_ROWS,
+    flag,
+    int64,
+    one_of,
+    plain,
+    real,
+    several,
+    token_id,
+    token_ids,
+    whole,
+)
+
+RULES = ("steps", "confidence_threshold", "factor", "entropy_bound")
+# Dream's names -> what the rule ranks.
+ALGS = {
+    "maskgit_plus": "probability",
+    "topk_margin": "margin",
+    "entropy": "negative_entropy",
+    "origin": "uniform",
+    "confidence_threshold": "probability",
+}
+QUOTA_ALGS = ("topk_margin", "entropy", "origin")  # these leave no other rule
+CACHES = ("none", "prefix", "dual")
+
+
+def _suffix(name, value):
+    """A `Suffix`, its fields, or the name of its kind."""
+    if isinstance(value, Suffix):
+        return value
+    if isinstance(value, str):
+        return Suffix(value)
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{name} = {value!r}: expected a dpad.Suffix, a dict of its fields or its kind"
+        )
+    unknown = sorted(map(str, set(value) - set(Suffix.__dataclass_fields__)))
+    if unknown:
+        known = ", ".join(Suffix.__dataclass_fields__)
+        raise ValueError(f"{name} holds {', '.join(unknown)}: the fields of a Suffix are {known}")
+    return Suffix(**value)
+
+
+def _cache(name, value):
+    """One of `CACHES`; as Fast-dLLM's `use_cache`, True is "prefix" and False "none"."""
+    switch = plain(value)
+    if isinstance(switch, bool):
+        return "prefix" if switch else "none"
+    return one_of(*CACHES)(name, value)
+
+
+def _compatible(name, value):
+    from dpad.generation.compat import COMPATIBLE
+
+    return one_of(*COMPATIBLE)(name, value)
+
+
+# Field -> (kind, default). None stands for a value that was not chosen, of every field; where it is
+# the default too, the model's family and variant fill it in.
+_TABLE = {
+    "max_new_tokens": (whole(1, MOST_POSITIONS), None),
+    "block_length": (whole(1), None),
+    "steps": (whole(1, MOST_POSITIONS), None),
+    "confidence_threshold": (real(0), None),
+    "factor": (real(0), None),
+    "entropy_bound": (real(0), None),
+    "alg": (one_of(*ALGS), "maskgit_plus"),
+    "alg_temp": (real(0), 0.0),
+    "eps": (real(0, 1, above=True), 1e-3),
+    "temperature": (real(0), 0.0),
+    "top_p": (real(0, 1, above=True), None),
+    "top_k": (whole(1), None),
+    "cfg_scale": (real(0), 0.0),
+    "remasking": (one_of("low_confidence", "random"), "low_confidence"),
+    "logits_eos_inf": (flag, False),
+    "confidence_eos_eot_inf": (flag, False),
+    "suffix": (_suffix, None),
+    "cache": (_cache, None),
+    "early_stop": (flag, None),
+    "seed": (int64, None),
+    "row_keys": (several(int64, "a list of 64-bit integers"), None),
+    "mask_token_id": (token_id, None),
+    "eos_token_id": (token_ids, None),
+    "pad_token_id": (token_id, None),
+    "micro_batch": (whole(1), None),
+    "batch_invariant": (flag, False),
+    "compatible": (_compatible, None),
+    "num_return_sequences": (whole(1, MOST_ROWS), 1),
+    "return_dict_in_generate": (flag, False),
+    "output_history": (flag, False),
+    "trace": (flag, False),
+}
+KINDS = {name: kind for name, (kind, _) in _TABLE.items()}
+FIELDS = {name: default for name, (_, default) in _TABLE.items()}
+
+# Names of LLaDA's, Dream's and Fast-dLLM's samplers, and of Transformers' diffusion interface.
+ALIASES = {
+    "gen_length": "max_new_tokens",
+    "block_size": "block_length",
+    "threshold": "confidence_threshold",
+    "max_denoising_steps": "steps",
+    "mask_id": "mask_token_id",
+    "eos_id": "eos_token_id",
+    "early_termination": "early_stop",
+    "return_dict": "return_dict_in_generate",
+}

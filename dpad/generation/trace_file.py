@@ -1,0 +1,87 @@
+"""A trace out of a file: nothing in it is believed before it was looked at."""
+
+import json
+import math
+
+from dpad.values import INT64, MOST_POSITIONS, MOST_ROWS, int64, real, refuse, whole
+
+FORMAT = "dpad-trace"
+VERSION = 1
+
+_MOST_FORWARDS = 2**32
+_length = whole(0, MOST_POSITIONS)
+
+
+def read(path):
+    """(header, events) of a file; errors as `Trace.load`."""
+    header, events = None, []
+    with open(path, encoding="utf-8") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                record = _record(path, number, line)
+                if header is None:
+                    header = checked_header(record)
+                else:
+                    events.append(checked_event(record, header))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not a text in UTF-8 ({error})") from error
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    if header is None:
+        raise ValueError(f"{path}: empty, expected a dpad trace")
+    return header, events
+
+
+def _record(path, number, line):
+    try:
+        record = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+    if not isinstance(record, dict):
+        refuse("record", record, "an object")
+    return record
+
+
+def checked_header(header):
+    """The header; ValueError if it is not that of a trace."""
+    found = (header.get("format"), header.get("version"))
+    if found != (FORMAT, VERSION):
+        raise ValueError(f"format and version {found} are not a dpad trace's")
+    prompts, config = header.get("prompt_lengths"), header.get("config")
+    if not isinstance(prompts, list) or not 0 < len(prompts) <= MOST_ROWS:
+        refuse("prompt_lengths", prompts, f"a list of 1 to {MOST_ROWS} lengths")
+    for row, length in enumerate(prompts):
+        _length(f"prompt_lengths[{row}]", length)
+    if not isinstance(config, dict):
+        refuse("config", config, "an object of options")
+    whole(1, MOST_POSITIONS)("config.max_new_tokens", config.get("max_new_tokens"))
+    whole(1)("config.block_length", config.get("block_length"))
+    int64("seed", header.get("seed"))
+    texts = header.get("texts", {})
+    if not isinstance(texts, dict) or not all(isinstance(t, str) for t in texts.values()):
+        refuse("texts", texts, "an object of texts")
+    return header
+
+
+def checked_event(event, header):
+    """One event; ValueError if it is not one of this header's run."""
+    prompts, config = header["prompt_lengths"], header["config"]
+    row = whole(0, len(prompts) - 1)("row", event.get("row"))
+    start, end = prompts[row], prompts[row] + config["max_new_tokens"]
+    whole(0, _MOST_FORWARDS)("forward", event.get("forward"))
+    blocks = math.ceil(config["max_new_tokens"] / config["block_length"])
+    whole(0, blocks - 1)("block", event.get("block"))
+    positions = _list("positions", event.get("positions"), whole(start, end - 1))
+    for name, kind in (("tokens", whole(0)), ("confidence", real(0, 1))):
+        if len(_list(name, event.get(name), kind)) != len(positions):
+            refuse(name, event[name], f"as many as positions, {len(positions)}")
+    if event.get("kept") is not None:
+        _list("kept", event["kept"], whole(start, end - 1))
+    real(0, INT64[-1])("time", event.get("time"))
+    return event
+
+
+def _list(name, values, kind):
+    if not isinstance(values, list):
+        refuse(name, values, "a list")
+    return [kind(f"{name}[{i}]", value) for i, value in enumerate(values)]

@@ -1,0 +1,144 @@
+"""Values that a user sets: what each kind of them takes, and what is said of anything else.
+
+A kind is a function (name, value) that returns the value as it is kept, in plain Python: numbers
+may come as NumPy scalars, or as arrays and tensors without dimensions. Whatever it does not take is
+a ValueError that holds the name, the value and what is expected.
+"""
+
+import math
+from collections.abc import Sequence
+
+INT64 = range(-(2**63), 2**63)
+# Bounds of sizes: what is beyond is a slip of the hand, and would fill the memory.
+MOST_POSITIONS = 2**20
+MOST_CONTEXT = 2**31
+MOST_LAYERS = 2**10
+MOST_WIDTH = 2**20
+MOST_IDS = 2**24
+MOST_ROWS = 2**16
+
+
+def plain(value):
+    """The Python number in a NumPy scalar, or in an array or tensor without dimensions."""
+    if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except (RuntimeError, NotImplementedError):  # a tensor without data
+        return value
+
+
+def shown(value):
+    """`value` as a message shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of thousands of digits
+        text = f"a {type(value).__name__} of {value.bit_length()} bits"
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def refuse(name, value, expected):
+    """Raises the ValueError of a value that is not what it should be."""
+    raise ValueError(f"{name} = {shown(value)}: expected {expected}")
+
+
+def whole(low, high=None):
+    """A whole number from `low` to `high`; None: as far as 64 bits go."""
+    span = f">= {low}" if high is None else f"from {low} to {high}"
+
+    def check(name, value):
+        number = plain(value)
+        good = isinstance(number, int) and not isinstance(number, bool)
+        if not good or not low <= number <= (INT64[-1] if high is None else high):
+            refuse(name, value, f"a whole number {span}")
+        return number
+
+    return check
+
+
+def int64(name, value):
+    """A 64-bit integer."""
+    number = plain(value)
+    if not isinstance(number, int) or isinstance(number, bool) or number not in INT64:
+        refuse(name, value, "a 64-bit integer")
+    return number
+
+
+def real(low, high=math.inf, above=False):
+    """A finite number from `low` to `high`; `above`: `low` itself is not taken."""
+    span = f"a finite number {'>' if above else '>='} {low}"
+    if math.isfinite(high):
+        span = f"a number above {low}, up to {high}" if above else f"a number from {low} to {high}"
+
+    def check(name, value):
+        number = plain(value)
+        good = isinstance(number, (int, float)) and not isinstance(number, bool)
+        if not good or not low <= number <= high or not _is_finite(number):
+            refuse(name, value, span)
+        if above and number == low:
+            refuse(name, value, span)
+        return number
+
+    return check
+
+
+def _is_finite(number):
+    """Whether it is a finite float64."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an int beyond all floats
+        return False
+
+
+def flag(name, value):
+    """True or False; nothing else stands for them, no text and no number."""
+    found = plain(value)
+    if not isinstance(found, bool):
+        refuse(name, value, "True or False")
+    return found
+
+
+def optional(kind):
+    """A kind that takes None too."""
+    return lambda name, value: None if value is None else kind(name, value)
+
+
+def one_of(*choices):
+    """One of some strings."""
+
+    def check(name, value):
+        if not isinstance(value, str) or value not in choices:
+            refuse(name, value, f"one of {', '.join(choices)}")
+        return value
+
+    return check
+
+
+def several(kind, expected, least=0):
+    """A list (tuple, array, tensor of one dimension) whose entries are all of a kind."""
+
+    def check(name, value):
+        entries = value.tolist() if getattr(value, "ndim", None) == 1 else value
+        listed = isinstance(entries, Sequence) and not isinstance(entries, (str, bytes))
+        if not listed or len(entries) < least:
+            refuse(name, value, expected)
+        return [kind(f"{name}[{i}]", entry) for i, entry in enumerate(entries)]
+
+    return check
+
+
+_one_id = whole(0)
+_some_ids = several(_one_id, "a token id, or a list of at least one", least=1)
+
+
+def token_id(name, value):
+    """An id of a vocabulary."""
+    return _one_id(name, value)
+
+
+def token_ids(name, value):
+    """An id of a vocabulary, or a list of them."""
+    number = plain(value)
+    if isinstance(number, int) and not isinstance(number, bool):
+        return token_id(name, number)
+    return _some_ids(name, value)
