@@ -60,9 +60,11 @@ Tensor transfer_schedule_op(int64_t masks, int64_t steps) {
   if (steps < 1 || steps > kMaxSteps) {
     check.raise({"steps", "a count in [1, 2^24]", -1, double(steps)});
   }
-  std::vector<int64_t> quota(steps);
-  for (int64_t i = 0; i < steps; ++i) quota[i] = transfer_quota(masks, steps, i);
-  return to_tensor(quota);
+  Tensor quota = new_int64(steps);
+  for (int64_t i = 0; i < steps; ++i) {
+    quota.mutable_data_ptr<int64_t>()[i] = transfer_quota(masks, steps, i);
+  }
+  return quota;
 }
 
 std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& seed, const Tensor& row_key,
