@@ -45,15 +45,4 @@ Scratch::~Scratch() {
   }
 }
 
-float* thread_scratch(int64_t count) {
-  static thread_local Kept buffer;
-  if (count > buffer.capacity) {
-    std::free(buffer.data);
-    const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
-    buffer.data = static_cast<char*>(std::aligned_alloc(64, bytes));
-    buffer.capacity = buffer.data == nullptr ? 0 : count;
-  }
-  return reinterpret_cast<float*>(buffer.data);
-}
-
 }  // namespace dpad::cpu

@@ -26,7 +26,4 @@ class Scratch {
   int64_t stride_ = 0, size_ = 0, capacity_ = 0;
 };
 
-// `count` floats, aligned to 64 bytes and kept for the thread's next item; what they hold is lost.
-float* thread_scratch(int64_t count);
-
 }  // namespace dpad::cpu

@@ -221,15 +221,25 @@ void Checks::same_dtype(const char* name, const Tensor& t, const Tensor& like) c
   }
 }
 
-Tensor Checks::empty(const Tensor& like, std::initializer_list<int64_t> sizes,
-                     ScalarType dtype) const {
+template <class Make>
+Tensor Checks::made(std::initializer_list<int64_t> sizes, ScalarType dtype, Make make) const {
   try {
-    return empty_like_dtype(like, sizes, dtype);
+    return make(std::vector<int64_t>(sizes));
   } catch (const std::exception&) {
     const auto element = aoti_torch_dtype_element_size(static_cast<int32_t>(dtype));
     out_of_memory("a result of shape " + sizes_text(sizes),
                   bytes_of(sizes, static_cast<int64_t>(element)));
   }
+}
+
+Tensor Checks::empty(const Tensor& like, std::initializer_list<int64_t> sizes,
+                     ScalarType dtype) const {
+  return made(sizes, dtype,
+              [&](const auto& s) { return torch::stable::new_empty(like, s, dtype); });
+}
+
+Tensor Checks::empty(std::initializer_list<int64_t> sizes, ScalarType dtype) const {
+  return made(sizes, dtype, [&](const auto& s) { return torch::stable::empty(s, dtype); });
 }
 
 Tensor Checks::contiguous(const char* name, const Tensor& t) const {
@@ -245,11 +255,6 @@ Tensor Checks::contiguous(const char* name, const Tensor& t) const {
 Tensor Checks::rows_contiguous(const char* name, const Tensor& t) const {
   const int64_t d = t.dim() - 1;
   return t.size(d) <= 1 || t.stride(d) == 1 ? t : contiguous(name, t);
-}
-
-Tensor rows_contiguous(const Tensor& t) {
-  const int64_t d = t.dim() - 1;
-  return t.size(d) <= 1 || t.stride(d) == 1 ? t : torch::stable::contiguous(t);
 }
 
 }  // namespace dpad

@@ -59,8 +59,9 @@ void run(const Call&, const RopeKvWriteParams& p) {
   run_tasks(p, cpu::rope_kv_write_tasks(p), cpu::rope_kv_write_grain(p), cpu::rope_kv_write);
 }
 
-void run(const Call&, const BlockAttentionParams& p) {
-  run_tasks(p, cpu::block_attention_tasks(p), cpu::block_attention_grain(p), cpu::block_attention);
+void run(const Call& call, const BlockAttentionParams& p) {
+  run_tasks(call, p, cpu::block_attention_tasks(p), cpu::block_attention_grain(p),
+            cpu::block_attention_scratch(p), cpu::block_attention);
 }
 
 void run(const Call&, const AddRmsNormParams& p) {
@@ -103,6 +104,10 @@ void run(const Call& call, const ConfidenceParams& p) {
 
 void run(const Call&, const UniformParams& p) { cpu::uniform(p); }
 
-void run(const Call&, const UnmaskParams& p) { cpu::unmask(p); }
+void run(const Call& call, const UnmaskParams& p) {
+  const cpu::Scratch scratch(1, cpu::unmask_scratch(p));
+  require(call, scratch);
+  cpu::unmask(p, scratch.part(0));
+}
 
 }  // namespace dpad

@@ -173,7 +173,7 @@ void check_unmask(const Ints& counts, int64_t width, Rule rule, bool early_stop)
     p.status = c.status.data(), p.forward = c.forward.data();
   };
   onto(want);
-  cpu::unmask(p);
+  run_unmask(p);
   onto(got);
   next_order();
   REQUIRE(launched(p, cuda::unmask_scratch, cuda::launch_unmask) == Names{"unmask_kernel"});

@@ -272,7 +272,7 @@ struct Commit {
 
   State on_cpu() {
     State s = state;
-    cpu::unmask(params(s));
+    run_unmask(params(s));
     return s;
   }
 };

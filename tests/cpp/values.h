@@ -11,6 +11,7 @@
 #include "core/half.h"
 #include "cpu/isa.h"
 #include "cpu/scratch.h"
+#include "cpu/unmask.h"
 #include "params.h"
 
 namespace dpad::test {
@@ -94,6 +95,12 @@ void run_items(const Params& p, int64_t begin, int64_t end, int64_t (*bytes)(con
   const cpu::Scratch scratch(1, bytes(p));
   REQUIRE(scratch);
   kernel(p, begin, end, scratch.part(0));
+}
+
+inline void run_unmask(const UnmaskParams& p) {
+  const cpu::Scratch scratch(1, cpu::unmask_scratch(p));
+  REQUIRE(scratch);
+  cpu::unmask(p, scratch.part(0));
 }
 
 // Runs `body` on every instruction set of this processor, then restores the choice. One that the
