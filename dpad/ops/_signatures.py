@@ -153,7 +153,7 @@ _LINE = re.compile(r"    (->|\w+) (\w+)\[(.*)\](\??)")
 
 @dataclass(frozen=True)
 class Operand:
-    """One tensor: `dtype` is a key of DTYPES or "float", `sizes` are names, numbers, "a + 1", "a * b"."""
+    """One tensor: `dtype` is a key of DTYPES or "float", `sizes` are "a", "3", "a + 1", "a * b"."""
 
     name: str
     dtype: str
