@@ -5,6 +5,8 @@
 #   make test    formatting, C++ tests, Python tests with Transformers 5.x and again with 4.57, and
 #                those with lm-evaluation-harness
 #   make bench   the benchmarks behind the figures of README.md
+#   make trust   the promises of docs/reliability.md at their full size; CHECKS names some of them
+#   make sanitize  the same on operators with the address and undefined-behaviour sanitizers
 #   make format  formats Python and C++
 #   make clean   removes what was built; `make distclean` removes .venv as well
 #
@@ -29,7 +31,8 @@ CPP_FILES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.c*')
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export CXX
 
-.PHONY: demo test install bench lint format test-cpp test-python test-eval clean distclean
+.PHONY: demo test install bench trust sanitize lint format test-cpp test-python test-eval \
+  clean distclean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -122,6 +125,30 @@ test-python: install $(OVERLAY)/.done $(ECOSYSTEM)/.done
 # With lm-evaluation-harness (an overlay of 390 MB, mostly pyarrow, pandas and its tasks).
 test-eval: install $(EVAL)/.done
 	PYTHONPATH=$(EVAL) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/eval
+
+# --- reliability ---------------------------------------------------------------------------------
+
+trust: install
+	$(PYTHON) -m tests.trust $(CHECKS)
+
+# A copy of the package with sanitized operators. Python itself is not: the runtimes come first by
+# LD_PRELOAD, and leaks of the interpreter do not count. A report ends the process.
+SANITIZED := $(CURDIR)/build/sanitize
+SANITIZE_CHECKS ?= valid repeats malformed operators interrupts threads arguments
+sanitize: install
+	cmake -S . -B $(SANITIZED)/build -G Ninja --log-level=WARNING \
+	  -DDPAD_SANITIZE=address,undefined -DDPAD_HOST=OFF -DDPAD_BUILD_CUDA=OFF \
+	  -DPython3_EXECUTABLE=$(CURDIR)/$(PYTHON)
+	cmake --build $(SANITIZED)/build --target _C
+	rm -rf $(SANITIZED)/package && mkdir -p $(SANITIZED)/package
+	cp -r dpad $(SANITIZED)/package && rm -f $(SANITIZED)/package/dpad/*.so
+	cp $(SANITIZED)/build/_C.abi3.so $(SANITIZED)/package/dpad
+	ln -s $(CURDIR)/tests $(SANITIZED)/package/tests
+	cd $(SANITIZED)/package && OMP_NUM_THREADS=2 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
+	  UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 \
+	  $(CURDIR)/$(PYTHON) -m tests.trust $(SANITIZE_CHECKS) $(SANITIZE_ARGS)
 
 format: $(VENV)/.packages
 	$(VENV)/bin/ruff check --fix .

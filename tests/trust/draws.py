@@ -121,6 +121,16 @@ def _block_attention(draw):
     return {**rows, **masks, **_heads(draw)}
 
 
+def _route(draw):
+    groups = draw.choice((1, 1, 2, 4))
+    each = draw.randint(2, 5)
+    top_groups = draw.randint(1, groups)
+    choice = {"top_k": draw.randint(1, min(8, top_groups * each)), "groups": groups}
+    choice |= {"experts": groups * each, "top_groups": top_groups}
+    rest = {"score": draw.choice(("softmax", "sigmoid")), "normalise": draw.random() < 0.5}
+    return {"rows": _near(draw, 33), **choice, **rest, "bias": draw.random() < 0.5}
+
+
 def _confidence(draw):
     counts, vocab = _counts(draw, 4), max(1, _near(draw, 64, 127, 1024, 1500, 2048))
     hot = (0.0, 0.3, 1.0, 2.5, 1e37, 1e300)
@@ -163,6 +173,20 @@ SIZES = {
         "in_features": _near(draw, 64, 256),
         "out_features": _near(draw, 48, 240),
         "bias": draw.random() < 0.5,
+    },
+    "route": _route,
+    "grouped_linear": lambda draw: {
+        "counts": tuple(
+            draw.choice((0, 1, draw.randint(0, 40))) for _ in range(draw.randint(1, 5))
+        ),
+        "in_features": _near(draw, 64, 256),
+        "out_features": _near(draw, 48),
+    },
+    "combine": lambda draw: {
+        "rows": _near(draw, 33),
+        "top_k": draw.randint(1, 6),
+        "width": _near(draw, 64, 300),
+        "full_precision": draw.random() < 0.5,
     },
     "confidence": _confidence,
     "uniform": lambda draw: {"counts": _counts(draw)},

@@ -19,7 +19,7 @@ from tests.trust.children import serve
 from tests.trust.draws import call
 from tests.trust.report import Report
 
-MOST = 2**63 - 1
+MOST, NAN = 2**63 - 1, float("nan")
 
 # Integer tensors with a range: operator, argument, least value, name of the size that ends it.
 RANGES = {
@@ -31,6 +31,8 @@ RANGES = {
     ("rope_kv_write_", "kv_start"): (0, None),
     ("block_attention", "kv_start"): (0, None),
     ("block_attention", "n_keys"): (0, None),
+    ("grouped_linear", "offsets"): (0, "rows"),
+    ("combine", "order"): (0, "pairs"),
     ("confidence", "suppress"): (0, "vocab"),
     ("confidence", "exclude"): (0, "vocab"),
     ("unmask_", "canvas_row"): (0, "canvas_rows"),
@@ -69,6 +71,19 @@ SCALARS = {
     "rope_kv_write_": (("full_precision", "no"),),
     "block_attention": (("scale", "small"), ("scale", None)),
     "add_rms_norm_": (("eps", "tiny"), ("eps", None)),
+    "route": (
+        ("top_k", 0),
+        ("top_k", 2**40),
+        ("score", "tanh"),
+        ("normalise", "no"),
+        ("groups", 0),
+        ("groups", 2**40),
+        ("top_groups", 0),
+        ("top_groups", 99),
+        ("scaling", NAN),
+        ("scaling", "large"),
+    ),
+    "combine": (("full_precision", "no"),),
     "confidence": (("round_to_dtype", "yes"),),
     "unmask_": (
         ("rule", 6),
@@ -188,6 +203,7 @@ class Wrong:
             tensor = self.arguments[operand.name]
             if tensor is not None:
                 found |= dict(zip(operand.sizes, tensor.shape, strict=True))
+        found["pairs"] = found.get("rows * top_k")
         return found
 
     def _offsets(self):

@@ -26,8 +26,8 @@ def everything(name, arguments, result):
 def tolerance(name, dtype, arguments):
     if name not in inputs.ROUNDED:
         return 0.0
-    exact_scores = name == "confidence" and not arguments["round_to_dtype"]
-    return TOLERANCE[torch.float32 if exact_scores else dtype]
+    wide = name == "route" or (name == "confidence" and not arguments["round_to_dtype"])
+    return TOLERANCE[torch.float32 if wide else dtype]
 
 
 def compare(found, expected, share):
