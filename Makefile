@@ -6,6 +6,8 @@
 #                those with lm-evaluation-harness
 #   make bench   the benchmarks behind the figures of README.md
 #   make docs    the site, in build/site; `make notebooks` executes and stores the notebooks
+#   make trust   the promises of docs/reliability.md at their full size; CHECKS names some of them
+#   make sanitize  the same on operators with the address and undefined-behaviour sanitizers
 #   make format  formats Python and C++
 #   make clean   removes what was built; `make distclean` removes .venv as well
 #
@@ -31,8 +33,8 @@ CPP_FILES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.c*')
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export CXX
 
-.PHONY: demo test install bench lint format docs notebooks test-cpp test-python test-eval \
-  test-docs clean distclean
+.PHONY: demo test install bench trust sanitize lint format docs notebooks test-cpp test-python \
+  test-eval test-docs clean distclean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -137,6 +139,30 @@ docs: install $(DOCS)/.done
 
 notebooks: install $(DOCS)/.done
 	PYTHONPATH=$(DOCS) $(PYTHON) examples/notebooks
+
+# --- reliability ---------------------------------------------------------------------------------
+
+trust: install
+	$(PYTHON) -m tests.trust $(CHECKS)
+
+# A copy of the package with sanitized operators. Python itself is not: the runtimes come first by
+# LD_PRELOAD, and leaks of the interpreter do not count. A report ends the process.
+SANITIZED := $(CURDIR)/build/sanitize
+SANITIZE_CHECKS ?= valid repeats malformed operators interrupts threads arguments
+sanitize: install
+	cmake -S . -B $(SANITIZED)/build -G Ninja --log-level=WARNING \
+	  -DDPAD_SANITIZE=address,undefined -DDPAD_HOST=OFF -DDPAD_BUILD_CUDA=OFF \
+	  -DPython3_EXECUTABLE=$(CURDIR)/$(PYTHON)
+	cmake --build $(SANITIZED)/build --target _C
+	rm -rf $(SANITIZED)/package && mkdir -p $(SANITIZED)/package
+	cp -r dpad $(SANITIZED)/package && rm -f $(SANITIZED)/package/dpad/*.so
+	cp $(SANITIZED)/build/_C.abi3.so $(SANITIZED)/package/dpad
+	ln -s $(CURDIR)/tests $(SANITIZED)/package/tests
+	cd $(SANITIZED)/package && OMP_NUM_THREADS=2 \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
+	  UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 \
+	  $(CURDIR)/$(PYTHON) -m tests.trust $(SANITIZE_CHECKS) $(SANITIZE_ARGS)
 
 format: $(VENV)/.packages
 	$(VENV)/bin/ruff check --fix .

@@ -7,8 +7,9 @@ endforeach()
 add_library(_C_cuda MODULE csrc/torch/cuda/library.cpp csrc/torch/cuda/kernels.cpp
   $<TARGET_OBJECTS:dpad_bindings>)
 target_include_directories(dpad_cuda PUBLIC csrc)
+list(JOIN DPAD_HARDENING "," hardening)
 target_compile_options(dpad_cuda PRIVATE
-  "-Xcompiler=-Wall,-Wextra,-ffile-prefix-map=${CMAKE_CURRENT_SOURCE_DIR}/=")
+  "-Xcompiler=-Wall,-Wextra,${hardening},-ffile-prefix-map=${CMAKE_CURRENT_SOURCE_DIR}/=")
 
 set_source_files_properties(csrc/torch/cuda/library.cpp PROPERTIES COMPILE_DEFINITIONS
   Py_LIMITED_API=0x030A0000)

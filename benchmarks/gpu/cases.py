@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dpad import ops
+from dpad.ops import inputs
 
 
 @dataclass
@@ -62,6 +63,11 @@ class Case:
             self.unavailable[name] = problem
             del self.functions[name]
         return None
+
+
+def drawn(name, device, **sizes):
+    """Arguments of an operator on the device, in bfloat16."""
+    return inputs.make(name, 0, torch.bfloat16, device=device, **sizes)
 
 
 def size_of(*tensors):
@@ -148,15 +154,13 @@ def add_packages(case, q, exact, batch, queries):
 
 
 def confidence(device, rows, vocab, temperature=0.0):
-    logits = (torch.randn(rows, vocab, device=device) * 4).bfloat16()
+    options = {"counts": (rows,), "vocab": vocab, "temperature": (temperature,)}
+    args = drawn("confidence", device, **options, suppress=0, exclude=0)
+    logits = args["logits"]
     logits.scatter_(1, torch.arange(rows, device=device)[:, None] * 3, 24.0)  # no ties
-    none = torch.empty(0, dtype=torch.int64, device=device)
-    index, offsets = torch.arange(rows, device=device), torch.tensor([0, rows], device=device)
-    rng = torch.zeros(1, 3, dtype=torch.int64, device=device)
-    heat = torch.full((1,), temperature, dtype=torch.float64, device=device)
 
     def ours():
-        return ops.confidence(logits, offsets, index, rng, heat, none, none)[:2]
+        return ops.confidence(**args)[:2]
 
     def published():
         p = torch.softmax(logits.double(), -1)
@@ -169,8 +173,7 @@ def confidence(device, rows, vocab, temperature=0.0):
         return token, torch.exp(best - torch.logsumexp(wide, -1))
 
     def twin():
-        index_64 = (offsets, index, rng, heat, none, none, None, False)
-        return ops.reference.confidence(logits, *index_64)[:2]
+        return ops.reference.confidence(**args)[:2]
 
     functions, expected = {"dpad": ours}, twin
     if temperature == 0:
@@ -182,9 +185,9 @@ def confidence(device, rows, vocab, temperature=0.0):
 
 
 def norm(device, rows, width):
-    new = {"device": device, "dtype": torch.bfloat16}
-    residual, delta, weight = torch.randn(rows, width, **new), torch.zeros(rows, width, **new), None
-    weight = torch.randn(width, **new)
+    args = drawn("add_rms_norm_", device, rows=rows, width=width)
+    residual, delta, weight = (args[name] for name in ("residual", "delta", "weight"))
+    delta.zero_()  # the call is repeated
 
     def stock():
         residual.add_(delta)
@@ -194,13 +197,13 @@ def norm(device, rows, width):
         x = residual.float()
         return weight.float() * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
 
-    functions = {"dpad": lambda: ops.add_rms_norm_(residual, delta, weight, 1e-5), "torch": stock}
+    functions = {"dpad": lambda: ops.add_rms_norm_(**args), "torch": stock}
     size = 3 * size_of(residual) + size_of(delta, weight) - size_of(residual) // 2
     return Case(f"add_rms_norm_ {rows} x {width}", functions, expected, size, 2**-6)
 
 
 def swiglu(device, rows, width):
-    gate, up = (torch.randn(rows, width, device=device).bfloat16() for _ in range(2))
+    gate, up = drawn("swiglu", device, rows=rows, width=width).values()
     functions = {"dpad": lambda: ops.swiglu(gate, up), "torch": lambda: F.silu(gate) * up}
     expected = lambda: F.silu(gate.float()) * up.float()  # noqa: E731
     return Case(f"swiglu {rows} x {width}", functions, expected, 3 * size_of(gate), 2**-6)

@@ -23,10 +23,12 @@ static inline float to_float(BFloat16 x) { return float_of_bits(uint32_t{x.bits}
 
 static inline float to_float(Float16 x) {
   const uint32_t magnitude = x.bits & 0x7fffu;
-  // Shifted into float's fields the exponent is 112 too small; the product also normalises
-  // subnormals.
-  uint32_t bits = bits_of_float(float_of_bits(magnitude << 13) * 0x1p112f);
-  if (magnitude >= 0x7c00u) bits |= 0x7f800000u;
+  // Shifted into float's fields the exponent is 112 too small, or 143 for infinity and NaN. A
+  // subnormal half gets the exponent of 2^-14 and loses that again: no float on the way is
+  // subnormal, so the value is right where the processor flushes those to zero as well.
+  const uint32_t shift = magnitude < 0x0400u ? 113 : magnitude < 0x7c00u ? 112 : 224;
+  uint32_t bits = (magnitude << 13) + (shift << 23);
+  if (magnitude < 0x0400u) bits = bits_of_float(float_of_bits(bits) - 0x1p-14f);
   return float_of_bits(bits | (uint32_t{x.bits} & 0x8000u) << 16);
 }
 

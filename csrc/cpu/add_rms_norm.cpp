@@ -6,7 +6,7 @@
 
 namespace dpad::cpu {
 
-int64_t add_rms_norm_tasks(const AddRmsNormParams& p) { return p.rows; }
+int64_t add_rms_norm_tasks(const AddRmsNormParams& p) { return p.width > 0 ? p.rows : 0; }
 
 int64_t add_rms_norm_grain(const AddRmsNormParams& p) {
   return 1 + (int64_t{1} << 15) / std::max<int64_t>(p.width, 1);

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "cpu/block_attention_tile.h"
-#include "cpu/scratch.h"
 
 namespace dpad::cpu {
 namespace {
@@ -32,9 +31,12 @@ int64_t block_attention_grain(const BlockAttentionParams& p) {
   return 1 + (int64_t{1} << 19) / (kTileRows * keys * std::max<int64_t>(p.head_dim, 1));
 }
 
-void block_attention(const BlockAttentionParams& p, int64_t begin, int64_t end) {
+int64_t block_attention_scratch(const BlockAttentionParams& p) {
+  return attention_scratch(p.head_dim) * static_cast<int64_t>(sizeof(float));
+}
+
+void block_attention(const BlockAttentionParams& p, int64_t begin, int64_t end, void* scratch) {
   const auto attend = DPAD_PICK(attend);
-  float* const scratch = thread_scratch(attention_scratch(p.head_dim));
   int64_t before = 0;
   for (int64_t b = 0; b < p.batch && before < end; ++b) {
     const int64_t tiles = tiles_of(p, b), items = tiles * p.num_kv_heads;
@@ -42,7 +44,7 @@ void block_attention(const BlockAttentionParams& p, int64_t begin, int64_t end) 
     for (int64_t item = std::max<int64_t>(begin - before, 0); item < last; ++item) {
       const int64_t first = item % tiles * kTileRows;
       const int64_t count = std::min(kTileRows, rows_of(p, b) - first);
-      attend(p, {b, item / tiles, first, count}, scratch);
+      attend(p, {b, item / tiles, first, count}, static_cast<float*>(scratch));
     }
     before += items;
   }

@@ -7,7 +7,8 @@
 namespace dpad::cpu {
 
 int64_t block_attention_tasks(const BlockAttentionParams& p);
-int64_t block_attention_grain(const BlockAttentionParams& p);  // items worth a thread
-void block_attention(const BlockAttentionParams& p, int64_t begin, int64_t end);
+int64_t block_attention_grain(const BlockAttentionParams& p);    // items worth a thread
+int64_t block_attention_scratch(const BlockAttentionParams& p);  // bytes
+void block_attention(const BlockAttentionParams& p, int64_t begin, int64_t end, void* scratch);
 
 }  // namespace dpad::cpu

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "core/half.h"
 #include "core/rows.h"
@@ -10,6 +9,8 @@
 
 namespace dpad::cpu {
 namespace {
+
+using Term = std::pair<int64_t, float>;  // place and weight of a pair
 
 float rounded(float x, DType dtype) {
   half::BFloat16 brain;
@@ -47,22 +48,26 @@ int64_t combine_grain(const CombineParams& p) {
   return 1 + (int64_t{1} << 15) / std::max<int64_t>(p.width * p.top_k, 1);
 }
 
-void combine(const CombineParams& p, int64_t begin, int64_t end) {
+int64_t combine_scratch(const CombineParams& p) {
+  return p.top_k * static_cast<int64_t>(sizeof(Term) + sizeof(int64_t) + sizeof(float));
+}
+
+void combine(const CombineParams& p, int64_t begin, int64_t end, void* scratch) {
   const auto row_kernel = DPAD_PICK(combine_row);
-  std::vector<std::pair<int64_t, float>> terms(p.top_k);
-  std::vector<int64_t> place(p.top_k);
-  std::vector<float> weight(p.top_k);
+  Term* const terms = static_cast<Term*>(scratch);
+  int64_t* const place = reinterpret_cast<int64_t*>(terms + p.top_k);
+  float* const weight = reinterpret_cast<float*>(place + p.top_k);
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t k = 0; k < p.top_k; ++k) {
       const float w = p.weight[row * p.top_k + k];
       terms[k] = {p.place[row * p.top_k + k], p.full_precision ? w : rounded(w, p.dtype)};
     }
     if (!p.full_precision) {
-      std::sort(terms.begin(), terms.end(),
+      std::sort(terms, terms + p.top_k,
                 [](const auto& a, const auto& b) { return a.first < b.first; });
     }
     for (int64_t k = 0; k < p.top_k; ++k) place[k] = terms[k].first, weight[k] = terms[k].second;
-    row_kernel(p, row, place.data(), weight.data());
+    row_kernel(p, row, place, weight);
   }
 }
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
+#include <span>
 
 #include "core/gumbel.h"
 #include "core/half.h"
@@ -22,30 +22,43 @@ struct ListedId {
   bool suppressed, excluded;
 };
 
-// The ids of both lists, ascending and without repetition.
+// Ids in ascending order and without repetition.
+struct Ids {
+  int64_t* begin;
+  int64_t count = 0;
+
+  bool holds(int64_t id) const { return std::binary_search(begin, begin + count, id); }
+};
+
+Ids sorted(const int64_t* ids, int64_t count, int64_t* out) {
+  std::copy(ids, ids + count, out);
+  std::sort(out, out + count);
+  return {out, std::unique(out, out + count) - out};
+}
+
+// Ids that are treated apart, in memory of confidence_scratch() bytes.
 struct IdLists {
-  std::vector<int64_t> suppress, exclude;
-  std::vector<ListedId> listed;  // of either list
-  std::vector<int64_t> skip;     // their ids
+  Ids suppress, exclude;
+  Ids skip;          // of either list
+  ListedId* listed;  // [skip.count]
 
-  explicit IdLists(const ConfidenceParams& p)
-      : suppress(sorted(p.suppress, p.suppress_count)),
-        exclude(sorted(p.exclude, p.exclude_count)) {
-    std::set_union(suppress.begin(), suppress.end(), exclude.begin(), exclude.end(),
-                   std::back_inserter(skip));
-    for (const int64_t id : skip) listed.push_back({id, in(suppress, id), in(exclude, id)});
+  IdLists(const ConfidenceParams& p, void* memory) {
+    const int64_t most = p.suppress_count + p.exclude_count;
+    listed = static_cast<ListedId*>(memory);
+    int64_t* const ids = reinterpret_cast<int64_t*>(listed + most);
+    suppress = sorted(p.suppress, p.suppress_count, ids);
+    exclude = sorted(p.exclude, p.exclude_count, ids + p.suppress_count);
+    skip.begin = ids + most;
+    int64_t* const end = std::set_union(suppress.begin, suppress.begin + suppress.count,
+                                        exclude.begin, exclude.begin + exclude.count, skip.begin);
+    skip.count = end - skip.begin;
+    for (int64_t i = 0; i < skip.count; ++i) {
+      const int64_t id = skip.begin[i];
+      listed[i] = {id, suppress.holds(id), exclude.holds(id)};
+    }
   }
 
-  static bool in(const std::vector<int64_t>& ids, int64_t id) {
-    return std::binary_search(ids.begin(), ids.end(), id);
-  }
-
-  static std::vector<int64_t> sorted(const int64_t* ids, int64_t count) {
-    std::vector<int64_t> out(ids, ids + count);
-    std::sort(out.begin(), out.end());
-    out.erase(std::unique(out.begin(), out.end()), out.end());
-    return out;
-  }
+  std::span<const ListedId> all() const { return {listed, static_cast<size_t>(skip.count)}; }
 };
 
 float value(const LogitRow& row, int64_t id) {
@@ -84,7 +97,7 @@ struct Peak {
 // The lowest id that may be chosen: the answer where no logit decides.
 int64_t first_choosable(const IdLists& lists) {
   int64_t id = 0;
-  while (id < static_cast<int64_t>(lists.suppress.size()) && lists.suppress[id] == id) ++id;
+  while (id < lists.suppress.count && lists.suppress.begin[id] == id) ++id;
   return id;
 }
 
@@ -94,13 +107,13 @@ class Row {
       : p_(p), lists_(lists), index_(index) {
     const int64_t width = p.dtype == DType::kFloat32 ? 4 : 2;
     row_ = {static_cast<const char*>(p.logits) + index * p.logits_stride * width, p.dtype, p.vocab,
-            lists.skip.data(), static_cast<int64_t>(lists.skip.size())};
+            lists.skip.begin, lists.skip.count};
   }
 
   void run() {
     state_ = DPAD_PICK(scan_row)(row_);
     choosable_ = {state_.peak, state_.id};
-    for (const ListedId& s : lists_.listed) {
+    for (const ListedId& s : lists_.all()) {
       const float x = value(row_, s.id);
       if (!s.excluded) softmax::include(state_, s.id, x);
       if (s.suppressed) continue;
@@ -126,19 +139,19 @@ class Row {
                    -std::numeric_limits<double>::infinity(), p_.vocab};
     consider(scan, choosable_.id, choosable_.value);
     DPAD_PICK(scan_noise)(row_, scan);
-    for (const ListedId& s : lists_.listed) {
+    for (const ListedId& s : lists_.all()) {
       if (!s.suppressed) consider(scan, s.id, value(row_, s.id));
     }
     return scan.best_id;
   }
 
   int64_t sampled_by(const double* noise, double temperature) const {
-    auto suppressed = lists_.suppress.begin();
+    int64_t next = 0;  // of the suppressed ids
     double best = -std::numeric_limits<double>::infinity();
     int64_t best_id = choosable_.id;
     for (int64_t id = 0; id < p_.vocab; ++id) {
-      if (suppressed != lists_.suppress.end() && *suppressed == id) {
-        ++suppressed;
+      if (next < lists_.suppress.count && lists_.suppress.begin[next] == id) {
+        ++next;
         continue;
       }
       const double x = value(row_, id) + temperature * noise[id];
@@ -149,7 +162,7 @@ class Row {
 
   void score(int64_t token) const {
     const softmax::Scores scores =
-        softmax::scores(state_, value(row_, token), IdLists::in(lists_.exclude, token));
+        softmax::scores(state_, value(row_, token), lists_.exclude.holds(token));
     const auto emit = [&](double* out, double x) {
       out[index_] = p_.round_to_dtype ? rounded(x, p_.dtype) : x;
     };
@@ -187,8 +200,13 @@ int64_t confidence_grain(const ConfidenceParams& p) {
   return 1 + (int64_t{1} << 16) / std::max<int64_t>(p.vocab, 1);
 }
 
-void confidence(const ConfidenceParams& p, int64_t begin, int64_t end) {
-  const IdLists lists(p);
+int64_t confidence_scratch(const ConfidenceParams& p) {
+  const auto bytes = static_cast<int64_t>(sizeof(ListedId) + 2 * sizeof(int64_t));
+  return (p.suppress_count + p.exclude_count) * bytes;
+}
+
+void confidence(const ConfidenceParams& p, int64_t begin, int64_t end, void* scratch) {
+  const IdLists lists(p, scratch);
   for (int64_t row = begin; row < end; ++row) Row(p, lists, row).run();
 }
 

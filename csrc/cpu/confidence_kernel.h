@@ -61,6 +61,20 @@ inline F block_max(const V* values, int64_t count) {
   return larger(larger(a, b), larger(c, d));
 }
 
+// Where the largest of the values lies first. They are loaded as block_max loads them: where the
+// processor flushes subnormals, another conversion could give another number.
+template <typename V>
+inline int64_t peak_place(const V* values, int64_t count, float peak) {
+  for (int64_t i = 0; i < count; i += kWidth) {
+    float part[kWidth];
+    store(part, load(values + i));
+    for (int64_t j = 0; j < kWidth; ++j) {
+      if (part[j] >= peak) return i + j;
+    }
+  }
+  return 0;  // peak is one of the values
+}
+
 // Sums over the values seen since the last move of the peak: short float32 sums, long float64 ones.
 struct Others {
   D s, t;
@@ -107,8 +121,7 @@ RowState scan_row_of(const LogitRow& row) {
       return;
     }
     const float peak = largest(top);
-    int64_t i = 0;
-    while (to_float(values[i]) != peak) ++i;
+    const int64_t i = peak_place(values, count, peak);
     others.move_into(state);
     move_peak(state, start + i, peak);
     alignas(64) float copy[kChunk + kWidth];  // copy_block writes whole vectors
@@ -159,12 +172,16 @@ inline float bar_of(const NoiseScan& scan) {
   return static_cast<float>(scan.best - 1e-6 * size);
 }
 
+// Temperatures above it take bounds out of float32's range: no candidate is passed over then.
+constexpr double kMostBounded = 0x1p100;
+
 // Only candidates whose upper bound reaches the best score so far pay for an exact logarithm.
 template <typename T>
 void scan_noise_of(const LogitRow& row, NoiseScan& scan) {
-  const float temperature = static_cast<float>(scan.temperature);
-  const float most = temperature * 45.1f;  // kGumbelMax
-  float bar = bar_of(scan);
+  const bool bounded = scan.temperature <= kMostBounded;
+  const float temperature = bounded ? static_cast<float>(scan.temperature) : 0.0f;
+  const float most = temperature * 45.1f;                 // kGumbelMax
+  float bar = bounded ? bar_of(scan) : -0x1.fffffep127f;  // below no logit but minus infinity
   for_blocks<T>(row, [&](int64_t start, const auto* values, int64_t count) {
     constexpr int64_t kIds = 2 * kPairs;
     for (int64_t i = 0; i < count; i += kIds) {
@@ -175,7 +192,7 @@ void scan_noise_of(const LogitRow& row, NoiseScan& scan) {
         store(x + j, v);
         top = larger(v, top);
       }
-      if (!any_greater(top, set1(bar - most))) continue;
+      if (!any_greater(top, set1(bounded ? bar - most : kMinusInfinity))) continue;
       uint32_t words[kIds];
       high_words(scan, (start + i) / 2, words);
       float bound[kIds];
@@ -187,7 +204,7 @@ void scan_noise_of(const LogitRow& row, NoiseScan& scan) {
       for (int64_t j = 0; j < kIds; ++j) {
         if (!(bound[j] >= bar)) continue;
         consider(scan, start + i + j, x[j]);
-        bar = bar_of(scan);
+        if (bounded) bar = bar_of(scan);
       }
     }
   });

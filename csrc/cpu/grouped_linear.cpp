@@ -37,13 +37,15 @@ int64_t grouped_linear_grain(const GroupedLinearParams& p) {
   return 1 + (int64_t{1} << 19) / (kLinearUnit * std::max<int64_t>(rows * p.in_features, 1));
 }
 
-void grouped_linear(const GroupedLinearParams& p, int64_t begin, int64_t end) {
+int64_t grouped_linear_scratch(const GroupedLinearParams&) { return linear_scratch({}); }
+
+void grouped_linear(const GroupedLinearParams& p, int64_t begin, int64_t end, void* scratch) {
   const int64_t each = units(p);
   while (begin < end) {
     const int64_t expert = begin / each, first = expert * each;
     const int64_t stop = std::min(end, first + each);
     const LinearParams q = of_expert(p, expert);
-    if (q.rows > 0) linear(q, begin - first, stop - first);
+    if (q.rows > 0) linear(q, begin - first, stop - first, scratch);
     begin = stop;
   }
 }

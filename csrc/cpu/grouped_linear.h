@@ -6,7 +6,8 @@
 namespace dpad::cpu {
 
 int64_t grouped_linear_tasks(const GroupedLinearParams& p);
-int64_t grouped_linear_grain(const GroupedLinearParams& p);  // items worth a thread
-void grouped_linear(const GroupedLinearParams& p, int64_t begin, int64_t end);
+int64_t grouped_linear_grain(const GroupedLinearParams& p);    // items worth a thread
+int64_t grouped_linear_scratch(const GroupedLinearParams& p);  // bytes
+void grouped_linear(const GroupedLinearParams& p, int64_t begin, int64_t end, void* scratch);
 
 }  // namespace dpad::cpu

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "cpu/linear_panel.h"
-#include "cpu/scratch.h"
 
 namespace dpad::cpu {
 
@@ -15,14 +14,17 @@ int64_t linear_grain(const LinearParams& p) {
   return 1 + (int64_t{1} << 19) / (kLinearUnit * std::max<int64_t>(p.rows * p.in_features, 1));
 }
 
-void linear(const LinearParams& p, int64_t begin, int64_t end) {
+int64_t linear_scratch(const LinearParams&) {
+  return kLinearScratch * static_cast<int64_t>(sizeof(float));
+}
+
+void linear(const LinearParams& p, int64_t begin, int64_t end, void* scratch) {
   const auto panel = DPAD_PICK(linear_panel);
-  float* const scratch = thread_scratch(kLinearScratch);
   const int64_t last = std::min(end * kLinearUnit, p.out_features);
   for (int64_t first = 0; first < p.rows; first += kLinearRows) {
     const int64_t rows = std::min(p.rows - first, kLinearRows);
     for (int64_t n = begin * kLinearUnit; n < last; n += kLinearPanel) {
-      panel(p, first, rows, n, std::min(last, n + kLinearPanel), scratch);
+      panel(p, first, rows, n, std::min(last, n + kLinearPanel), static_cast<float*>(scratch));
     }
   }
 }

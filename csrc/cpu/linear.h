@@ -9,7 +9,8 @@ namespace dpad::cpu {
 constexpr int64_t kLinearUnit = 48;
 
 int64_t linear_tasks(const LinearParams& p);
-int64_t linear_grain(const LinearParams& p);  // items worth a thread
-void linear(const LinearParams& p, int64_t begin, int64_t end);
+int64_t linear_grain(const LinearParams& p);    // items worth a thread
+int64_t linear_scratch(const LinearParams& p);  // bytes
+void linear(const LinearParams& p, int64_t begin, int64_t end, void* scratch);
 
 }  // namespace dpad::cpu

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <vector>
+#include <span>
 
 #include "core/half.h"
 #include "core/route.h"
@@ -19,8 +19,13 @@ void widen_row(const RouteParams& p, int64_t row, float* out) {
 
 class Router {
  public:
-  explicit Router(const RouteParams& p)
-      : p_(p), scores_(p.experts), keys_(p.experts), ranks_(p.experts), groups_(p.groups) {}
+  // In memory of route_scratch() bytes.
+  Router(const RouteParams& p, void* memory)
+      : p_(p),
+        ranks_(static_cast<Rank*>(memory), p.experts),
+        groups_(ranks_.data() + p.experts, p.groups),
+        scores_(reinterpret_cast<float*>(groups_.data() + p.groups), p.experts),
+        keys_(reinterpret_cast<int32_t*>(scores_.data() + p.experts), p.experts) {}
 
   void run(int64_t row) {
     read(row);
@@ -92,9 +97,9 @@ class Router {
   }
 
   const RouteParams& p_;
-  std::vector<float> scores_;
-  std::vector<int32_t> keys_;  // of the scores that choose
-  std::vector<Rank> ranks_, groups_;
+  std::span<Rank> ranks_, groups_;
+  std::span<float> scores_;
+  std::span<int32_t> keys_;  // of the scores that choose
 };
 
 }  // namespace
@@ -103,14 +108,24 @@ int64_t route_grain(const RouteParams& p) {
   return 1 + (int64_t{1} << 12) / std::max<int64_t>(p.experts, 1);
 }
 
-void route(const RouteParams& p, int64_t begin, int64_t end) {
-  Router router(p);
+int64_t route_scratch(const RouteParams& p) {
+  const auto each = static_cast<int64_t>(sizeof(Rank) + sizeof(float) + sizeof(int32_t));
+  return p.experts * each + p.groups * static_cast<int64_t>(sizeof(Rank));
+}
+
+void route(const RouteParams& p, int64_t begin, int64_t end, void* scratch) {
+  Router router(p, scratch);
   for (int64_t row = begin; row < end; ++row) router.run(row);
 }
 
-void route_order(const RouteParams& p) {
+int64_t route_order_scratch(const RouteParams& p) {
+  return (p.experts + 1) * static_cast<int64_t>(sizeof(int32_t));
+}
+
+void route_order(const RouteParams& p, void* scratch) {
   const int64_t pairs = p.rows * p.top_k;
-  std::vector<int32_t> next(p.experts + 1);  // where each expert's next pair goes
+  int32_t* const next = static_cast<int32_t*>(scratch);  // where each expert's next pair goes
+  std::fill_n(next, p.experts + 1, 0);
   for (int64_t i = 0; i < pairs; ++i) ++next[p.expert[i] + 1];
   for (int64_t e = 0; e < p.experts; ++e) {
     next[e + 1] += next[e];

@@ -5,8 +5,10 @@
 
 namespace dpad::cpu {
 
-int64_t route_grain(const RouteParams& p);                     // rows worth a thread
-void route(const RouteParams& p, int64_t begin, int64_t end);  // expert and weight
-void route_order(const RouteParams& p);                        // order and offsets, afterwards
+int64_t route_grain(const RouteParams& p);                                    // rows worth a thread
+int64_t route_scratch(const RouteParams& p);                                  // bytes
+void route(const RouteParams& p, int64_t begin, int64_t end, void* scratch);  // expert and weight
+int64_t route_order_scratch(const RouteParams& p);                            // bytes
+void route_order(const RouteParams& p, void* scratch);  // order and offsets, afterwards
 
 }  // namespace dpad::cpu

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "core/commit_rule.h"
 
@@ -23,7 +22,7 @@ void fill_tail(const UnmaskParams& p, int64_t* canvas, int64_t from, int64_t to)
   }
 }
 
-void unmask_sequence(const UnmaskParams& p, int64_t b, std::vector<int64_t>& order) {
+void unmask_sequence(const UnmaskParams& p, int64_t b, int64_t* order) {
   const int64_t row = p.canvas_row[b];
   const int64_t begin = p.l_offsets[b], end = p.l_offsets[b + 1];
   int64_t* canvas = p.canvas + row * p.canvas_stride;
@@ -33,8 +32,7 @@ void unmask_sequence(const UnmaskParams& p, int64_t b, std::vector<int64_t>& ord
     return;
   }
 
-  order.clear();
-  int64_t last = -1;
+  int64_t n = 0, last = -1;
   for (int64_t i = begin; i < end; ++i) {
     last = std::max(last, p.position[i]);
     if (canvas[p.position[i]] != p.mask_id) continue;
@@ -42,12 +40,11 @@ void unmask_sequence(const UnmaskParams& p, int64_t b, std::vector<int64_t>& ord
       p.status[row] = static_cast<int64_t>(SequenceStatus::kNaN);
       return;
     }
-    order.push_back(i);
+    order[n++] = i;
   }
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t c) {
+  std::stable_sort(order, order + n, [&](int64_t a, int64_t c) {
     return ascending(p.rule) ? p.score[a] < p.score[c] : p.score[a] > p.score[c];
   });
-  const auto n = static_cast<int64_t>(order.size());
   const auto score = [&](int64_t rank) { return p.score[order[rank]]; };
   const int64_t m = commits(p.rule, n, p.amount[b], p.quota[b], score);
   for (int64_t j = 0; j < m; ++j) {
@@ -70,9 +67,14 @@ void unmask_sequence(const UnmaskParams& p, int64_t b, std::vector<int64_t>& ord
 
 }  // namespace
 
-void unmask(const UnmaskParams& p) {
-  std::vector<int64_t> order;
-  for (int64_t b = 0; b < p.batch; ++b) unmask_sequence(p, b, order);
+int64_t unmask_scratch(const UnmaskParams& p) {
+  int64_t rows = 0;  // of the longest block
+  for (int64_t b = 0; b < p.batch; ++b) rows = std::max(rows, p.l_offsets[b + 1] - p.l_offsets[b]);
+  return rows * static_cast<int64_t>(sizeof(int64_t));
+}
+
+void unmask(const UnmaskParams& p, void* scratch) {
+  for (int64_t b = 0; b < p.batch; ++b) unmask_sequence(p, b, static_cast<int64_t*>(scratch));
 }
 
 }  // namespace dpad::cpu

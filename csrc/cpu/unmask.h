@@ -5,6 +5,7 @@
 
 namespace dpad::cpu {
 
-void unmask(const UnmaskParams& p);
+int64_t unmask_scratch(const UnmaskParams& p);  // bytes
+void unmask(const UnmaskParams& p, void* scratch);
 
 }  // namespace dpad::cpu

@@ -19,10 +19,10 @@ Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, cons
     check.shape("delta", *delta, {rows, width});
     check.same_dtype("delta", *delta, residual);
     check.disjoint({{"residual", residual}}, {{"delta", *delta}});
-    added = rows_contiguous(*delta);
+    added = check.rows_contiguous("delta", *delta);
   }
-  const Tensor weights = rows_contiguous(weight);
-  Tensor out = empty_like_dtype(residual, {rows, width}, residual.scalar_type());
+  const Tensor weights = check.rows_contiguous("weight", weight);
+  Tensor out = check.empty(residual, {rows, width}, residual.scalar_type());
   AddRmsNormParams p{};
   p.residual = residual.mutable_data_ptr();
   p.delta = added ? added->const_data_ptr() : nullptr;

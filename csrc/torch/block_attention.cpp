@@ -36,12 +36,12 @@ Tensor block_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& 
   OptionalTensor mask, limit;
   if (key_mask) {
     check.tensor("key_mask", *key_mask, ScalarType::Bool, {slots});
-    mask = rows_contiguous(*key_mask);
+    mask = check.rows_contiguous("key_mask", *key_mask);
   }
   if (key_limit) limit = check.indices("key_limit", *key_limit, rows);
 
-  const Tensor qc = rows_contiguous(q);
-  Tensor out = empty_like_dtype(q, {rows, heads, head_dim}, q.scalar_type());
+  const Tensor qc = check.rows_contiguous("q", q);
+  Tensor out = check.empty(q, {rows, heads, head_dim}, q.scalar_type());
   BlockAttentionParams p{};
   p.q = qc.const_data_ptr();
   p.k_cache = k_cache.const_data_ptr();

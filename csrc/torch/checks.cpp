@@ -1,6 +1,8 @@
 #include "torch/checks.h"
 
 #include <algorithm>
+#include <limits>
+#include <stdexcept>
 #include <string>
 #include <unordered_set>
 
@@ -23,6 +25,16 @@ std::string sizes_text(std::initializer_list<int64_t> sizes) {
   return text + "]";
 }
 
+// Bytes of a tensor of these sizes, or the largest number.
+template <class Sizes>
+int64_t bytes_of(const Sizes& sizes, int64_t element_size) {
+  int64_t bytes = element_size;
+  for (const int64_t size : sizes) {
+    if (__builtin_mul_overflow(bytes, size, &bytes)) return std::numeric_limits<int64_t>::max();
+  }
+  return bytes;
+}
+
 // First and one-past-last byte that a strided tensor can touch; an empty one overlaps nothing.
 struct Extent {
   const char *begin, *end;
@@ -42,8 +54,12 @@ Extent extent(const Tensor& t) {
 }  // namespace
 
 void Checks::fail(const std::string& what) const {
-  STD_TORCH_CHECK(false, "dpad::", op_, ": ", what);
-  __builtin_unreachable();
+  throw std::runtime_error(std::string("dpad::") + op_ + ": " + what);
+}
+
+void Checks::out_of_memory(const std::string& what, int64_t bytes) const {
+  fail("out of memory: " + what + (bytes < 0 ? "" : ", " + std::to_string(bytes) + " bytes,") +
+       " could not be allocated");
 }
 
 void Checks::raise(const Error& error) const {
@@ -51,9 +67,17 @@ void Checks::raise(const Error& error) const {
 }
 
 Checks::Checks(const char* op, const Tensor& like)
-    : op_(op), on_cpu_(like.is_cpu()), device_(on_cpu_ ? -1 : like.get_device_index()) {}
+    : op_(op), on_cpu_(!like.defined() || like.is_cpu()) {
+  if (!on_cpu_) device_ = like.get_device_index();
+}
+
+// Python's None arrives as an undefined tensor where the schema asks for one.
+void Checks::exists(const char* name, const Tensor& t) const {
+  if (!t.defined()) fail(std::string("argument '") + name + "' is None, expected a tensor");
+}
 
 void Checks::same_device(const char* name, const Tensor& t) const {
+  exists(name, t);
   const bool same = on_cpu_ ? t.is_cpu() : t.is_cuda() && t.get_device_index() == device_;
   if (same) return;
   fail(std::string("argument '") + name + "' is not on the device of the first argument, " +
@@ -76,6 +100,7 @@ void Checks::shape(const char* name, const Tensor& t, std::initializer_list<int6
 
 void Checks::tensor(const char* name, const Tensor& t, ScalarType dtype,
                     std::initializer_list<int64_t> sizes) const {
+  exists(name, t);
   if (t.scalar_type() != dtype) {
     fail(std::string("argument '") + name + "' has dtype " +
          torch::headeronly::toString(t.scalar_type()) + ", expected " +
@@ -86,7 +111,7 @@ void Checks::tensor(const char* name, const Tensor& t, ScalarType dtype,
 
 Tensor Checks::indices(const char* name, const Tensor& t, int64_t size) const {
   tensor(name, t, ScalarType::Long, {size});
-  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+  return contiguous(name, t);
 }
 
 void Checks::range(const char* name, const Tensor& t, int64_t low, int64_t high) const {
@@ -135,11 +160,15 @@ void Checks::disjoint(std::initializer_list<Named> written,
     }
   };
   for (const auto& argument : written) {
+    exists(argument.name, argument.tensor);
     const Extent e = extent(argument.tensor);
     compare(argument, e);
     held.push_back(e);
   }
-  for (const auto& argument : read) compare(argument, extent(argument.tensor));
+  for (const auto& argument : read) {
+    exists(argument.name, argument.tensor);
+    compare(argument, extent(argument.tensor));
+  }
 }
 
 void Checks::distinct_elements(const char* name, const Tensor& t) const {
@@ -168,6 +197,7 @@ void Checks::last_dim_contiguous(const char* name, const Tensor& t) const {
 }
 
 DType Checks::dtype(const char* name, const Tensor& t) const {
+  exists(name, t);
   switch (t.scalar_type()) {
     case ScalarType::Float:
       return DType::kFloat32;
@@ -183,6 +213,7 @@ DType Checks::dtype(const char* name, const Tensor& t) const {
 }
 
 void Checks::same_dtype(const char* name, const Tensor& t, const Tensor& like) const {
+  exists(name, t);
   if (t.scalar_type() != like.scalar_type()) {
     fail(std::string("argument '") + name + "' has dtype " +
          torch::headeronly::toString(t.scalar_type()) + ", expected " +
@@ -190,9 +221,40 @@ void Checks::same_dtype(const char* name, const Tensor& t, const Tensor& like) c
   }
 }
 
-Tensor rows_contiguous(const Tensor& t) {
+template <class Make>
+Tensor Checks::made(std::initializer_list<int64_t> sizes, ScalarType dtype, Make make) const {
+  try {
+    return make(std::vector<int64_t>(sizes));
+  } catch (const std::exception&) {
+    const auto element = aoti_torch_dtype_element_size(static_cast<int32_t>(dtype));
+    out_of_memory("a result of shape " + sizes_text(sizes),
+                  bytes_of(sizes, static_cast<int64_t>(element)));
+  }
+}
+
+Tensor Checks::empty(const Tensor& like, std::initializer_list<int64_t> sizes,
+                     ScalarType dtype) const {
+  return made(sizes, dtype,
+              [&](const auto& s) { return torch::stable::new_empty(like, s, dtype); });
+}
+
+Tensor Checks::empty(std::initializer_list<int64_t> sizes, ScalarType dtype) const {
+  return made(sizes, dtype, [&](const auto& s) { return torch::stable::empty(s, dtype); });
+}
+
+Tensor Checks::contiguous(const char* name, const Tensor& t) const {
+  if (t.is_contiguous()) return t;
+  try {
+    return torch::stable::contiguous(t);
+  } catch (const std::exception&) {
+    out_of_memory(std::string("a contiguous copy of argument '") + name + "'",
+                  bytes_of(t.sizes(), static_cast<int64_t>(t.element_size())));
+  }
+}
+
+Tensor Checks::rows_contiguous(const char* name, const Tensor& t) const {
   const int64_t d = t.dim() - 1;
-  return t.size(d) <= 1 || t.stride(d) == 1 ? t : torch::stable::contiguous(t);
+  return t.size(d) <= 1 || t.stride(d) == 1 ? t : contiguous(name, t);
 }
 
 }  // namespace dpad

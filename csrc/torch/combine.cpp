@@ -12,8 +12,8 @@ Tensor combine_op(const Tensor& y, const Tensor& order, const Tensor& weight, bo
   p.rows = weight.size(0), p.top_k = weight.size(1), p.width = y.size(1);
   const Tensor orders = check.indices("order", order, p.rows * p.top_k);
   check.shape("y", y, {p.rows * p.top_k, p.width});
-  const Tensor yc = rows_contiguous(y), wc = torch::stable::contiguous(weight);
-  Tensor out = empty_like_dtype(y, {p.rows, p.width}, y.scalar_type());
+  const Tensor yc = check.rows_contiguous("y", y), wc = check.contiguous("weight", weight);
+  Tensor out = check.empty(y, {p.rows, p.width}, y.scalar_type());
   p.y = yc.const_data_ptr();
   p.y_stride = yc.stride(0);
   p.order = int64_data(orders);

@@ -1,5 +1,5 @@
+#include <algorithm>
 #include <cmath>
-#include <set>
 
 #include "torch/kernels.h"
 #include "torch/ops.h"
@@ -13,9 +13,21 @@ Tensor special_ids(const Checks& check, const char* name, const Tensor& t, int64
   return ids;
 }
 
-int64_t distinct(const Tensor& ids) {
-  return static_cast<int64_t>(
-      std::set<int64_t>(int64_data(ids), int64_data(ids) + ids.numel()).size());
+// Refuses ids that leave nothing of the vocabulary.
+void check_some_left(const Checks& check, const Tensor& ids, int64_t vocab) {
+  if (!check.sees_values() || ids.numel() < vocab) return;
+  const Tensor marks = check.empty(ids, {vocab}, ScalarType::Bool);
+  bool* const seen = marks.mutable_data_ptr<bool>();
+  std::fill(seen, seen + vocab, false);
+  int64_t distinct = 0;
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    bool& mark = seen[int64_data(ids)[i]];
+    distinct += !mark;
+    mark = true;
+  }
+  if (distinct >= vocab) {
+    check.raise({"suppress", "fewer ids than the vocabulary", -1, double(distinct)});
+  }
 }
 
 }  // namespace
@@ -31,11 +43,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
   const Tensor positions = check.indices("position", position, rows);
   check.tensor("temperature", temperature, ScalarType::Double, {-1});
   const int64_t batch = temperature.numel();
-  const Tensor temperatures = torch::stable::contiguous(temperature);
+  const Tensor temperatures = check.contiguous("temperature", temperature);
   const Tensor offsets = check.indices("l_offsets", l_offsets, batch + 1);
   check.offsets("l_offsets", offsets, rows);
   check.tensor("rng", rng, ScalarType::Long, {batch, 3});
-  const Tensor rngs = torch::stable::contiguous(rng);
+  const Tensor rngs = check.contiguous("rng", rng);
   for (int64_t b = 0; check.sees_values() && b < batch; ++b) {
     const double value = temperatures.const_data_ptr<double>()[b];
     if (!(value >= 0) || !std::isfinite(value)) {
@@ -44,20 +56,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
   }
   const Tensor never = special_ids(check, "suppress", suppress, vocab);
   const Tensor outside = special_ids(check, "exclude", exclude, vocab);
-  if (check.sees_values() && distinct(never) >= vocab) {
-    check.raise({"suppress", "fewer ids than the vocabulary", -1, double(distinct(never))});
-  }
+  check_some_left(check, never, vocab);
   OptionalTensor gumbel;
   if (noise) {
     check.tensor("noise", *noise, ScalarType::Double, {rows, vocab});
-    gumbel = rows_contiguous(*noise);
+    gumbel = check.rows_contiguous("noise", *noise);
   }
 
-  const Tensor lc = rows_contiguous(logits);
-  Tensor token = empty_like_dtype(logits, {rows}, ScalarType::Long);
-  Tensor probability = empty_like_dtype(logits, {rows}, ScalarType::Double);
-  Tensor margin = empty_like_dtype(logits, {rows}, ScalarType::Double);
-  Tensor entropy = empty_like_dtype(logits, {rows}, ScalarType::Double);
+  const Tensor lc = check.rows_contiguous("logits", logits);
+  Tensor token = check.empty(logits, {rows}, ScalarType::Long);
+  Tensor probability = check.empty(logits, {rows}, ScalarType::Double);
+  Tensor margin = check.empty(logits, {rows}, ScalarType::Double);
+  Tensor entropy = check.empty(logits, {rows}, ScalarType::Double);
   ConfidenceParams p{};
   p.logits = lc.const_data_ptr();
   p.logits_stride = lc.stride(0);

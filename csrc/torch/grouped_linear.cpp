@@ -13,7 +13,7 @@ Tensor grouped_linear_op(const Tensor& x, const Tensor& weight, const Tensor& of
   check.same_dtype("weight", weight, x);
   p.experts = weight.size(0), p.out_features = weight.size(1);
   check.tensor("offsets", offsets, ScalarType::Int, {p.experts});
-  const Tensor ends = torch::stable::contiguous(offsets);
+  const Tensor ends = check.contiguous("offsets", offsets);
   p.offsets = ends.const_data_ptr<int32_t>();
   int64_t last = 0;
   for (int64_t e = 0; e < p.experts; ++e) {
@@ -26,8 +26,8 @@ Tensor grouped_linear_op(const Tensor& x, const Tensor& weight, const Tensor& of
   if (last != p.rows) {
     check.raise({"offsets", "the number of rows of x at the end", p.experts - 1, double(last)});
   }
-  const Tensor xc = rows_contiguous(x), wc = rows_contiguous(weight);
-  Tensor out = empty_like_dtype(x, {p.rows, p.out_features}, x.scalar_type());
+  const Tensor xc = check.rows_contiguous("x", x), wc = check.rows_contiguous("weight", weight);
+  Tensor out = check.empty(x, {p.rows, p.out_features}, x.scalar_type());
   p.x = xc.const_data_ptr();
   p.weight = wc.const_data_ptr();
   p.out = out.mutable_data_ptr();

@@ -5,8 +5,8 @@
 #include <Python.h>
 
 #include "core/names.h"
+#include "torch/named.h"
 #include "torch/ops.h"
-#include "torch/stable.h"
 
 // Number of the schema list: raised when an operator's meaning or arguments change.
 #define DPAD_SCHEMA_VERSION "3"
@@ -69,28 +69,28 @@ STABLE_TORCH_LIBRARY(dpad, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dpad, CompositeExplicitAutograd, m) {
-  m.impl("suffix_table", TORCH_BOX(&dpad::suffix_table_op));
-  m.impl("transfer_schedule", TORCH_BOX(&dpad::transfer_schedule_op));
-  m.impl("build_info", TORCH_BOX(&dpad::build_info_op));
-  m.impl("cpu_isa", TORCH_BOX(&dpad::cpu_isa_op));
-  m.impl("set_cpu_isa", TORCH_BOX(&dpad::set_cpu_isa_op));
+  DPAD_IMPL(suffix_table, suffix_table_op);
+  DPAD_IMPL(transfer_schedule, transfer_schedule_op);
+  DPAD_IMPL(build_info, build_info_op);
+  DPAD_IMPL(cpu_isa, cpu_isa_op);
+  DPAD_IMPL(set_cpu_isa, set_cpu_isa_op);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dpad, CPU, m) {
-  m.impl("suffix_sample", TORCH_BOX(&dpad::suffix_sample_op));
-  m.impl("plan_pass", TORCH_BOX(&dpad::plan_pass_op));
-  m.impl("suffix_gather", TORCH_BOX(&dpad::suffix_gather_op));
-  m.impl("rope_kv_write_", TORCH_BOX(&dpad::rope_kv_write_op));
-  m.impl("block_attention", TORCH_BOX(&dpad::block_attention_op));
-  m.impl("add_rms_norm_", TORCH_BOX(&dpad::add_rms_norm_op));
-  m.impl("swiglu", TORCH_BOX(&dpad::swiglu_op));
-  m.impl("linear", TORCH_BOX(&dpad::linear_op));
-  m.impl("route", TORCH_BOX(&dpad::route_op));
-  m.impl("grouped_linear", TORCH_BOX(&dpad::grouped_linear_op));
-  m.impl("combine", TORCH_BOX(&dpad::combine_op));
-  m.impl("confidence", TORCH_BOX(&dpad::confidence_op));
-  m.impl("uniform", TORCH_BOX(&dpad::uniform_op));
-  m.impl("unmask_", TORCH_BOX(&dpad::unmask_op));
+  DPAD_IMPL(suffix_sample, suffix_sample_op);
+  DPAD_IMPL(plan_pass, plan_pass_op);
+  DPAD_IMPL(suffix_gather, suffix_gather_op);
+  DPAD_IMPL(rope_kv_write_, rope_kv_write_op);
+  DPAD_IMPL(block_attention, block_attention_op);
+  DPAD_IMPL(add_rms_norm_, add_rms_norm_op);
+  DPAD_IMPL(swiglu, swiglu_op);
+  DPAD_IMPL(linear, linear_op);
+  DPAD_IMPL(route, route_op);
+  DPAD_IMPL(grouped_linear, grouped_linear_op);
+  DPAD_IMPL(combine, combine_op);
+  DPAD_IMPL(confidence, confidence_op);
+  DPAD_IMPL(uniform, uniform_op);
+  DPAD_IMPL(unmask_, unmask_op);
 }
 
 namespace {

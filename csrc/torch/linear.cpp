@@ -15,10 +15,10 @@ Tensor linear_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
   if (bias) {
     check.shape("bias", *bias, {out_features});
     check.same_dtype("bias", *bias, x);
-    added = rows_contiguous(*bias);
+    added = check.rows_contiguous("bias", *bias);
   }
-  const Tensor xc = rows_contiguous(x), wc = rows_contiguous(weight);
-  Tensor out = empty_like_dtype(x, {rows, out_features}, x.scalar_type());
+  const Tensor xc = check.rows_contiguous("x", x), wc = check.rows_contiguous("weight", weight);
+  Tensor out = check.empty(x, {rows, out_features}, x.scalar_type());
   LinearParams p{};
   p.x = xc.const_data_ptr();
   p.weight = wc.const_data_ptr();

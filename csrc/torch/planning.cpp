@@ -11,10 +11,8 @@
 namespace dpad {
 namespace {
 
-Tensor new_int64(int64_t size) { return torch::stable::empty({size}, ScalarType::Long); }
-
-Tensor to_tensor(const std::vector<int64_t>& values) {
-  Tensor t = new_int64(static_cast<int64_t>(values.size()));
+Tensor to_tensor(const Checks& check, const std::vector<int64_t>& values) {
+  Tensor t = check.empty({static_cast<int64_t>(values.size())}, ScalarType::Long);
   std::copy(values.begin(), values.end(), t.mutable_data_ptr<int64_t>());
   return t;
 }
@@ -51,7 +49,7 @@ Tensor suffix_table_op(std::string kind, std::string grid, int64_t window, doubl
   const SuffixSpec spec = make_spec(check, kind, grid, window, decay, scale, count, near, false);
   check.raise(validate_length("length", length));
   const std::vector<uint64_t> table = suffix_table(spec, length);
-  return to_tensor({table.begin(), table.end()});
+  return to_tensor(check, {table.begin(), table.end()});
 }
 
 Tensor transfer_schedule_op(int64_t masks, int64_t steps) {
@@ -60,9 +58,11 @@ Tensor transfer_schedule_op(int64_t masks, int64_t steps) {
   if (steps < 1 || steps > kMaxSteps) {
     check.raise({"steps", "a count in [1, 2^24]", -1, double(steps)});
   }
-  std::vector<int64_t> quota(steps);
-  for (int64_t i = 0; i < steps; ++i) quota[i] = transfer_quota(masks, steps, i);
-  return to_tensor(quota);
+  Tensor quota = check.empty({steps}, ScalarType::Long);
+  for (int64_t i = 0; i < steps; ++i) {
+    quota.mutable_data_ptr<int64_t>()[i] = transfer_quota(masks, steps, i);
+  }
+  return quota;
 }
 
 std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& seed, const Tensor& row_key,
@@ -89,8 +89,9 @@ std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& seed, const Tensor& ro
       check.raise({"total", "end plus a count in [0, length]", b, double(all)});
     }
   }
-  Tensor kept = torch::stable::full({batch, length}, -1, ScalarType::Long);
-  Tensor kept_count = new_int64(batch);
+  Tensor kept = check.empty({batch, length}, ScalarType::Long);
+  std::fill_n(kept.mutable_data_ptr<int64_t>(), kept.numel(), -1);
+  Tensor kept_count = check.empty({batch}, ScalarType::Long);
   const std::vector<uint64_t> table = suffix_table(spec, length);
   for (int64_t b = 0; b < batch; ++b) {
     const int64_t e = int64_data(ends)[b];
@@ -116,7 +117,7 @@ PlanTensors plan_pass_op(const Tensor& start, const Tensor& end, const Tensor& k
   const Tensor firsts = check.indices("first", first, batch);
   const Tensor targets = check.indices("first_target", first_target, batch);
   check.tensor("kept", kept, ScalarType::Long, {batch, -1});
-  const Tensor positions = torch::stable::contiguous(kept);
+  const Tensor positions = check.contiguous("kept", kept);
   const PlanInput input{int64_data(starts),
                         int64_data(ends),
                         int64_data(positions),
@@ -130,9 +131,10 @@ PlanTensors plan_pass_op(const Tensor& start, const Tensor& end, const Tensor& k
                         block_length};
   check.raise(validate(input));
   const Plan plan = plan_pass(input);
-  return {to_tensor(plan.slot),      to_tensor(plan.position),  to_tensor(plan.q_offsets),
-          to_tensor(plan.n_keys),    to_tensor(plan.logit_row), to_tensor(plan.logit_position),
-          to_tensor(plan.l_offsets), to_tensor(plan.key_limit)};
+  return {to_tensor(check, plan.slot),      to_tensor(check, plan.position),
+          to_tensor(check, plan.q_offsets), to_tensor(check, plan.n_keys),
+          to_tensor(check, plan.logit_row), to_tensor(check, plan.logit_position),
+          to_tensor(check, plan.l_offsets), to_tensor(check, plan.key_limit)};
 }
 
 }  // namespace dpad

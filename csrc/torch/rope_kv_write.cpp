@@ -94,9 +94,10 @@ Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v, const
   check.offsets("q_offsets", offsets, rows);
   if (check.sees_values()) check_slots(check, slots, offsets, starts, arena);
 
-  const Tensor qc = rows_contiguous(q), kc = rows_contiguous(k), vc = rows_contiguous(v);
-  const Tensor cosc = torch::stable::contiguous(cos), sinc = torch::stable::contiguous(sin);
-  Tensor out = empty_like_dtype(q, {q_rows, heads, head_dim}, q.scalar_type());
+  const Tensor qc = check.rows_contiguous("q", q), kc = check.rows_contiguous("k", k),
+               vc = check.rows_contiguous("v", v);
+  const Tensor cosc = check.contiguous("cos", cos), sinc = check.contiguous("sin", sin);
+  Tensor out = check.empty(q, {q_rows, heads, head_dim}, q.scalar_type());
   RopeKvWriteParams p{};
   p.q = qc.const_data_ptr();
   p.k = kc.const_data_ptr();

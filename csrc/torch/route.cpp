@@ -46,14 +46,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> route_op(const Tensor& logits,
   OptionalTensor added;
   if (bias) {
     check.tensor("bias", *bias, ScalarType::Float, {p.experts});
-    added = rows_contiguous(*bias);
+    added = check.rows_contiguous("bias", *bias);
   }
 
-  const Tensor lc = rows_contiguous(logits);
-  Tensor expert = empty_like_dtype(logits, {p.rows, top_k}, ScalarType::Long);
-  Tensor weight = empty_like_dtype(logits, {p.rows, top_k}, ScalarType::Float);
-  Tensor order = empty_like_dtype(logits, {p.rows * top_k}, ScalarType::Long);
-  Tensor offsets = empty_like_dtype(logits, {p.experts}, ScalarType::Int);
+  const Tensor lc = check.rows_contiguous("logits", logits);
+  Tensor expert = check.empty(logits, {p.rows, top_k}, ScalarType::Long);
+  Tensor weight = check.empty(logits, {p.rows, top_k}, ScalarType::Float);
+  Tensor order = check.empty(logits, {p.rows * top_k}, ScalarType::Long);
+  Tensor offsets = check.empty(logits, {p.experts}, ScalarType::Int);
   if (p.rows == 0) {
     torch::stable::zero_(offsets);
     return {expert, weight, order, offsets};

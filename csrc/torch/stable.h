@@ -23,9 +23,4 @@ namespace dpad {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline Tensor empty_like_dtype(const Tensor& like, std::initializer_list<int64_t> sizes,
-                               ScalarType dtype) {
-  return torch::stable::new_empty(like, std::vector<int64_t>(sizes), dtype);
-}
-
 }  // namespace dpad

@@ -8,7 +8,7 @@ Tensor suffix_gather_op(const Tensor& canvas, const Tensor& canvas_row, const Te
                         int64_t mask_id) {
   const Checks check("suffix_gather", canvas);
   check.tensor("canvas", canvas, ScalarType::Long, {-1, -1});
-  const Tensor tokens = rows_contiguous(canvas);
+  const Tensor tokens = check.rows_contiguous("canvas", canvas);
   const Tensor rows = check.indices("canvas_row", canvas_row, -1);
   const int64_t batch = rows.numel();
   const Tensor offsets = check.indices("q_offsets", q_offsets, batch + 1);
@@ -19,7 +19,7 @@ Tensor suffix_gather_op(const Tensor& canvas, const Tensor& canvas_row, const Te
   OptionalTensor hidden;
   if (hidden_until) hidden = check.indices("hidden_until", *hidden_until, batch);
 
-  Tensor out = empty_like_dtype(canvas, {positions.numel()}, ScalarType::Long);
+  Tensor out = check.empty(canvas, {positions.numel()}, ScalarType::Long);
   SuffixGatherParams p{};
   p.canvas = int64_data(tokens);
   p.canvas_stride = tokens.stride(0);

@@ -9,8 +9,8 @@ Tensor swiglu_op(const Tensor& gate, const Tensor& up) {
   check.shape("gate", gate, {-1, -1});
   check.shape("up", up, {gate.size(0), gate.size(1)});
   check.same_dtype("up", up, gate);
-  const Tensor gc = rows_contiguous(gate), uc = rows_contiguous(up);
-  Tensor out = empty_like_dtype(gate, {gate.size(0), gate.size(1)}, gate.scalar_type());
+  const Tensor gc = check.rows_contiguous("gate", gate), uc = check.rows_contiguous("up", up);
+  Tensor out = check.empty(gate, {gate.size(0), gate.size(1)}, gate.scalar_type());
   SwigluParams p{};
   p.gate = gc.const_data_ptr();
   p.up = uc.const_data_ptr();

@@ -7,11 +7,11 @@ Tensor uniform_op(const Tensor& rng, const Tensor& l_offsets, const Tensor& posi
   const Checks check("uniform", rng);
   check.tensor("rng", rng, ScalarType::Long, {-1, 3});
   const int64_t batch = rng.size(0);
-  const Tensor rngs = torch::stable::contiguous(rng);
+  const Tensor rngs = check.contiguous("rng", rng);
   const Tensor positions = check.indices("position", position, -1);
   const Tensor offsets = check.indices("l_offsets", l_offsets, batch + 1);
   check.offsets("l_offsets", offsets, positions.numel());
-  Tensor out = empty_like_dtype(rng, {positions.numel()}, ScalarType::Double);
+  Tensor out = check.empty(rng, {positions.numel()}, ScalarType::Double);
   UniformParams p{};
   p.position = int64_data(positions);
   p.l_offsets = int64_data(offsets);

@@ -97,9 +97,9 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
     check_targets(check, positions, int64_data(offsets) + b, int64_data(lengths)[b],
                   [&](int64_t at) { return tokens_there[at] == mask_id; });
   }
-  const Tensor scores = torch::stable::contiguous(score);
-  const Tensor probabilities = torch::stable::contiguous(probability);
-  const Tensor amounts = torch::stable::contiguous(amount);
+  const Tensor scores = check.contiguous("score", score);
+  const Tensor probabilities = check.contiguous("probability", probability);
+  const Tensor amounts = check.contiguous("amount", amount);
   UnmaskParams p{};
   p.canvas = canvas.mutable_data_ptr<int64_t>();
   p.committed_at = committed_at.mutable_data_ptr<int64_t>();

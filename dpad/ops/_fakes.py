@@ -1,134 +1,151 @@
-"""Shapes of every operator's results, for torch.compile and torch.export."""
+"""What torch.compile, torch.export and the meta device see of the operators.
+
+A fake refuses the devices, dtypes and shapes that the kernel refuses, in the same words, and gives
+results of the right shapes. All of them are made of one table (`dpad.ops._signatures`).
+"""
 
 import torch
 
+from dpad.ops._signatures import COUNTS, DTYPES, FLOATS, SIGNATURES
 
-def _check_length(name, length):
-    text = "expected a count >= 0"
-    torch._check(length >= 0, lambda: f"dpad::{name}: argument 'length' = {length}: {text}")
-
-
-def _check_shape(name, argument, tensor, condition, text):
-    what = f"dpad::{name}: argument '{argument}'"
-    torch._check(condition, lambda: f"{what} has shape {list(tensor.shape)}: {text}")
+_library = None  # registrations last as long as it does
 
 
-def _suffix_table(kind, grid, window, decay, scale, count, near, length):
-    _check_length("suffix_table", length)
-    return torch.empty(length, dtype=torch.int64)
+class _Call:
+    """One call of a fake: its arguments by name, and the sizes and dtype they agree on."""
+
+    def __init__(self, name, arguments):
+        self.name, self.arguments = name, arguments
+        self.sizes, self.like, self.float = {}, None, None
+
+    def require(self, condition, argument, text):
+        message = f"dpad::{self.name}: argument '{argument}' {text}"
+        torch._check(condition, lambda: message)
+
+    def count(self, argument, value):
+        least, most = COUNTS[argument]
+        text = f"= {value}: expected a count in [{least}, 2^{most.bit_length() - 1}]"
+        self.require(value >= least, argument, text)
+        self.require(value <= most, argument, text)
+        self.sizes[argument] = value
+
+    def take(self, operand):
+        """Checks one tensor as the kernel does."""
+        tensor, name = self.arguments[operand.name], operand.name
+        if tensor is None and operand.optional:
+            return
+        self.require(tensor is not None, name, "is None, expected a tensor")
+        self.like = tensor if self.like is None else self.like
+        where = f"is not on the device of the first argument, {self.like.device}"
+        self.require(tensor.device == self.like.device, name, where)
+        expected = (DTYPES[operand.dtype],) if operand.dtype in DTYPES else self.float or FLOATS
+        texts = [str(d).removeprefix("torch.") for d in (tensor.dtype, *expected)]
+        text = f"has dtype {texts[0]}, expected {' or '.join(texts[1:])}"
+        self.require(tensor.dtype in expected, name, text)
+        if operand.dtype == "float":
+            self.float = (tensor.dtype,)
+        self._take_shape(tensor, operand)
+
+    def _take_shape(self, tensor, operand):
+        shape = operand.shape(self.sizes)
+        wanted = ", ".join("*" if size is None else str(size) for size in shape)
+        text = f"has shape {list(tensor.shape)}, expected [{wanted}]"
+        self.require(tensor.dim() == len(shape), operand.name, text)
+        for name, size, found in zip(operand.sizes, shape, tensor.shape, strict=True):
+            if size is None:
+                self.sizes[name] = found
+            else:
+                self.require(found == size, operand.name, text)
+
+    def result(self, operand):
+        """An empty tensor of the result's shape."""
+        for name in operand.sizes:
+            if name.endswith("?") and name not in self.sizes:
+                self.sizes[name] = torch.library.get_ctx().new_dynamic_size()
+        shape = operand.shape(self.sizes)
+        dtype = DTYPES[operand.dtype] if operand.dtype in DTYPES else self.float[0]
+        if self.like is None:
+            return torch.empty(shape, dtype=dtype)
+        return self.like.new_empty(shape, dtype=dtype)
 
 
-def _transfer_schedule(masks, steps):
-    return torch.empty(steps, dtype=torch.int64)
+def _check_rope(call):
+    columns = call.sizes["turned"]
+    text = f"= {columns}: expected at most head_dim / 2 columns"
+    call.require(2 * columns <= call.sizes["head_dim"], "cos", text)
 
 
-def _suffix_sample(seed, *rest):
-    length, batch = rest[-1], seed.shape[0]
-    _check_length("suffix_sample", length)
-    return seed.new_empty(batch, length), seed.new_empty(batch)
+def _check_heads(call):
+    heads, kv_heads = call.sizes["heads"], call.sizes["kv_heads"]
+    text = f"= {kv_heads}: expected kv heads that divide the query heads"
+    call.require(kv_heads >= 1, "k_cache", text)
+    call.require(heads % kv_heads == 0, "k_cache", text)
 
 
-def _plan_pass(start, end, kept, kept_count, scope, first, first_target, shift, block_length):
-    context = torch.library.get_ctx()
-    batch = start.shape[0]
-    rows, logit_rows = context.new_dynamic_size(), context.new_dynamic_size()
-    limits = rows if block_length > 0 else 0
-    sizes = (rows, rows, batch + 1, batch, logit_rows, logit_rows, batch + 1, limits)
-    return tuple(start.new_empty(size) for size in sizes)
+def _size_plan(call):
+    """There are limits, one per row, where attention is block-causal."""
+    rows = torch.library.get_ctx().new_dynamic_size()
+    limited = call.arguments["block_length"] > 0
+    call.sizes |= {"rows?": rows, "limits?": rows if limited else 0}
 
 
-def _suffix_gather(canvas, canvas_row, q_offsets, position, hidden_until, mask_id):
-    return canvas.new_empty(position.shape[0])
-
-
-def _rope_kv_write_(q, k, v, *rest):
-    return q.new_empty(q.shape)
-
-
-def _block_attention(q, k_cache, v_cache, *rest):
-    return q.new_empty(q.shape)
-
-
-def _add_rms_norm_(residual, delta, weight, eps):
-    return residual.new_empty(residual.shape)
-
-
-def _swiglu(gate, up):
-    _check_shape("swiglu", "gate", gate, gate.dim() == 2, "expected 2 dimensions")
-    _check_shape("swiglu", "up", up, gate.shape == up.shape, "gate and up differ in shape")
-    return gate.new_empty(gate.shape)
-
-
-def _linear(x, weight, bias):
-    _check_shape("linear", "x", x, x.dim() == 2, "expected 2 dimensions")
-    fits = weight.dim() == 2 and weight.shape[1] == x.shape[1]
-    _check_shape("linear", "weight", weight, fits, "expected [out_features, in_features of x]")
-    fits = bias is None or bias.shape == weight.shape[:1]
-    _check_shape("linear", "bias", bias, fits, "expected [out_features]")
-    return x.new_empty(x.shape[0], weight.shape[0])
-
-
-def _route(logits, bias, top_k, score, normalise, groups, top_groups, scaling):
-    _check_shape("route", "logits", logits, logits.dim() == 2, "expected 2 dimensions")
-    rows, experts = logits.shape
-    return (
-        logits.new_empty(rows, top_k, dtype=torch.int64),
-        logits.new_empty(rows, top_k, dtype=torch.float32),
-        logits.new_empty(rows * top_k, dtype=torch.int64),
-        logits.new_empty(experts, dtype=torch.int32),
-    )
-
-
-def _grouped_linear(x, weight, offsets):
-    _check_shape("grouped_linear", "x", x, x.dim() == 2, "expected 2 dimensions")
-    fits = weight.dim() == 3 and weight.shape[2] == x.shape[1]
-    text = "expected [experts, out_features, in_features of x]"
-    _check_shape("grouped_linear", "weight", weight, fits, text)
-    return x.new_empty(x.shape[0], weight.shape[1])
-
-
-def _combine(y, order, weight, full_precision):
-    _check_shape("combine", "y", y, y.dim() == 2, "expected 2 dimensions")
-    _check_shape("combine", "weight", weight, weight.dim() == 2, "expected 2 dimensions")
-    return y.new_empty(weight.shape[0], y.shape[1])
-
-
-def _confidence(logits, *rest):
-    rows = logits.shape[0]
-    token = logits.new_empty(rows, dtype=torch.int64)
-    scores = tuple(logits.new_empty(rows, dtype=torch.float64) for _ in range(3))
-    return (token, *scores)
-
-
-def _uniform(rng, l_offsets, position):
-    return rng.new_empty(position.shape[0], dtype=torch.float64)
-
-
-def _unmask_(*args):
-    return None
-
-
-_FAKES = {
-    "suffix_table": _suffix_table,
-    "transfer_schedule": _transfer_schedule,
-    "suffix_sample": _suffix_sample,
-    "plan_pass": _plan_pass,
-    "suffix_gather": _suffix_gather,
-    "rope_kv_write_": _rope_kv_write_,
-    "block_attention": _block_attention,
-    "add_rms_norm_": _add_rms_norm_,
-    "swiglu": _swiglu,
-    "linear": _linear,
-    "route": _route,
-    "grouped_linear": _grouped_linear,
-    "combine": _combine,
-    "confidence": _confidence,
-    "uniform": _uniform,
-    "unmask_": _unmask_,
+# What holds between sizes beyond the table.
+_RULES = {
+    "rope_kv_write_": _check_rope,
+    "block_attention": _check_heads,
+    "plan_pass": _size_plan,
 }
+
+
+def _names(name):
+    return [argument.name for argument in getattr(torch.ops.dpad, name).default._schema.arguments]
+
+
+def _fake(name):
+    signature, names = SIGNATURES[name], _names(name)
+
+    def fake(*arguments):
+        call = _Call(name, dict(zip(names, arguments, strict=True)))
+        for result in signature.results:
+            for size in result.sizes:
+                if size in COUNTS and size not in call.sizes:
+                    call.count(size, call.arguments[size])
+        for operand in signature.operands:
+            call.take(operand)
+        if name in _RULES:
+            _RULES[name](call)
+        results = tuple(call.result(result) for result in signature.results)
+        return results[0] if len(results) == 1 else results or None
+
+    return fake
+
+
+def _negative(name, written):
+    """The kernel of views whose sign is turned (`Tensor.is_neg`), for an operator that writes.
+
+    torch's own would copy the written arguments, call the operator, and fail while it copies back.
+    """
+    names, operator = _names(name), getattr(torch.ops.dpad, name).default
+
+    def negative(*arguments):
+        for argument, value in zip(names, arguments, strict=True):
+            if argument in written and value.is_neg():
+                raise RuntimeError(
+                    f"dpad::{name}: argument '{argument}' is written and a view with its sign "
+                    "turned (is_neg() = True): pass a tensor of its own, resolve_neg()"
+                )
+        return operator(*(a.resolve_neg() if isinstance(a, torch.Tensor) else a for a in arguments))
+
+    return negative
 
 
 def register():
     """Registers all fakes; called once, right after the module is loaded."""
-    for name, fake in _FAKES.items():
-        torch.library.register_fake(f"dpad::{name}", fake)
+    global _library
+    _library = torch.library.Library("dpad", "IMPL")
+    for name in SIGNATURES:
+        torch.library.register_fake(f"dpad::{name}", _fake(name))
+        schema = getattr(torch.ops.dpad, name).default._schema
+        written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
+        if written:
+            _library.impl(name, _negative(name, written), "Negative")

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import warnings
 
 import torch
 
@@ -28,6 +29,17 @@ def _load():
     else:
         _, REASON["_C_cuda"] = _import("_C_cuda")
     _, REASON["_host"] = _import("_host")
+    if REASON["_C"] is None:
+        _warn_about_isa()
+
+
+def _warn_about_isa():
+    """Says so where DPAD_ISA names an instruction set that is unknown or not supported."""
+    try:
+        torch.ops.dpad.cpu_isa.default()
+    except RuntimeError as error:
+        text = f"{error}. The operators run on the best instruction set of this processor."
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 _load()

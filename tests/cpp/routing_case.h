@@ -52,8 +52,10 @@ struct RouteCase {
   RouteCase(const RouteCase& other) : RouteCase(other, other.p.bias != nullptr) {}
 
   void on_cpu() {
-    cpu::route(p, 0, p.rows);
-    cpu::route_order(p);
+    run_items(p, 0, p.rows, cpu::route_scratch, cpu::route);
+    const cpu::Scratch order(1, cpu::route_order_scratch(p));
+    REQUIRE(order);
+    cpu::route_order(p, order.part(0));
   }
 
   void require_same(const RouteCase& other) const {
@@ -122,7 +124,7 @@ struct CombineCase {
   void on_cpu(void* out) {
     p.out = out;
     REQUIRE(!cpu::combine_places(p));
-    cpu::combine(p, 0, p.rows);
+    run_items(p, 0, p.rows, cpu::combine_scratch, cpu::combine);
   }
 };
 

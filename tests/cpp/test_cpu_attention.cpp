@@ -39,8 +39,8 @@ TEST_CASE("block_attention agrees with float64 for awkward shapes") {
           Values out = Values::normal(dtype, c.q_rows * shape.heads * shape.dim, 9);
           const BlockAttentionParams p = c.params(out);
           const int64_t tasks = cpu::block_attention_tasks(p);
-          cpu::block_attention(p, 0, tasks / 3);
-          cpu::block_attention(p, tasks / 3, tasks);
+          run_items(p, 0, tasks / 3, cpu::block_attention_scratch, cpu::block_attention);
+          run_items(p, tasks / 3, tasks, cpu::block_attention_scratch, cpu::block_attention);
           // float32 arithmetic on scores up to about 5, and the rounding of the result.
           CHECK(worst_error(c, out) < 2e-6 + (dtype == DType::kFloat16 ? 0x1p-24 : 0));
         });
@@ -56,7 +56,8 @@ TEST_CASE("a row alone has the bits of the row in its batch, and masked keys the
     on_every_isa([&] {
       Values all(dtype, c.q_rows * width);
       BlockAttentionParams p = c.params(all);
-      cpu::block_attention(p, 0, cpu::block_attention_tasks(p));
+      run_items(p, 0, cpu::block_attention_tasks(p), cpu::block_attention_scratch,
+                cpu::block_attention);
       for (const int64_t r : {1, 17, 40, 90}) {
         const Ints offsets{r, r + 1}, start{0}, keys{c.n_keys[r < 18 ? 1 : 3]};
         Values alone(dtype, c.q_rows * width);
@@ -65,7 +66,8 @@ TEST_CASE("a row alone has the bits of the row in its batch, and masked keys the
         one.kv_start = start.data();
         one.n_keys = keys.data();
         one.batch = 1;
-        cpu::block_attention(one, 0, cpu::block_attention_tasks(one));
+        run_items(one, 0, cpu::block_attention_tasks(one), cpu::block_attention_scratch,
+                  cpu::block_attention);
         int wrong = 0;
         for (int64_t i = 0; i < width; ++i) wrong += alone[r * width + i] != all[r * width + i];
         CHECK(wrong == 0);
@@ -97,8 +99,10 @@ TEST_CASE("removing masked keys from the cache does not change a bit") {
   on_every_isa([&] {
     Values a(DType::kBFloat16, masked.q_rows * 128), b = a;
     BlockAttentionParams p = masked.params(a), q = dense.params(b);
-    cpu::block_attention(p, 0, cpu::block_attention_tasks(p));
-    cpu::block_attention(q, 0, cpu::block_attention_tasks(q));
+    run_items(p, 0, cpu::block_attention_tasks(p), cpu::block_attention_scratch,
+              cpu::block_attention);
+    run_items(q, 0, cpu::block_attention_tasks(q), cpu::block_attention_scratch,
+              cpu::block_attention);
     CHECK(a == b);
   });
 }
@@ -121,7 +125,8 @@ TEST_CASE("limits are whole numbers, beyond those of float32 too") {
   on_every_isa([&] {
     Values out(DType::kFloat32, 5);
     p.out = out.data();
-    cpu::block_attention(p, 0, cpu::block_attention_tasks(p));
+    run_items(p, 0, cpu::block_attention_tasks(p), cpu::block_attention_scratch,
+              cpu::block_attention);
     const float want[] = {0, 12, 18, 24, 30};  // means
     for (int64_t r = 0; r < 5; ++r) CHECK(out[r] == want[r]);
   });
@@ -141,7 +146,8 @@ TEST_CASE("a NaN stays in its row") {
   on_every_isa([&] {
     Values out(DType::kFloat32, c.q_rows * 128);
     const BlockAttentionParams p = c.params(out);
-    cpu::block_attention(p, 0, cpu::block_attention_tasks(p));
+    run_items(p, 0, cpu::block_attention_tasks(p), cpu::block_attention_scratch,
+              cpu::block_attention);
     for (int64_t i = 0; i < out.size(); ++i) {
       if (std::isnan(out[i]) != (i / 32 == 30 * 4)) FAIL("element " << i);
     }

@@ -43,8 +43,8 @@ struct Case {
     p.token = token.data(), p.probability = probability.data();
     p.margin = margin.data(), p.entropy = entropy.data();
     p.rows = rows, p.vocab = vocab, p.round_to_dtype = round_to_dtype, p.dtype = logits.dtype();
-    cpu::confidence(p, 0, 1);
-    cpu::confidence(p, 1, cpu::confidence_tasks(p));
+    run_items(p, 0, 1, cpu::confidence_scratch, cpu::confidence);
+    run_items(p, 1, cpu::confidence_tasks(p), cpu::confidence_scratch, cpu::confidence);
   }
 
   static bool in(const Ints& ids, int64_t id) {

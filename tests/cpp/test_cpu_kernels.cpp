@@ -1,10 +1,12 @@
 // Conversions, add_rms_norm, swiglu, linear and rope_kv_write on every instruction set.
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "cpu/add_rms_norm.h"
 #include "cpu/linear.h"
 #include "cpu/rope_kv_write.h"
+#include "cpu/scratch.h"
 #include "cpu/swiglu.h"
 #include "values.h"
 
@@ -132,6 +134,22 @@ TEST_CASE("swiglu is within a few float32 units of silu, rounded once more to dt
   }
 }
 
+TEST_CASE("scratch memory that cannot be had is told, and nothing of it is remembered") {
+  const int64_t huge = int64_t{1} << 62;
+  for (int turn = 0; turn < 2; ++turn) {
+    CHECK_FALSE(cpu::Scratch(2, huge));           // more bytes than there are numbers
+    CHECK_FALSE(cpu::Scratch(1, huge));           // than an address space
+    CHECK(cpu::Scratch(1, huge).size() == huge);  // for the message
+    cpu::Scratch small(3, 65);
+    REQUIRE(small);
+    for (int64_t part = 0; part < 3; ++part) {
+      CHECK(reinterpret_cast<uintptr_t>(small.part(part)) % 64 == 0);
+      std::memset(small.part(part), 0xff, 65);
+    }
+    CHECK(cpu::Scratch(5, 0));  // nothing asked for
+  }
+}
+
 TEST_CASE("linear agrees with float64 in every part of its tasks, and a row with itself alone") {
   const int64_t rows = 43, depth = 517, width = 301, x_stride = depth + 3, stride = depth + 7;
   for (const DType dtype : kTypes) {
@@ -146,8 +164,8 @@ TEST_CASE("linear agrees with float64 in every part of its tasks, and a row with
       p.bias = bias.data(), p.out = out.data(), p.dtype = dtype;
       p.rows = rows, p.in_features = depth, p.out_features = width;
       const int64_t tasks = cpu::linear_tasks(p);
-      cpu::linear(p, 0, tasks / 3);
-      cpu::linear(p, tasks / 3, tasks);
+      run_items(p, 0, tasks / 3, cpu::linear_scratch, cpu::linear);
+      run_items(p, tasks / 3, tasks, cpu::linear_scratch, cpu::linear);
       double worst = 0;
       for (int64_t i = 0; i < rows * width; ++i) {
         double sum = bias[i % width];
@@ -161,7 +179,7 @@ TEST_CASE("linear agrees with float64 in every part of its tasks, and a row with
         Values one(dtype, x_stride), alone(dtype, width);
         for (int64_t i = 0; i < depth; ++i) one.set(i, x[row * x_stride + i]);
         p.x = one.data(), p.out = alone.data(), p.rows = 1;
-        cpu::linear(p, 0, tasks);
+        run_items(p, 0, tasks, cpu::linear_scratch, cpu::linear);
         int wrong = 0;
         for (int64_t i = 0; i < width; ++i) wrong += alone[i] != out[row * width + i];
         CHECK(wrong == 0);

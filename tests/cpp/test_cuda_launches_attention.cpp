@@ -75,7 +75,8 @@ struct Attention {
     BlockAttentionParams p = params();
     p.q = element(q32, shift), p.k_cache = k32.data(), p.v_cache = v32.data();
     p.out = out.data(), p.dtype = DType::kFloat32;
-    cpu::block_attention(p, 0, cpu::block_attention_tasks(p));
+    run_items(p, 0, cpu::block_attention_tasks(p), cpu::block_attention_scratch,
+              cpu::block_attention);
     return out;
   }
 

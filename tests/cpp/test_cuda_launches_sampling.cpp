@@ -72,7 +72,7 @@ void check_confidence(const Logits& s, DType dtype, double temperature, bool giv
   };
   Scores want(s.rows), got(s.rows);
   into(want);
-  cpu::confidence(p, 0, s.rows);
+  run_items(p, 0, s.rows, cpu::confidence_scratch, cpu::confidence);
   into(got);
   next_order();
   const Names names = launched(p, cuda::confidence_scratch, cuda::launch_confidence);
@@ -173,7 +173,7 @@ void check_unmask(const Ints& counts, int64_t width, Rule rule, bool early_stop)
     p.status = c.status.data(), p.forward = c.forward.data();
   };
   onto(want);
-  cpu::unmask(p);
+  run_unmask(p);
   onto(got);
   next_order();
   REQUIRE(launched(p, cuda::unmask_scratch, cuda::launch_unmask) == Names{"unmask_kernel"});

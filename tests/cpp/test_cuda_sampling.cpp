@@ -83,7 +83,7 @@ struct Sampler {
   void check() {
     CAPTURE(static_cast<int>(logits.dtype()), rows, vocab, temperature[2]);
     const ConfidenceParams p = params();
-    cpu::confidence(p, 0, rows);
+    run_items(p, 0, rows, cpu::confidence_scratch, cpu::confidence);
     const Ints want = token;
     const Doubles expected[3] = {scores[0], scores[1], scores[2]};
     Doubles first[3];
@@ -272,7 +272,7 @@ struct Commit {
 
   State on_cpu() {
     State s = state;
-    cpu::unmask(params(s));
+    run_unmask(params(s));
     return s;
   }
 };

@@ -47,7 +47,7 @@ struct Step {
     p.end_ids = &end_id, p.end_count = 1;
     p.batch = 1, p.mask_id = kMask, p.fill_id = kFill;
     p.rule = rule, p.early_stop = early_stop;
-    cpu::unmask(p);
+    run_unmask(p);
   }
 
   int64_t commits() const {

@@ -10,6 +10,8 @@
 #include "catch.h"
 #include "core/half.h"
 #include "cpu/isa.h"
+#include "cpu/scratch.h"
+#include "cpu/unmask.h"
 #include "params.h"
 
 namespace dpad::test {
@@ -85,6 +87,21 @@ class Values {
   int64_t width_;
   std::vector<char> bytes_;
 };
+
+// Runs the work items [begin, end) of a CPU kernel on scratch memory of the bytes it asks for.
+template <class Params>
+void run_items(const Params& p, int64_t begin, int64_t end, int64_t (*bytes)(const Params&),
+               void (*kernel)(const Params&, int64_t, int64_t, void*)) {
+  const cpu::Scratch scratch(1, bytes(p));
+  REQUIRE(scratch);
+  kernel(p, begin, end, scratch.part(0));
+}
+
+inline void run_unmask(const UnmaskParams& p) {
+  const cpu::Scratch scratch(1, cpu::unmask_scratch(p));
+  REQUIRE(scratch);
+  cpu::unmask(p, scratch.part(0));
+}
 
 // Runs `body` on every instruction set of this processor, then restores the choice. One that the
 // processor lacks is reported as not run.

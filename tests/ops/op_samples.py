@@ -1,13 +1,11 @@
-"""One valid call of every operator, arguments in the order of the schema."""
+"""One valid call of every operator: `dpad.ops.inputs`, with chosen values where tests name them."""
 
 import torch
 from op_helpers import generator, offsets_of
 
-WRITTEN = {
-    "rope_kv_write_": ("k_cache", "v_cache"),
-    "add_rms_norm_": ("residual",),
-    "unmask_": ("canvas", "committed_at", "committed", "masks_left", "status", "forward"),
-}
+from dpad.ops import inputs
+
+WRITTEN = inputs.WRITTEN
 
 
 def ints(*values):
@@ -86,20 +84,15 @@ def block_attention(dtype):
 
 
 def add_rms_norm_(dtype):
-    g = generator(2)
-    half = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
-    return {"residual": half(5, 33), "delta": half(5, 33), "weight": half(33), "eps": 1e-5}
+    return inputs.make("add_rms_norm_", 0, dtype)
 
 
 def swiglu(dtype):
-    g = generator(3)
-    return {k: torch.randn(5, 33, generator=g).to(dtype) for k in ("gate", "up")}
+    return inputs.make("swiglu", 0, dtype)
 
 
 def linear(dtype):
-    g = generator(6)
-    sizes = {"x": (5, 33), "weight": (21, 33), "bias": (21,)}
-    return {k: torch.randn(size, generator=g).to(dtype) for k, size in sizes.items()}
+    return inputs.make("linear", 0, dtype)
 
 
 def route(dtype):

@@ -289,3 +289,31 @@ def test_a_row_depends_on_nothing_else(isa, dtype, temperature):
             "temperature": args["temperature"][b : b + 1],
         }
         assert_same_bits(call("confidence", alone), tuple(w[row : row + 1] for w in whole))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_subnormal_peaks_where_they_are_flushed(isa, dtype):
+    """The largest logit is subnormal, and the processor reads subnormals as zero."""
+    logits = torch.full((2, 2100), -1.0).to(dtype)
+    logits[:, 1500] = 6e-8 if dtype == torch.float16 else 1e-40
+    logits[1, 1037] = 0.0  # ties with it where it is flushed; else it is smaller
+    args = greedy(logits)
+    assert torch.set_flush_denormal(True)
+    try:
+        actual = call("confidence", args)
+    finally:
+        torch.set_flush_denormal(False)
+    assert actual[0][0] == 1500 and actual[0][1] in (1037, 1500)
+    for score, truth in zip(actual[1:], twin("confidence", args)[1:], strict=True):
+        torch.testing.assert_close(score, truth, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [1e30, 1.3e30, 6e36, 8e36, 1e38, 1e39, 1e100, 1e300, 1e308])
+def test_any_finite_temperature(isa, dtype, temperature):
+    """The twin's tokens, also where bounds of the noise leave float32's range."""
+    args = sampler_case(5, dtype, 3000, [4, 3], 3.0, temperature, suppress=3)
+    args["logits"][1] *= 1e4
+    args["logits"][2, ::2] = -INF
+    args["logits"][3, ::3] = torch.finfo(dtype).min
+    assert_same_bits(call("confidence", args)[0], twin("confidence", args)[0])

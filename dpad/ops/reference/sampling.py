@@ -55,7 +55,8 @@ def confidence(
     if noise is None and bool((temperature > 0).any()):
         noise = gumbel(rng, l_offsets, position, wide.shape[1])
     if noise is not None:
-        drawn = torch.where(per_row > 0, wide + per_row * noise, wide)
+        hot = (per_row > 0) & (wide > float("-inf"))  # -inf stays where the product overflows
+        drawn = torch.where(hot, wide + per_row * noise, wide)
     # The lowest allowed id that no allowed id beats; also where every score is -inf or NaN.
     allowed = torch.ones(wide.shape[1], dtype=torch.bool, device=wide.device)
     allowed[suppress] = False
