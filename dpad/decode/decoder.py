@@ -1,11 +1,14 @@
 """The decoder: sequences join it, take steps together, and leave, each by itself."""
 
 import time
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 
 from dpad import ops
 from dpad.decode import device as devices
+from dpad.decode.layout import Layout
 from dpad.decode.passes import LONG_CREDIT, Pass, long_ones
 from dpad.decode.plan import Planner, draw_suffix
 from dpad.decode.step import Controller, DeviceStep, Step
@@ -17,6 +20,15 @@ BLOCK_DONE, FINISHED, NAN, INVALID = (
 
 class NaNLogitsError(RuntimeError):
     """The model gave NaN logits at a position that was to be committed."""
+
+
+@dataclass
+class Part:
+    """The sequences of one pass of a step, whether a graph may replay it, and its layout."""
+
+    live: list
+    captured: bool = False
+    layout: Layout | None = None
 
 
 class Decoder:
@@ -43,6 +55,7 @@ class Decoder:
         self.steps = self.passes = self.positions = self.replayed = 0
         self._planner, self._controller = Planner(adapter.shift), Controller()
         self._device_steps, self._captured = {}, {}  # by lane
+        self._parts = None  # the passes of the last step, while nothing that they depend on changes
         self._begun = self._at = time.perf_counter()
 
     # --- who is decoded --------------------------------------------------------------------------
@@ -69,6 +82,7 @@ class Decoder:
         self.graphs.last_obstacle = q.obstacle()
         self._new.append(q)
         self.live.append(q)
+        self._parts = None
         return True
 
     def retire(self, q, reason="cancelled", error=None):
@@ -79,6 +93,7 @@ class Decoder:
             self._new.remove(q)
         self.live.remove(q)
         self._begun_passes.pop(q, None)
+        self._parts = None
         self.workspace.arena.ranges.give(q.start, q.slots)
         self.canvas.free_rows.append(q.row)
         q.reason, q.error = reason, error
@@ -94,27 +109,41 @@ class Decoder:
 
     # --- a step ----------------------------------------------------------------------------------
 
+    @contextmanager
+    def stepping(self):
+        """What steps run in: on the adapter's device, without gradients and autocast."""
+        kind = self.adapter.device.type
+        cast = (
+            torch.autocast(kind, enabled=False)
+            if torch.is_autocast_enabled(kind)
+            else nullcontext()
+        )
+        with devices.current(self.adapter.device), torch.inference_mode(), cast:
+            yield
+
     def step(self):
-        """One forward of every sequence, one status read; returns those that have ended."""
-        device = self.adapter.device
-        with (
-            devices.current(device),
-            torch.inference_mode(),
-            torch.autocast(device.type, enabled=False),
-        ):
-            self._at = time.perf_counter()
-            failed = {}
-            self._begin(failed)
+        """One forward of every sequence, one status read, within `stepping`; returns those that
+        have ended.
+        """
+        self._at = time.perf_counter()
+        failed = {}
+        self._begin(failed)
+        ready, spread = self.live, []
+        if self._parts is None or failed:
             ready = [q for q in self.live if q not in failed]
             spread = self._spread(ready)
-            ready = [q for q in ready if q not in spread]
-            for part, captured in self._parts(ready):
-                self._pass(part, captured, failed)
-            ready += self._long_passes(spread, ready, failed)
-            ended = self._advance(ready, failed)
-            self._lap("commit")
-            self.steps += 1
-            return ended
+            if spread:
+                ready = [q for q in ready if q not in spread]
+            self._parts = self._arranged(ready)
+        parts, self._parts = self._parts, None if spread or failed else self._parts
+        for part in parts:
+            self._pass(part, failed)
+        if spread:
+            ready = ready + self._long_passes(spread, ready, failed)
+        ended = self._advance(ready, failed)
+        self._lap("commit")
+        self.steps += 1
+        return ended
 
     def _lap(self, name):
         now = time.perf_counter()
@@ -147,8 +176,8 @@ class Decoder:
         except Exception as error:
             failed.update(dict.fromkeys(sequences, error))
 
-    def _parts(self, ready):
-        """The sequences of each pass of a step: those that share a lane.
+    def _arranged(self, ready):
+        """The `Part`s of a step: sequences that share a lane go together.
 
         Refreshes go apart from cached steps where these are captured, except where a caller looks
         on, who would see two steps.
@@ -158,16 +187,18 @@ class Decoder:
         for q in ready:
             captured = self.graphs.active and not q.refresh and q.hooks not in looked_at
             parts.setdefault((q.lane, captured and not q.obstacle()), []).append(q)
-        for (_, captured), part in parts.items():
-            yield [q for _, same in _grouped(part, "hooks") for q in same], captured
+        return [
+            Part([q for _, same in _grouped(part, "hooks") for q in same], captured)
+            for (_, captured), part in parts.items()
+        ]
 
-    def _pass(self, live, captured, failed):
+    def _pass(self, part, failed):
         """Queues one pass and its commit."""
-        step = self._device_step(live[0].lane)
+        live, step = part.live, self._device_step(part.live[0].lane)
         try:
-            layout, controls = self._planned(step, live)
+            layout, controls = self._planned(step, part)
             watched = any(q.hooks.on_step is not None for q in live)
-            graph = self._graph(step, layout, controls, watched) if captured else None
+            graph = self._graph(step, layout, controls, watched) if part.captured else None
             if graph is not None:
                 self._lap("plan")
                 graph(layout, controls)
@@ -184,12 +215,13 @@ class Decoder:
             return
         self._taken(step, live, targets, decision, failed)
 
-    def _planned(self, step, live):
+    def _planned(self, step, part):
         """The layout and the controls of a pass, on the host."""
-        layout = self._planner.layout(live)
-        self.positions += layout.rows
+        if part.layout is None:
+            part.layout = self._planner.layout(part.live)
+        self.positions += part.layout.rows
         self.passes += 1
-        return layout, self._controller.of(step.lane, live)
+        return part.layout, self._controller.of(step.lane, part.live)
 
     def _decided(self, work):
         """The `Targets` and the `Decision` of a pass whose layers have run."""
@@ -214,13 +246,13 @@ class Decoder:
     def _long_passes(self, spread, others, failed):
         """Runs some layers of each pass that is spread; the sequences whose pass is complete."""
         credit, complete = None, []
-        if spread and others:
+        if others:
             credit = max(self.share * sum(q.rows for q in others), LONG_CREDIT)
         for q in spread:
             try:
                 if q not in self._begun_passes:
                     step = self._device_step(q.lane)
-                    begun = Pass.begin([q], step, *self._planned(step, [q]))
+                    begun = Pass.begin([q], step, *self._planned(step, Part([q])))
                     self._begun_passes[q] = begun
                 if not self._begun_passes[q].run(credit):
                     continue
@@ -289,6 +321,8 @@ class Decoder:
             )
         start, end = q.current
         q.forwards.append(q.block)
+        if q.refresh:
+            self._parts = None  # cached steps follow
         q.step += 1
         done = status in (BLOCK_DONE, FINISHED)
         if q.all_steps:
@@ -296,7 +330,7 @@ class Decoder:
         if not done:
             q.check_progress()
             return None
-        more = q.advance()
+        self._parts, more = None, q.advance()
         block = self.canvas.tokens[q.row, start:end]
         if q.hooks.on_block is not None and q.hooks.on_block(q, block):
             return "criteria"

@@ -45,12 +45,13 @@ def decode(adapter, workspace, sequences, together=None):
     workspace.reserve(adapter, together, width, sum(longest))
     decoder, waiting = Decoder(adapter, workspace), deque(sequences)
     try:
-        while waiting or decoder.live:
-            while waiting and len(decoder.live) < together and decoder.admit(waiting[0]):
-                waiting.popleft()
-            for q in decoder.step():
-                if q.error is not None:
-                    raise q.error
+        with decoder.stepping():
+            while waiting or decoder.live:
+                while waiting and len(decoder.live) < together and decoder.admit(waiting[0]):
+                    waiting.popleft()
+                for q in decoder.step():
+                    if q.error is not None:
+                        raise q.error
     finally:
         decoder.close()
     seconds = {**decoder.seconds, "total": time.perf_counter() - begun}

@@ -19,19 +19,21 @@ class Pass:
     step: DeviceStep
     layout: Layout
     controls: Controls
-    layers: Layers
+    layers: Layers | None = None
     credit: float = 0.0
 
     @classmethod
     def begin(cls, live, step, layout, controls):
-        """A pass whose layers have not run; layout and controls come from the host."""
-        layout, controls = (t.to(step.adapter.device) for t in (layout, controls))
-        return cls(live, step, layout, controls, step.layers(layout))
+        """A pass of which nothing has run; layout and controls come from the host."""
+        device = step.adapter.device
+        return cls(live, step, layout.to(device), controls.to(device))
 
     def run(self, credit=None):
         """Runs as many layers as `credit` more rows of work are worth, or all; whether none is
         left.
         """
+        if self.layers is None:
+            self.layers = self.step.layers(self.layout)
         if credit is None:
             return self.layers.run()
         self.credit += credit

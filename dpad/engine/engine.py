@@ -224,7 +224,9 @@ class Engine:
         if not self._running:
             return False
         self.steps += 1
-        for q in self._decoder.step():
+        with self._decoder.stepping():
+            ended = self._decoder.step()
+        for q in ended:
             self._end(self._running.pop(q), q.reason, q.error)
         return True
 
