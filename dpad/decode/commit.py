@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
@@ -31,24 +32,54 @@ class Rule:
     order_temperature: float = 0.0
 
 
-def threshold(value, score="probability", steps=None):
+class Kind(NamedTuple):
+    """A commit rule as it is asked for: the `option` that holds its value, the operator's `rule`,
+    what it ranks, the least value, and the rule of decoders that were `published` with a quirk.
+    """
+
+    option: str
+    rule: str
+    score: str | None  # None: whatever `alg` says
+    least: int
+    published: str | None = None
+
+
+# Every rule, by its option; configuration, checks and operators read this table.
+KINDS = {
+    kind.option: kind
+    for kind in (
+        Kind("steps", "quota", None, 1),
+        Kind("confidence_threshold", "threshold", "probability", 0),
+        Kind("factor", "factor", "probability", 0, "factor_published"),
+        Kind("entropy_bound", "entropy_bound", "entropy", 0),
+    )
+}
+
+
+def valued(option, value, steps=None, published=False):
+    """The rule of an option that holds a threshold, factor or bound, see `threshold` and others."""
+    kind = KINDS[option]
+    number = ops.RULES[(published and kind.published) or kind.rule]
+    return Rule(number, kind.score, float(value), steps, "carried")
+
+
+def threshold(value, steps=None):
     """Every position with score >= value, and always the best.
 
     With `steps` at most masks / steps of them per step, and as many more as earlier steps held
     back (Fast-dLLM's threshold on Dream's whole canvas).
     """
-    return Rule(ops.RULES["threshold"], score, float(value), steps, "carried")
+    return valued("confidence_threshold", value, steps)
 
 
 def factor(value, published=False):
     """The largest m with (j + 1)(1 - p_j) <= value for j = 2..m in descending order."""
-    name = "factor_published" if published else "factor"
-    return Rule(ops.RULES[name], "probability", float(value))
+    return valued("factor", value, published=published)
 
 
 def entropy_bound(value):
     """Ascending entropy, while the sum of all but the largest stays within the bound."""
-    return Rule(ops.RULES["entropy_bound"], "entropy", float(value))
+    return valued("entropy_bound", value)
 
 
 def fixed_quota(

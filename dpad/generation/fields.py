@@ -1,5 +1,6 @@
 """The options of a decoding run: their names, kinds and defaults, and other names for them."""
 
+from dpad.decode import commit
 from dpad.decode.suffix import Suffix
 from dpad.values import (
     MOST_POSITIONS,
@@ -15,7 +16,7 @@ from dpad.values import (
     whole,
 )
 
-RULES = ("steps", "confidence_threshold", "factor", "entropy_bound")
+RULES = tuple(commit.KINDS)
 # Dream's names -> what the rule ranks.
 ALGS = {
     "maskgit_plus": "probability",
@@ -65,9 +66,7 @@ _TABLE = {
     "max_new_tokens": (whole(1, MOST_POSITIONS), None),
     "block_length": (whole(1), None),
     "steps": (whole(1, MOST_POSITIONS), None),
-    "confidence_threshold": (real(0), None),
-    "factor": (real(0), None),
-    "entropy_bound": (real(0), None),
+    **{n: (real(kind.least), None) for n, kind in commit.KINDS.items() if n != "steps"},
     "alg": (one_of(*ALGS), "maskgit_plus"),
     "alg_temp": (real(0), 0.0),
     "eps": (real(0, 1, above=True), 1e-3),

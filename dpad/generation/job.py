@@ -178,15 +178,14 @@ def _rule(config, kept_quirks, dtype):
     """The commit rule of a configuration; `kept_quirks` are those of its compatible mode, `dtype`
     that of the logits.
     """
-    if config.confidence_threshold is not None:
-        value = torch.tensor(config.confidence_threshold, dtype=torch.float64, device="cpu")
-        if kept_quirks.get("round_scores", False):
+    given = [n for n in commit.KINDS if n != "steps" and getattr(config, n) is not None]
+    if given:  # one: the configuration has been checked
+        option = given[0]
+        value = torch.tensor(getattr(config, option), dtype=torch.float64, device="cpu")
+        if option == "confidence_threshold" and kept_quirks.get("round_scores", False):
             value = value.to(dtype)
-        return commit.threshold(value, steps=config.steps)
-    if config.factor is not None:
-        return commit.factor(config.factor, kept_quirks.get("published_factor", False))
-    if config.entropy_bound is not None:
-        return commit.entropy_bound(config.entropy_bound)
+        published = kept_quirks.get("published_factor", False)
+        return commit.valued(option, value, config.steps, published)
     alg = kept_quirks.get("ranks", config.alg)
     if alg == "origin":
         return commit.independent(config.steps, config.eps)
