@@ -10,11 +10,11 @@ from dpad.decode.workspace import Workspace
 from dpad.engine.capacity import capacity
 from dpad.engine.request import STREAMS, Request, RequestCancelled
 from dpad.engine.waiting import Waiting
-from dpad.generation.api import merge
+from dpad.generation.api import adapter_of, checked_draws, merge
 from dpad.generation.conventions import Conventions
-from dpad.generation.inputs import read_inputs, split_prompts
+from dpad.generation.inputs import split_prompts
 from dpad.generation.job import Job
-from dpad.models.adapter import find_adapter
+from dpad.generation.prompts import read_inputs
 
 SHARE = 0.25  # of the others' work: what a long pass adds to each step, see `Decoder`
 # What a single request cannot ask for, or what the engine decides.
@@ -61,7 +61,7 @@ class Engine:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} = {value!r}: expected a whole number >= 1")
         self.model, self._handle = model, getattr(model, "_dpad_handle", None)
-        self.adapter = self._handle.adapter if self._handle else find_adapter(model)
+        self.adapter = adapter_of(model)
         self.max_sequences, self.max_tokens = max_sequences, max_tokens
         self.max_length = min(max_length or max_tokens, max_tokens, self.adapter.max_positions)
         self._workspace = Workspace(self._handle.cuda_graphs if self._handle else True)
@@ -158,6 +158,7 @@ class Engine:
         if ids.shape[0] != 1:
             raise ValueError(f"ids has {ids.shape[0]} rows: a request is one prompt")
         prompts = split_prompts(ids, mask)
+        supplied = checked_draws(supplied)
         job = Job(self.adapter, config, prompts, supplied, conventions, {}, (ids, mask))
         q = job.sequences[0]
         if q.length > self.max_length or q.slots > self.max_tokens:

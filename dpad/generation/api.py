@@ -129,7 +129,7 @@ def _call(model, prompt, given, supplied, hooks, conventions):
         return run_loop(custom_generate, model, ids, mask, config, extra)
     if conventions.progress:
         conventions.progress = partial(Progress, early_stop=bool(config.early_stop))
-    supplied = {**supplied, **{n: supplied_draws(n, supplied[n], of) for n, of in _DRAWS.items()}}
+    supplied = checked_draws(supplied)
     job = Job(adapter, config, prompts, supplied, conventions, hooks, (ids, mask))
     with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
         run = job.run(workspace)
@@ -147,6 +147,11 @@ _DRAWS = {
     "noise": lambda positions, vocab: [len(positions), vocab],
     "confidences": lambda positions, eligible: [len(positions)],
 }
+
+
+def checked_draws(supplied):
+    """`supplied` draws by name, with functions that are looked at when they are called."""
+    return {**supplied, **{n: supplied_draws(n, supplied[n], of) for n, of in _DRAWS.items()}}
 
 
 def merge(model, base, given, options):
