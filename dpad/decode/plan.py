@@ -66,7 +66,7 @@ class Planner:
                     *q.current,
                     q.kept.numel(),
                     ops.SCOPES["all"] if q.refresh else CACHED_SCOPE[q.cache],
-                    0,
+                    q.first,
                     q.row,
                     q.start + stream * q.length,
                     q.length,

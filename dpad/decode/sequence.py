@@ -129,6 +129,9 @@ class Sequence:
         seed, row_key: what the random draws are keyed by.
         end_ids, early_stop, fill_id: a finished block that holds one of `end_ids` ends the text,
             and `fill_id` fills the rest.
+        look_back: blocks before its own that a refresh computes anew; the K/V of those before stay
+            as they are. None: everything is computed anew, and so it is in each `refresh_period`-th
+            block.
         published_shift: a cached pass of a shift model leaves the predecessor out, and the refresh
             commits the block's first position only (Dream's published caches).
         all_steps: a block takes all its fixed steps, with or without masks left.
@@ -154,6 +157,8 @@ class Sequence:
     fill_id: int = 0
     seed: int = 0
     row_key: int = 0
+    look_back: int | None = None
+    refresh_period: int | None = None
     published_shift: bool = False
     all_steps: bool = False
     hooks: Hooks = NO_HOOKS
@@ -206,11 +211,19 @@ class Sequence:
         return end - start
 
     @property
+    def first(self):
+        """The first slot that a refresh computes."""
+        whole = self.refresh_period is not None and self.block % self.refresh_period == 0
+        if not self.refresh or self.look_back is None or whole or self.block == 0:
+            return 0
+        return self.blocks[max(self.block - self.look_back, 0)][0]
+
+    @property
     def rows(self):
         """Rows of the next pass, without a predecessor that may join it."""
         start, end = self.current
         everything = self.refresh or self.cache == "none"
-        first = 0 if everything else start
+        first = self.first if everything else start
         last = end if self.cache == "dual" and not everything else end + self.kept.numel()
         return self.streams * (last - first)
 

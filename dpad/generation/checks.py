@@ -99,6 +99,19 @@ def check_steps(config, blocks):
                 )
 
 
+def check_refresh(config):
+    """Raises ValueError for a way to refresh that the cache, or its lack, makes meaningless."""
+    if config.refresh == "recent" and config.cache == "none":
+        raise ValueError(
+            "refresh = 'recent' and cache = 'none': without a cache every pass computes everything"
+        )
+    if config.refresh_period is not None and config.refresh != "recent":
+        raise ValueError(
+            f"refresh_period = {config.refresh_period} goes with refresh = 'recent': a full "
+            "refresh comes with every block otherwise"
+        )
+
+
 def check_hooks(hooks, config, rows):
     """Dream's hooks (name -> function or None) see every position of every row in every step.
 

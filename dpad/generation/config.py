@@ -49,6 +49,10 @@ class DPadGenerationConfig(GenerationConfig):
         cache: "none" (or False); "prefix" (or True) keeps K/V of everything before the block;
             "dual" also of the suffix. Both are approximations within a block (up to 4 points on
             8-shot GSM8K, arXiv 2505.22618, table 7).
+        refresh: what the first pass of a block computes anew with a cache: "full", everything; or
+            "recent", from the block before on: older K/V stay as they are, and a long answer costs
+            rows that grow with its length and not with its square. An approximation.
+        refresh_period: with "recent", everything is computed anew every so many blocks.
         early_stop: end a row when a finished block holds an end-of-text id.
         seed: of all random draws; None draws one, returned with the output.
         row_keys: one int per row, what its draws are keyed by; default 0, 1, ...

@@ -5,7 +5,14 @@ import torch
 from dpad.decode import commit
 from dpad.decode.loop import decode
 from dpad.decode.sequence import Hooks, Sampling, Sequence, blocks_of
-from dpad.generation.checks import check_attention, check_hooks, check_steps, row_keys, token_ids
+from dpad.generation.checks import (
+    check_attention,
+    check_hooks,
+    check_refresh,
+    check_steps,
+    row_keys,
+    token_ids,
+)
 from dpad.generation.compat import quirks
 from dpad.generation.config import ALGS
 from dpad.generation.conventions import BoundConventions
@@ -33,6 +40,7 @@ class Job:
         check_prompts(prompts, config.max_new_tokens, adapter, self.mask_id, limit)
         new, width = config.max_new_tokens, config.block_length
         blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
+        check_refresh(config)
         check_steps(config, [e - s for s, e in blocks[0][0]])
         kept = supplied["kept_suffix"]
         self.kept = supplied_kept(kept, blocks) if kept is not None else None
@@ -98,6 +106,8 @@ class Job:
             "early_stop": bool(config.early_stop),
             "fill_id": self.end_ids[0] if self.end_ids else self.pad_id,
             "seed": self.seed,
+            "look_back": 1 if config.refresh == "recent" else None,
+            "refresh_period": config.refresh_period,
             "published_shift": self.quirks.get("published_shift", False),
             "all_steps": hooked and config.steps is not None and blocks == 1,
             "hooks": self._hooks(),
