@@ -36,20 +36,7 @@ def test_as_alone(made, name, rows):
 @pytest.fixture
 def poisoned(monkeypatch):
     """Freed ranges hold NaN, freed rows random ids: nobody may look at them."""
-    retire = Decoder.retire
-
-    def spoiled(decoder, q, *args, **kwargs):
-        row, part = q.row, slice(q.start, q.start + q.slots)
-        retire(decoder, q, *args, **kwargs)
-        with torch.inference_mode():
-            for pair in decoder.workspace.arena.layers:
-                for t in pair:
-                    t[:, part] = float("nan")
-            for name in ("tokens", "committed_at", "masks_left", "status", "forward"):
-                t = getattr(decoder.canvas, name)
-                t[row] = torch.randint(0, 50, t[row].shape)
-
-    monkeypatch.setattr(Decoder, "retire", spoiled)
+    monkeypatch.setattr(Decoder, "retire", traffic.poisoning(Decoder.retire))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -82,3 +82,20 @@ def assert_as_alone(requests, made):
         assert out.finish_reason == alone.finish_reason
         for kept, other in zip(out.kept_suffix[0], alone.kept_suffix[0], strict=True):
             assert torch.equal(kept, other)
+
+
+def poisoning(retire):
+    """`Decoder.retire` that leaves NaN in freed ranges and random ids in freed rows."""
+
+    def spoiled(decoder, q, *args, **kwargs):
+        row, part = q.row, slice(q.start, q.start + q.slots)
+        retire(decoder, q, *args, **kwargs)
+        with torch.inference_mode():
+            for pair in decoder.workspace.arena.layers:
+                for t in pair:
+                    t[:, part] = float("nan")
+            for name in ("tokens", "committed_at", "masks_left", "status", "forward"):
+                t = getattr(decoder.canvas, name)
+                t[row] = torch.randint(0, 50, t[row].shape)
+
+    return spoiled

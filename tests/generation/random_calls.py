@@ -26,8 +26,8 @@ def tied():
     return spread_out(LLaDAModelLM(config).float().eval())
 
 
-def dream():
-    return spread_out(DreamModel(DreamConfig(**DREAM, **IDS)).float().eval())
+def dream(**changes):
+    return spread_out(DreamModel(DreamConfig(**{**DREAM, **IDS, **changes})).float().eval())
 
 
 MODELS = (
