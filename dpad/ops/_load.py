@@ -29,6 +29,8 @@ def _load():
     else:
         _, REASON["_C_cuda"] = _import("_C_cuda")
     _, REASON["_host"] = _import("_host")
+    if REASON["_host"] is not None:
+        REASON["_host"] = "not in wheels; decoding does not need it"
     if REASON["_C"] is None:
         _warn_about_isa()
 
