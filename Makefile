@@ -123,6 +123,7 @@ $(CATCH2)/.done: $(VENV)/.python
 lint: $(VENV)/.packages
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 	@echo "clang-format --dry-run --Werror (C++)"
 	@$(VENV)/bin/clang-format --dry-run --Werror $(CPP_FILES)
 	@if command -v hadolint >/dev/null; then echo "hadolint Dockerfile"; hadolint Dockerfile; fi
