@@ -2,12 +2,14 @@
 # environment .venv with pinned packages, and the C++ build in build/. Neither needs root.
 #
 #   make demo    install, then the demonstration
-#   make test    formatting, C++ tests, Python tests with Transformers 5.x and again with 4.57, and
-#                those with lm-evaluation-harness
+#   make test    formatting, C++ tests, Python tests with Transformers 5.x and again with 4.57,
+#                those with lm-evaluation-harness, and those of the wheel
 #   make bench   the benchmarks behind the figures of README.md
 #   make docs    the site, in build/site; `make notebooks` executes and stores the notebooks
 #   make trust   the promises of docs/reliability.md at their full size; CHECKS names some of them
 #   make sanitize  the same on operators with the address and undefined-behaviour sanitizers
+#   make wheel   the wheel of this machine's platform, for every Python >= 3.11, and the sources
+#                (dist/)
 #   make format  formats Python and C++
 #   make clean   removes what was built; `make distclean` removes .venv as well
 #
@@ -15,6 +17,9 @@
 #   make demo TORCH_SPEC="torch --index-url <address of PyTorch's CPU builds>"
 TORCH_SPEC ?= torch==2.13.0
 PYTHONS ?= python3.11 python3.12 python3.13 python3
+WHEEL_PYTHONS ?= python3.11 python3.12 python3.13
+# Processes that tests run in at the same time.
+JOBS ?= $(shell nproc)
 PYTEST_ARGS ?=
 ifeq ($(origin CXX),default)
 CXX := c++
@@ -23,18 +28,20 @@ endif
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check
+PYTEST = $(PYTHON) -m pytest --numprocesses $(JOBS) --dist loadfile --durations 15 $(PYTEST_ARGS)
 OVERLAY := $(CURDIR)/$(VENV)/transformers-4
 ECOSYSTEM := $(CURDIR)/$(VENV)/ecosystem
 EVAL := $(CURDIR)/$(VENV)/eval
 DOCS := $(CURDIR)/$(VENV)/docs
+PACKAGE := $(CURDIR)/$(VENV)/package
 CATCH2 := $(CURDIR)/$(VENV)/catch2
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc cmake -type f)
 CPP_FILES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.c*')
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export CXX
 
-.PHONY: demo test install bench trust sanitize lint format docs notebooks test-cpp test-python \
-  test-eval test-docs clean distclean
+.PHONY: demo test install bench wheel docs notebooks trust sanitize lint format clean distclean
+.PHONY: test-cpp test-python test-eval test-docs test-package test-pythons
 .DELETE_ON_ERROR:
 
 demo: install
@@ -43,12 +50,21 @@ demo: install
 # One architecture is enough to test the build: sm_80, with PTX that newer GPUs compile for
 # themselves.
 test: export DPAD_CUDA_ARCHITECTURES ?= 80
-test: lint test-cpp test-python test-eval test-docs
+test: lint test-cpp test-python test-eval test-docs test-package
 
 install: $(VENV)/.dpad
 
 bench: install
 	$(PYTHON) -m benchmarks.run
+
+# auditwheel names the oldest system that the wheel runs on; torch's libraries are the user's.
+wheel: install $(PACKAGE)/.done
+	rm -rf build/lib.* build/bdist.* build/wheel dist
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	PATH=$(PACKAGE)/bin:$$PATH PYTHONPATH=$(PACKAGE) $(PYTHON) -m auditwheel repair \
+	  --exclude 'libtorch*.so' --wheel-dir dist build/wheel/*.whl
+	$(PYTHON) setup.py --quiet sdist
+	@ls dist
 
 # --- environment: each step leaves a stamp -------------------------------------------------------
 
@@ -107,30 +123,50 @@ $(CATCH2)/.done: $(VENV)/.python
 lint: $(VENV)/.packages
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 	@echo "clang-format --dry-run --Werror (C++)"
 	@$(VENV)/bin/clang-format --dry-run --Werror $(CPP_FILES)
+	@if command -v hadolint >/dev/null; then echo "hadolint Dockerfile"; hadolint Dockerfile; fi
 
 test-cpp: $(VENV)/.packages $(CATCH2)/.done
 	cmake -S . -B build/tests -G Ninja --log-level=WARNING -DDPAD_BUILD_TESTS=ON \
 	  -DDPAD_HOST=OFF -DDPAD_BUILD_CUDA=OFF -DPython3_EXECUTABLE=$(CURDIR)/$(PYTHON) \
 	  -DDPAD_CATCH2_INCLUDE=$(CATCH2)/catch2/install/include
 	cmake --build build/tests --target dpad_tests
-	ctest --test-dir build/tests --output-on-failure
+	ctest --test-dir build/tests --output-on-failure --parallel $(JOBS)
 
-# Twice more for what depends on Transformers: with 4.57, and with what people put on models.
+# Once with Transformers 5.x. Once more with 4.57 where a test's result could differ: what tests
+# models and generation and is not marked `once` (pyproject.toml). With what people put on models,
+# both.
 test-python: install $(OVERLAY)/.done $(ECOSYSTEM)/.done
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
-	PYTHONPATH=$(OVERLAY) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/models tests/generation
-	PYTHONPATH=$(ECOSYSTEM) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/ecosystem
-	PYTHONPATH=$(OVERLAY):$(ECOSYSTEM) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/ecosystem
+	$(PYTEST) --ignore tests/ecosystem --ignore tests/eval --ignore tests/site \
+	  --ignore tests/package
+	PYTHONPATH=$(OVERLAY) $(PYTEST) -m "not once" tests/models tests/generation
+	PYTHONPATH=$(ECOSYSTEM) $(PYTEST) tests/ecosystem
+	PYTHONPATH=$(OVERLAY):$(ECOSYSTEM) $(PYTEST) tests/ecosystem
 
 # With lm-evaluation-harness (an overlay of 390 MB, mostly pyarrow, pandas and its tasks).
 test-eval: install $(EVAL)/.done
-	PYTHONPATH=$(EVAL) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/eval
+	PYTHONPATH=$(EVAL) $(PYTEST) tests/eval
+
+# The wheel and the sources that `make wheel` leaves in dist/.
+test-package: wheel
+	PYTHONPATH=$(PACKAGE) $(PYTEST) tests/package
+
+# The wheel in a clean environment of every Python named here that there is; not part of `test`:
+# each downloads its own torch (TORCH_SPEC).
+test-pythons: wheel
+	@for python in $(WHEEL_PYTHONS); do \
+	  folder=build/pythons/$$python; rm -rf $$folder; \
+	  $$python -m venv $$folder || { echo "dpad: $$python is not here" >&2; continue; }; \
+	  $$folder/bin/pip install --quiet $(TORCH_SPEC) && \
+	  $$folder/bin/pip install --quiet "$$(echo dist/*.whl)[cli]" && \
+	  (cd $$folder && bin/dpad doctor) || exit 1; \
+	done
 
 # Site and notebooks, with the packages of requirements/docs.txt.
 test-docs: install $(DOCS)/.done
-	PYTHONPATH=$(DOCS) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/site
+	PYTHONPATH=$(DOCS) $(PYTEST) tests/site
 
 docs: install $(DOCS)/.done
 	PYTHONPATH=$(DOCS) $(PYTHON) -m sphinx -W --keep-going -q -b html -d build/doctrees \

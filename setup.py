@@ -10,9 +10,13 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.dist_info import dist_info
 
 ROOT = Path(__file__).resolve().parent
-HOST = os.environ.get("DPAD_HOST", "1") != "0"
+# The module _host belongs to one Python: it is built in a checkout, but left out of wheels, so that
+# one wheel serves every Python. DPAD_HOST=1 puts it in, for this Python only; 0 leaves it out.
+HOST = os.environ.get("DPAD_HOST", "")
+ABI3 = HOST in ("", "0")
 RUN_TIME = {"DPAD_ISA", "DPAD_DISABLE"}  # environment variables that do not concern the build
 
 
@@ -27,16 +31,28 @@ def torch_folder():
         if (folder / "include").is_dir():
             return str(folder)
     sys.exit(
-        "dpad needs torch >= 2.11 to be installed before it is built. Type:\n"
-        f"    {sys.executable} -m pip install torch\n"
+        "dpad is built against the torch that you use, and this build finds none:\n"
+        f"{sys.executable} has no torch, or the build is isolated from it.\n"
+        "No torch was downloaded, nothing compiled. Install torch first (200 MB for the CPU,\n"
+        "several GB with CUDA), then build with it:\n"
+        '    pip install "torch>=2.11"\n'
+        "    pip install -r requirements/build.txt\n"
         "    pip install --no-build-isolation .\n"
-        "or name its folder in DPAD_TORCH_DIR."
+        "or name the folder of a torch in DPAD_TORCH_DIR."
     )
 
 
 def program(name):
     """Path of a program on PATH, or beside this Python, where pip puts it; None without one."""
     return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+
+
+class Metadata(dist_info):
+    """What pip asks for first; without torch it would download that next, and fail afterwards."""
+
+    def run(self):
+        torch_folder()
+        super().run()
 
 
 class CMakeBuild(build_ext):
@@ -49,11 +65,13 @@ class CMakeBuild(build_ext):
         if not (shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")):
             sys.exit("dpad needs a C++20 compiler (g++ >= 11 or clang >= 14): set CXX.")
         build = ROOT / "build" / f"{sys.implementation.cache_tag}-{sysconfig.get_platform()}"
-        target = ROOT if self.inplace or self.editable_mode else Path(self.build_lib).resolve()
+        checkout = self.inplace or self.editable_mode
+        target = ROOT if checkout else Path(self.build_lib).resolve()
         options = {
             "CMAKE_BUILD_TYPE": os.environ.get("DPAD_BUILD_TYPE", "Release"),
             "Python3_EXECUTABLE": sys.executable,
             "DPAD_TORCH_DIR": torch_folder(),
+            "DPAD_HOST": "ON" if checkout else "OFF",
             "CMAKE_INSTALL_PREFIX": target,
         }
         skip = {"DPAD_BUILD_TYPE", "DPAD_TORCH_DIR", "DPAD_CUDA_ARCHITECTURES", *RUN_TIME}
@@ -76,9 +94,8 @@ class CMakeBuild(build_ext):
         subprocess.run([cmake, "--install", build], check=True)
 
 
-abi3 = {"options": {"bdist_wheel": {"py_limited_api": "cp310"}}} if not HOST else {}
 setup(
-    ext_modules=[Extension("dpad._C", sources=[], py_limited_api=not HOST)],
-    cmdclass={"build_ext": CMakeBuild},
-    **abi3,
+    ext_modules=[Extension("dpad._C", sources=[], py_limited_api=ABI3)],
+    cmdclass={"build_ext": CMakeBuild, "dist_info": Metadata},
+    options={"bdist_wheel": {"py_limited_api": "cp311" if ABI3 else False}},
 )

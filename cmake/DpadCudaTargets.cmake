@@ -12,7 +12,7 @@ target_compile_options(dpad_cuda PRIVATE
   "-Xcompiler=-Wall,-Wextra,${hardening},-ffile-prefix-map=${CMAKE_CURRENT_SOURCE_DIR}/=")
 
 set_source_files_properties(csrc/torch/cuda/library.cpp PROPERTIES COMPILE_DEFINITIONS
-  Py_LIMITED_API=0x030A0000)
+  Py_LIMITED_API=0x030B0000)
 # USE_CUDA declares torch's stream getter; the header needs nothing else of CUDA.
 target_compile_definitions(_C_cuda PRIVATE USE_CUDA)
 target_include_directories(_C_cuda PRIVATE ${Python3_INCLUDE_DIRS})

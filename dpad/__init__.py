@@ -5,6 +5,28 @@ imported by the names that wrap it.
 """
 
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+if _TYPE_CHECKING:  # the same names, for type checkers
+    from dpad import demo as demo
+    from dpad import models as models
+    from dpad import ops as ops
+    from dpad import plot as plot
+    from dpad.decode.suffix import Suffix as Suffix
+    from dpad.engine import Engine as Engine
+    from dpad.generation import presets as presets
+    from dpad.generation.api import generate as generate
+    from dpad.generation.config import DPadGenerationConfig as DPadGenerationConfig
+    from dpad.generation.custom import custom_generate as custom_generate
+    from dpad.generation.likelihood import LogLikelihood as LogLikelihood
+    from dpad.generation.likelihood import loglikelihood as loglikelihood
+    from dpad.generation.output import DPadOutput as DPadOutput
+    from dpad.generation.output import Trace as Trace
+    from dpad.ops import build_info as build_info
+    from dpad.patching import patch as patch
+    from dpad.patching import patched as patched
+    from dpad.patching import supports as supports
 
 __version__ = "0.1.0"
 
@@ -35,7 +57,7 @@ _MODULES = {
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> _Any:
     if name in _MODULES:
         return _import_module(_MODULES[name])
     if name in _PUBLIC:
@@ -43,5 +65,5 @@ def __getattr__(name):
     raise AttributeError(f"module 'dpad' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

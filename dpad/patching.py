@@ -2,20 +2,23 @@
 
 import functools
 import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 
 from dpad import ops
 from dpad.decode import graphs
 from dpad.decode.full_forward import FullForward
-from dpad.decode.workspace import Workspaces
+from dpad.decode.workspace import Workspace, Workspaces
 from dpad.generation import api, presets
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.diffusion import diffusion_generate
 from dpad.generation.html import report_html
 from dpad.models import fused_projections, linear_layers
-from dpad.models.adapter import UnsupportedModelError, find_adapter, unwrap
+from dpad.models.adapter import Adapter, find_adapter, unwrap
+from dpad.models.parts import UnsupportedModelError
 
 
 class _Missing:
@@ -28,35 +31,40 @@ class _Entry:
     An object, not a closure: a deep copy or an unpickled model gets entries of its own handle.
     """
 
-    def __init__(self, handle, stock):
+    __wrapped__: Any
+
+    def __init__(self, handle: "Handle", stock: Callable[..., Any]) -> None:
         self.handle = handle
         # Names only: marks that torch.compile left on the stock method would make it look through.
         functools.update_wrapper(self, stock, updated=())
         del self.__wrapped__  # the stock method is the handle's to know
         self.__signature__ = inspect.signature(stock)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
 
 class _Forward(_Entry):
-    @torch.compiler.assume_constant_result
-    def _prepare(self):
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+    def _prepare(self) -> bool:
         """Called by torch.compile, not traced: what it makes is no part of a graph."""
         return self.handle.full_forward is not None
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         handle = self.handle
         self._prepare()
         return handle._full(handle.stock_forward, args, kwargs)
 
 
 class _Generate(_Entry):
-    @torch.compiler.disable
-    def __call__(self, *args, **kwargs):
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return api.generate(self.handle.model, *args, **kwargs)
 
 
 class _DiffusionGenerate(_Entry):
-    @torch.compiler.disable
-    def __call__(self, *args, **kwargs):
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return diffusion_generate(self.handle.model, *args, **kwargs)
 
 
@@ -69,27 +77,35 @@ class Handle:
     deep copy of the model, or one that was pickled, is patched too and has a handle of its own.
     """
 
-    def __init__(self, model, config, notes, fuse_projections=False, cuda_graphs=True):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: DPadGenerationConfig | None,
+        notes: list[str],
+        fuse_projections: bool = False,
+        cuda_graphs: bool = True,
+    ) -> None:
         self.model, self.config, self.notes = model, config, notes
         self.fuse_projections, self.cuda_graphs = fuse_projections, cuda_graphs
-        self._saved = {}
+        self._saved: dict[str, Any] = {}
         self._forget()
 
-    def _forget(self):
+    def _forget(self) -> None:
         """Drops what follows from the model and is never copied."""
-        self._adapter, self._full = None, None
+        self._adapter: Adapter | None = None
+        self._full: Any = None  # a `FullForward` once it is needed
         self._workspaces = Workspaces(self.cuda_graphs)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         kept = ("model", "config", "notes", "fuse_projections", "cuda_graphs", "_saved")
         return {n: getattr(self, n) for n in kept}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
 
     @property
-    def adapter(self):
+    def adapter(self) -> Adapter:
         if self._adapter is None:
             adapter = find_adapter(self.model)
             adapter.fused = fused_projections.of_layers(adapter.layers, self.fuse_projections)
@@ -97,12 +113,12 @@ class Handle:
         return self._adapter
 
     @property
-    def active(self):
+    def active(self) -> bool:
         """True until `remove`."""
         return bool(self._saved)
 
     @property
-    def stock_forward(self):
+    def stock_forward(self) -> Callable[..., Any]:
         """The model's own forward, bound."""
         saved = self._saved.get("forward", _Missing)
         if saved is not _Missing:
@@ -111,12 +127,12 @@ class Handle:
         return functools.partial(type(self.model).forward, self.model)
 
     @property
-    def full_forward(self):
+    def full_forward(self) -> FullForward:
         if self._full is None:
             self._full = FullForward(self.model, self.adapter, self.stock_forward)
         return self._full
 
-    def _install(self):
+    def _install(self) -> None:
         forward = _Forward(self, self.model.forward)
         generate = _Generate(self, functools.partial(api.generate, self.model))
         entries = {"_dpad_handle": self, "forward": forward, "generate": generate}
@@ -127,7 +143,7 @@ class Handle:
             self._saved[name] = self.model.__dict__.get(name, _Missing)
             object.__setattr__(self.model, name, value)
 
-    def remove(self):
+    def remove(self) -> None:
         """Puts the model back as it was and frees the buffers; doing it twice is harmless."""
         for name, value in self._saved.items():
             if value is _Missing:
@@ -139,14 +155,14 @@ class Handle:
             self._adapter.fused.free()
         self._workspaces.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
     @contextmanager
-    def workspace(self):
+    def workspace(self) -> Iterator[Workspace]:
         """Buffers that nobody else uses meanwhile, for one call; what is fused is up to date."""
         kept, fused = [], self.adapter.fused
         if fused is not None:
@@ -156,7 +172,7 @@ class Handle:
             yield workspace
         del kept
 
-    def _cached_steps(self):
+    def _cached_steps(self) -> str:
         """How cached steps run, as words for the report."""
         if not self.cuda_graphs:
             return "eager (cuda_graphs=False)"
@@ -165,7 +181,7 @@ class Handle:
             return f"eager ({why_not})"
         return f"replayed as CUDA graphs, captured when they are first needed ({count} so far)"
 
-    def rows(self):
+    def rows(self) -> Iterator[tuple[str, str]]:
         """(what, where it runs) for the table."""
         device = self.adapter.device.type
         info = ops.build_info()
@@ -189,7 +205,7 @@ class Handle:
         if self.adapter.fused is not None:
             yield "fused", self.adapter.fused.where()
 
-    def _sections(self):
+    def _sections(self) -> tuple[str, str, list[tuple[str, str]], str, list[tuple[str, Any]]]:
         """(title, what runs where, heading of the defaults, defaults) for the report."""
         adapter = self.adapter
         defaults = api.merge(self.model, self.config, None, {})
@@ -209,18 +225,18 @@ class Handle:
         title = f"dpad on {type(self.model).__name__} ({adapter.family}), {state}"
         return title, sizes, where, f"defaults ({variant})", list(shown.items())
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         title, sizes, where, heading, defaults = self._sections()
         lines = [title, f"  {sizes}", *(f"  {name:<16} {value}" for name, value in where)]
         lines += [heading, *(f"  {name:<22} {value}" for name, value in defaults)]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         title, sizes, where, heading, defaults = self._sections()
         return report_html(title, [(sizes, where), (heading, defaults)], self.notes)
 
 
-def _elsewhere_hooks(adapter):
+def _elsewhere_hooks(adapter: Adapter) -> list[str]:
     """Names of modules whose hooks, or replaced forward, dpad's forward would not run."""
     run = {id(module) for called in adapter.called() for module in called.modules()}
     run.add(id(adapter.model))
@@ -231,7 +247,7 @@ def _elsewhere_hooks(adapter):
     ]
 
 
-def _examine(model, strict):
+def _examine(model: torch.nn.Module, strict: bool) -> tuple[Adapter, list[str]]:
     """The adapter of a model, and notes for the report; UnsupportedModelError if it has none."""
     adapter = find_adapter(model)
     hooked = _elsewhere_hooks(adapter)
@@ -243,7 +259,14 @@ def _examine(model, strict):
     return adapter, [*adapter.notes, text]
 
 
-def patch(model, config=None, *, strict=True, fuse_projections=False, cuda_graphs=True):
+def patch(
+    model: torch.nn.Module,
+    config: DPadGenerationConfig | None = None,
+    *,
+    strict: bool = True,
+    fuse_projections: bool = False,
+    cuda_graphs: bool = True,
+) -> Handle:
     """Accelerates one live model in place; `Handle.remove` undoes it.
 
     Only this instance changes, and only three entries of its ``__dict__``: parameters, modules,
@@ -295,12 +318,14 @@ def patch(model, config=None, *, strict=True, fuse_projections=False, cuda_graph
     return handle
 
 
-def patched(model, config=None, **options):
+def patched(
+    model: torch.nn.Module, config: DPadGenerationConfig | None = None, **options: Any
+) -> Handle:
     """`patch` for a with-statement: the model is as it was when the block ends."""
     return patch(model, config, **options)
 
 
-def supports(model, *, strict=True):
+def supports(model: torch.nn.Module, *, strict: bool = True) -> "Support":
     """Whether `patch` would take the model, without touching it.
 
     Returns:
@@ -316,11 +341,11 @@ def supports(model, *, strict=True):
 class Support:
     """Answer of `supports`: truthy if supported; `family`, and `reason` where it is not."""
 
-    def __init__(self, family, reason):
+    def __init__(self, family: str | None, reason: str | None) -> None:
         self.family, self.reason = family, reason
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return self.family is not None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"supported ({self.family})" if self else f"not supported: {self.reason}"

@@ -10,7 +10,7 @@ def main(arguments=None):
     """Runs the command line; `arguments` default to those of the process.
 
     Returns or exits with 0 done; 1 failed (an operator disagrees, NaN logits, out of memory); 2 bad
-    command line or value; 3 no such model or file, or not one that dpad knows; 4 a missing extra;
+    command line or value; 3 no such model or file, or not one that dpad knows; 4 a missing package;
     130 interrupted.
     """
     try:
@@ -19,7 +19,7 @@ def main(arguments=None):
         if (error.name or "").partition(".")[0] not in ("typer", "click", "rich"):
             raise
         print(
-            f"dpad: the command line needs {error.name}. Type:\n    pip install 'dpad-dllm[cli]'",
+            f"dpad: the command line needs {error.name}. Type:\n    pip install rich typer",
             file=sys.stderr,
         )
         return MISSING

@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Exit codes: 0 done; 1 failed (an operator disagrees, NaN logits, out of memory); 2 bad "
     "command line or value; 3 no such model or file, or not one that dpad knows; 4 a missing "
-    "extra; 130 interrupted. Every command takes --json.",
+    "package; 130 interrupted. Every command takes --json.",
 )
 
 

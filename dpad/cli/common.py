@@ -66,8 +66,8 @@ def exit_code(error):
 def report(error, code, as_json):
     """Shows an error: one line, or JSON."""
     message = str(error)
-    if code == cli.MISSING:
-        message += "; type: pip install 'dpad-dllm[cli,plot]'"
+    if code == cli.MISSING and error.name:
+        message += f"; type: pip install {error.name.partition('.')[0]}"
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": message}, "exit_code": code})
     else:

@@ -1,6 +1,7 @@
 """The kept suffix (scratchpad) of a block: which future mask tokens stay visible."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from dpad import ops
 from dpad.values import MOST_POSITIONS, flag, one_of, real, refuse, whole
@@ -54,7 +55,7 @@ class Suffix:
     keep_last: bool = False
     grid: str = "repo"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, kind in _FIELDS.items():
             value = getattr(self, name)
             if value is not None or name not in _OPEN:
@@ -66,13 +67,13 @@ class Suffix:
             self._fill_gaussian()
         if self.window is None:
             refuse("Suffix.window", None, f"a whole number from 1 to {MOST_POSITIONS}")
-        if self.kind == "gaussian" and self.count is not None and self.count > self.window:
+        if self.kind == "gaussian" and (self.count or 0) > (self.window or 0):
             refuse("Suffix.count", self.count, f"0 to window {self.window}")
         given = self.count is not None and self.count == int(self.count)
         if self.kind == "uniform" and self.density is None and not given:
             refuse("Suffix.count", self.count, "a whole number >= 0")
 
-    def _check_unused(self):
+    def _check_unused(self) -> None:
         given = [n for n in ("scale", "density", "count") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(f"Suffix takes one of scale, density and count, got {given}")
@@ -88,7 +89,7 @@ class Suffix:
                 value = getattr(self, name)
                 raise ValueError(f"Suffix.{name} = {value!r} has no meaning for {self.kind!r}")
 
-    def _fill_gaussian(self):
+    def _fill_gaussian(self) -> None:
         if self.window is None:
             object.__setattr__(self, "window", 256)
         if self.decay is None:
@@ -97,13 +98,13 @@ class Suffix:
             object.__setattr__(self, "scale", 2.0)
 
     @property
-    def _wanted(self):
+    def _wanted(self) -> float:
         if self.density is not None:
-            wanted = self.density * self.window
+            wanted = self.density * (self.window or 0)
             return float(round(wanted)) if self.kind == "uniform" else wanted
         return float(self.count or 0)
 
-    def parameters(self):
+    def parameters(self) -> dict[str, Any]:
         """Keyword arguments of `dpad.ops.suffix_sample`, except the draw's keys and length."""
         solve = self.kind == "gaussian" and self.scale is None
         return {
@@ -117,7 +118,7 @@ class Suffix:
             "keep_last": self.keep_last,
         }
 
-    def expected(self, remaining):
+    def expected(self, remaining: int) -> float:
         """Expected number of kept positions when `remaining` suffix positions are left."""
         p = self.parameters()
         if self.kind == "uniform" and p["count"] >= remaining:
@@ -125,13 +126,13 @@ class Suffix:
         p.pop("keep_last")
         table = ops.suffix_table(**p, length=remaining).double() / 2**32
         if self.kind == "uniform":
-            drawn = min(remaining, self.window)
+            drawn = min(remaining, p["window"])
             table[self.near : drawn] = min(1.0, p["count"] / drawn)
         if self.keep_last and remaining:
             table[-1] = 1.0
         return float(table.sum())
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults, for serialisation."""
         defaults = {"near": 0, "keep_last": False, "grid": "repo"}
         names = self.__dataclass_fields__

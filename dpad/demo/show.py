@@ -153,7 +153,7 @@ def _picture(model, canvas, wanted, seed, console):
             model, problems(1, seed)[0], canvas, None if wanted is True else wanted
         )
     except ModuleNotFoundError as error:
-        text = f"no picture: {error}; type: pip install 'dpad-dllm[plot]'"
+        text = f"no picture: {error}; type: pip install matplotlib"
         console.print(text, markup=False, soft_wrap=True)
         return None
     console.print(f"picture: {path}", highlight=False, markup=False, soft_wrap=True)

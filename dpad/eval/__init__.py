@@ -22,14 +22,14 @@ def __getattr__(name):
 
 
 def require_harness():
-    """Raises ModuleNotFoundError, naming the extra, where lm-eval is not installed."""
+    """Raises ModuleNotFoundError, naming the cure, where lm-eval is not installed."""
     try:
         import lm_eval  # noqa: F401
     except ModuleNotFoundError as error:
         if error.name != "lm_eval":
             raise
         raise ModuleNotFoundError(
-            "dpad.eval needs lm-eval. Type: pip install 'dpad-dllm[eval]'", name="lm_eval"
+            "dpad.eval needs lm-eval. Type: pip install 'lm-eval>=0.4.13,<0.5'", name="lm_eval"
         ) from error
 
 

@@ -1,9 +1,13 @@
 """`generate`, and the configuration in force."""
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
+import torch
 from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
 
 from dpad.decode.workspace import Workspace
 from dpad.generation import presets
@@ -15,36 +19,37 @@ from dpad.generation.inputs import split_prompts, supplied_draws
 from dpad.generation.job import Job
 from dpad.generation.loops import loop_options, run_loop
 from dpad.generation.names import resolve_names, set_options
+from dpad.generation.output import DPadOutput
 from dpad.generation.progress import Progress, check_progress
 from dpad.generation.prompts import read_inputs
 from dpad.generation.release import released
 from dpad.generation.stored import stored_options
-from dpad.models.adapter import find_adapter
+from dpad.models.adapter import Adapter, find_adapter
 
 
 def generate(
-    model,
-    inputs=None,
+    model: torch.nn.Module,
+    inputs: Any = None,
     *,
-    input_ids=None,
-    attention_mask=None,
-    generation_config=None,
-    tokenizer=None,
-    streamer=None,
-    kept_suffix=None,
-    noise=None,
-    confidences=None,
-    generation_tokens_hook_func=None,
-    generation_logits_hook_func=None,
-    logits_processor=None,
-    stopping_criteria=None,
-    callback_on_step_end=None,
-    callback_on_step_end_tensor_inputs=None,
-    callback_on_step_end_tensor_outputs=None,
-    custom_generate=None,
-    progress=False,
-    **options,
-):
+    input_ids: Any = None,
+    attention_mask: Any = None,
+    generation_config: GenerationConfig | None = None,
+    tokenizer: Any = None,
+    streamer: BaseStreamer | None = None,
+    kept_suffix: Any = None,
+    noise: Callable[..., Any] | None = None,
+    confidences: Callable[..., Any] | None = None,
+    generation_tokens_hook_func: Callable[..., Any] | None = None,
+    generation_logits_hook_func: Callable[..., Any] | None = None,
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
+    callback_on_step_end: Callable[..., Any] | None = None,
+    callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
+    callback_on_step_end_tensor_outputs: Sequence[str] | None = None,
+    custom_generate: Callable[..., Any] | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> torch.Tensor | DPadOutput:
     """Decodes with a masked-diffusion model, patched or not.
 
     Args:
@@ -108,7 +113,14 @@ def generate(
         return _call(model, prompt, given, supplied, hooks, conventions)
 
 
-def _call(model, prompt, given, supplied, hooks, conventions):
+def _call(
+    model: torch.nn.Module,
+    prompt: tuple[Any, Any, Any, Any],
+    given: tuple[Any, Any, Any],
+    supplied: dict[str, Any],
+    hooks: dict[str, Any],
+    conventions: Conventions,
+) -> torch.Tensor | DPadOutput:
     """One call, by the caller's loop or by dpad's; the arguments are those of `generate`."""
     generation_config, options, custom_generate = given
     adapter, handle = adapter_of(model), getattr(model, "_dpad_handle", None)
@@ -136,7 +148,7 @@ def _call(model, prompt, given, supplied, hooks, conventions):
     return job.result(run)
 
 
-def adapter_of(model):
+def adapter_of(model: torch.nn.Module) -> Adapter:
     """The decoder's view of a model: its handle's if it is patched, else one for this call."""
     handle = getattr(model, "_dpad_handle", None)
     return find_adapter(model) if handle is None else handle.adapter
@@ -149,12 +161,14 @@ _DRAWS = {
 }
 
 
-def checked_draws(supplied):
+def checked_draws(supplied: dict[str, Any]) -> dict[str, Any]:
     """`supplied` draws by name, with functions that are looked at when they are called."""
     return {**supplied, **{n: supplied_draws(n, supplied[n], of) for n, of in _DRAWS.items()}}
 
 
-def merge(model, base, given, options):
+def merge(
+    model: torch.nn.Module, base: Any, given: Any, options: Mapping[str, Any]
+) -> DPadGenerationConfig:
     """The configuration in force.
 
     Options over `given` over `base` over what the model brings along (`stored_options`) over the
@@ -182,7 +196,7 @@ def merge(model, base, given, options):
     return config
 
 
-def _fill(chosen, layer):
+def _fill(chosen: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Adds the fields of a lower layer; a commit rule that was chosen hides all lower ones."""
     ruled = any(chosen.get(n) is not None for n in RULES)
     fixed = chosen.get("remasking") == "random" or chosen.get("alg") in QUOTA_ALGS

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any
 
 from transformers import GenerationConfig
 
@@ -71,7 +72,9 @@ class DPadGenerationConfig(GenerationConfig):
         ValueError: a value out of range, or conflicting options; the message names both.
     """
 
-    def __init__(self, **kwargs):
+    suffix: Any  # a `Suffix`; a dict of its fields becomes one
+
+    def __init__(self, **kwargs: Any) -> None:
         values = resolve_names(kwargs)
         self._ready = False
         super().__init__()
@@ -81,7 +84,7 @@ class DPadGenerationConfig(GenerationConfig):
         del self._ready
         self.validate()
 
-    def validate(self, *args, **kwargs):
+    def validate(self, *args: Any, **kwargs: Any) -> None:
         """Checks every field; Transformers' own rules (on temperature, sampling) do not apply."""
         if hasattr(self, "_ready"):
             return
@@ -91,7 +94,7 @@ class DPadGenerationConfig(GenerationConfig):
                 setattr(self, name, kind(name, value))
         self._check_rule()
 
-    def _check_rule(self):
+    def _check_rule(self) -> None:
         """Refuses commit options that do not go together."""
         given = [n for n in RULES if getattr(self, n) is not None]
         carried = self.alg == "confidence_threshold"
@@ -115,7 +118,7 @@ class DPadGenerationConfig(GenerationConfig):
                 "random order ranks no score"
             )
 
-    def update(self, **kwargs):
+    def update(self, **kwargs: Any) -> dict[str, Any]:
         """Sets fields (aliases allowed) and validates; unknown options raise TypeError.
 
         Returns what is not an option but an input of the model, as Transformers expects it. With
@@ -138,36 +141,36 @@ class DPadGenerationConfig(GenerationConfig):
             raise
         return unused
 
-    def given(self):
+    def given(self) -> dict[str, Any]:
         """Field -> value of what was chosen: named in a call, or set to something else."""
         values = {n: getattr(self, n) for n in FIELDS}
         chosen = {n for n in FIELDS if n in self._given or values[n] != FIELDS[n]}
         return {n: values[n] for n in sorted(chosen) if values[n] is not None}
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
         values = {name: copy.copy(getattr(self, name)) for name in FIELDS}
         if self.suffix is not None:
             values["suffix"] = self.suffix.as_dict()
         return values
 
-    def to_diff_dict(self):
+    def to_diff_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as plain values."""
         return {n: v for n, v in self.to_dict().items() if v != FIELDS[n]}
 
-    def to_json_string(self, use_diff=True, **_):
+    def to_json_string(self, use_diff: bool = True, **_: Any) -> str:
         """What `save_pretrained` writes: the fields that were chosen, defaults among them too."""
         values = self.to_dict()
         if use_diff:
             values = {n: values[n] for n in self.given()}
         return json.dumps({CLASS_KEY: type(self).__name__, **values}, indent=2) + "\n"
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, DPadGenerationConfig) and self.to_dict() == other.to_dict()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return object.__hash__(self)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         fields = ", ".join(f"{n}={v!r}" for n, v in self.to_diff_dict().items())
         return f"DPadGenerationConfig({fields})"

@@ -1,6 +1,7 @@
 """Everything of the caller's that runs inside the loop, bound to one call of `generate`."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dpad.generation.callback import StepCallback, check_callback
@@ -19,8 +20,8 @@ class Conventions:
     logits_processor: list | None = None
     stopping_criteria: list | None = None
     callback_on_step_end: object = None
-    callback_on_step_end_tensor_inputs: tuple | None = None
-    callback_on_step_end_tensor_outputs: tuple | None = None
+    callback_on_step_end_tensor_inputs: Sequence[str] | None = None
+    callback_on_step_end_tensor_outputs: Sequence[str] | None = None
     progress: object = None
 
 

@@ -1,11 +1,15 @@
 """`dpad.generate` as a decoding loop behind Transformers' ``generate(custom_generate=...)``."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
+import torch
 from transformers import GenerationConfig
 
 from dpad.generation import api
 from dpad.generation.config import ALIASES, FIELDS, MODEL_INPUTS, DPadGenerationConfig
+from dpad.generation.output import DPadOutput
 from dpad.generation.release import released
 from dpad.generation.stored import SHARED, news
 
@@ -15,15 +19,15 @@ _CACHES = ("past_key_values", "cache")
 
 
 def custom_generate(
-    model,
-    input_ids=None,
+    model: torch.nn.Module,
+    input_ids: Any = None,
     *,
-    inputs=None,
-    generation_config=None,
-    logits_processor=None,
-    stopping_criteria=None,
-    **options,
-):
+    inputs: Any = None,
+    generation_config: Any = None,
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
+    **options: Any,
+) -> torch.Tensor | DPadOutput:
     """`dpad.generate` for a model that has Transformers' own ``generate`` (`GenerationMixin`).
 
     Works both ways that Transformers knows: as ``model.generate(ids, custom_generate=
@@ -59,7 +63,7 @@ def custom_generate(
         )
 
 
-def _prepared(generation_config, input_ids, options):
+def _prepared(generation_config: Any, input_ids: Any, options: dict[str, Any]) -> dict[str, Any]:
     """What Transformers has settled; its empty caches leave `options`, ValueError for full ones."""
     for name in _CACHES:
         if hasattr(options.get(name), "get_seq_length"):
@@ -74,7 +78,7 @@ def _prepared(generation_config, input_ids, options):
     return {}
 
 
-def _own(model, config):
+def _own(model: torch.nn.Module, config: Any) -> DPadGenerationConfig | None:
     """The `DPadGenerationConfig` of what was chosen in a configuration, whoever's it is."""
     if config is None:
         return None
@@ -89,7 +93,7 @@ def _own(model, config):
     return DPadGenerationConfig(**news(model, chosen))  # Transformers may have copied tokens
 
 
-def _named(function):
+def _named(function: Callable[..., Any]) -> inspect.Signature:
     """Its signature with every option by name: Transformers passes on what it finds there.
 
     Except the length and the model's inputs, which it prepares itself.
@@ -107,4 +111,4 @@ def _named(function):
     return inspect.Signature([*fixed, *more, own["options"]])
 
 
-custom_generate.__signature__ = _named(custom_generate)
+custom_generate.__signature__ = _named(custom_generate)  # type: ignore[attr-defined]

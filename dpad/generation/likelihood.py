@@ -2,9 +2,11 @@
 
 import math
 import struct
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,17 +44,17 @@ class LogLikelihood:
 
 
 def loglikelihood(
-    model,
-    pairs,
+    model: torch.nn.Module,
+    pairs: Iterable[tuple[Any, Any]],
     *,
-    samples=128,
-    cfg_scale=0.0,
-    seed=0,
-    row_keys=None,
-    micro_batch=32,
-    mask_token_id=None,
-    progress=False,
-):
+    samples: int = 128,
+    cfg_scale: float = 0.0,
+    seed: int | None = 0,
+    row_keys: list[int] | None = None,
+    micro_batch: int | None = 32,
+    mask_token_id: int | None = None,
+    progress: bool = False,
+) -> LogLikelihood:
     """Lower bound of the log-probability of each answer behind its prompt, with standard error.
 
     The bound is the expectation of ``L / l`` times the summed log-probabilities of l masked tokens,
@@ -180,7 +182,7 @@ def _row_keys(given, texts):
     return [key_of(prompt, *text.tolist()) for text, prompt in texts]
 
 
-def key_of(*numbers):
+def key_of(*numbers: Any):
     """A row key that follows from 64-bit integers."""
     digest = blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)

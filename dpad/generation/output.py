@@ -1,7 +1,9 @@
 """What a decoding run returns on request, and the trace as JSON lines."""
 
 import json
+import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers.utils import ModelOutput
@@ -38,13 +40,13 @@ class DPadOutput(ModelOutput):
     seed: int | None = None
     forwards: torch.LongTensor | None = None
     tokens_per_forward: torch.DoubleTensor | None = None
-    kept_suffix: list | None = None
-    finish_reason: list | None = None
-    timings: dict | None = None
+    kept_suffix: list[Any] | None = None
+    finish_reason: list[str] | None = None
+    timings: dict[str, float] | None = None
     trace: "Trace | None" = None
-    history: tuple | None = None
+    history: tuple[torch.Tensor, ...] | None = None
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return output_html(self)
 
 
@@ -60,16 +62,16 @@ class Trace:
     the forward that committed them.
     """
 
-    header: dict
-    events: list = field(default_factory=list)
+    header: dict[str, Any]
+    events: list[dict[str, Any]] = field(default_factory=list)
 
-    def with_text(self, tokenizer):
+    def with_text(self, tokenizer: Any) -> "Trace":
         """The same trace with the tokens' texts, each decoded by itself; it is changed in place."""
         ids = sorted({token for event in self.events for token in event["tokens"]})
         self.header["texts"] = {str(token): tokenizer.decode([token]) for token in ids}
         return self
 
-    def animation(self, row=0, per_second=4.0):
+    def animation(self, row: int = 0, per_second: float = 4.0) -> Html:
         """`Html` of one row's tokens appearing as they were committed, `per_second` forwards.
 
         Raises:
@@ -82,17 +84,17 @@ class Trace:
             raise ValueError(f"per_second = {per_second!r}: expected a number above 0")
         return Html(animation_html(self, row, per_second))
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return trace_html(self)
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the header and one event per line."""
         with open(path, "w", encoding="utf-8") as file:
             for record in (self.header, *self.events):
                 file.write(json.dumps(record) + "\n")
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike[str]) -> "Trace":
         """Reads what `save` wrote.
 
         Raises:
@@ -103,7 +105,7 @@ class Trace:
         return cls(*trace_file.read(path))
 
 
-def row_events(q):
+def row_events(q: Any) -> list[dict[str, Any]]:
     """Events of one `Sequence` that has ended."""
     tokens, at, committed = (t.cpu() for t in q.result)
     events, previous = [], None

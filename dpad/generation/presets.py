@@ -1,6 +1,14 @@
 """Defaults per family and variant, and the published settings per model and task, by name."""
 
+from typing import TYPE_CHECKING, Any
+
 from dpad.decode.suffix import Suffix
+
+if TYPE_CHECKING:
+    from dpad.generation.config import DPadGenerationConfig
+
+if TYPE_CHECKING:
+    from dpad.generation.config import DPadGenerationConfig
 
 # Used where no values were published for a variant: nothing is approximated.
 SAFE = {
@@ -13,11 +21,13 @@ SAFE = {
 }
 
 
-def _gaussian(decay, scale, window):
+def _gaussian(decay: float, scale: float, window: int) -> Suffix:
     return Suffix("gaussian", window=window, decay=decay, scale=scale)
 
 
-def _published(length, decay, scale, window, threshold=0.9):
+def _published(
+    length: int, decay: float, scale: float, window: int, threshold: float | None = 0.9
+) -> dict[str, Any]:
     return {
         "max_new_tokens": length,
         "block_length": 32,
@@ -71,24 +81,24 @@ PRESETS = {
 }
 
 
-def variant_of(model):
+def variant_of(model: object) -> str | None:
     """The key of `VARIANTS` that the model was loaded as, or None."""
     name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     last = name.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
     return last if last in VARIANTS else None
 
 
-def defaults_for(model):
+def defaults_for(model: object) -> dict[str, Any]:
     """Defaults of a model: its variant's, or the safe ones."""
-    return VARIANTS.get(variant_of(model), SAFE)
+    return VARIANTS.get(variant_of(model) or "", SAFE)
 
 
-def names():
+def names() -> list[str]:
     """Names of all published presets."""
     return sorted(PRESETS)
 
 
-def get(name, **changes):
+def get(name: str, **changes: Any) -> "DPadGenerationConfig":
     """The `DPadGenerationConfig` of a preset, with `changes`; KeyError listing the names.
 
     A commit rule among the changes takes the place of the published one.

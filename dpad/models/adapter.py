@@ -5,8 +5,10 @@ A family is one small file that says where the parts live in its module tree. It
 structural probe; never by a model path or by class identity.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,43 +54,45 @@ class Adapter:
     output_class: str = "CausalLMOutputWithPast"
     sampler: str | None = None
     notes: list[str] = field(default_factory=list)
-    fused: object = field(default=None, repr=False)
-    _rope: dict = field(default_factory=dict, repr=False)
+    fused: Any = field(default=None, repr=False)
+    _rope: dict[torch.device, list[tuple[torch.Tensor, torch.Tensor]]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
-    def weight(self):
+    def weight(self) -> torch.Tensor:
         """The embedding weight: tells dtype and device of the whole model."""
         return self.embed.module.weight
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         """Ids that the model knows now: as many as the embedding has rows."""
         return self.weight.shape[0]
 
     @property
-    def width(self):
+    def width(self) -> int:
         """Of the residual."""
         return self.weight.shape[1]
 
     @property
-    def mlp_width(self):
+    def mlp_width(self) -> int:
         """Of an MLP's inner rows, the widest."""
         return max(layer.mlp.inner_width() for layer in self.layers)
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         return self.weight.dtype
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         _check_loaded({self.weight.device})
         return self.weight.device
 
-    def norms(self):
+    def norms(self) -> list[Norm]:
         """All norms, in the order of the forward."""
         return [norm for layer in self.layers for norm in layer.norms()] + [self.final_norm]
 
-    def called_whole(self):
+    def called_whole(self) -> list[nn.Module]:
         """Norms and MLPs that are called, where otherwise an operator would stand in for them."""
         norms = [norm.module for norm in self.norms()]
         mlps = [layer.mlp.whole_module() for layer in self.layers]
@@ -96,7 +100,7 @@ class Adapter:
             m for m in mlps if m is not None
         ]
 
-    def called(self):
+    def called(self) -> list[nn.Module]:
         """The modules that a decoder calls, whatever it does with the others' weights."""
         parts = [self.embed] if self.head.tied else [self.embed, self.head]
         modules = [part.module for part in parts]
@@ -105,27 +109,27 @@ class Adapter:
             modules += layer.mlp.called()
         return modules + self.called_whole()
 
-    def products(self, parts, x):
+    def products(self, parts: Sequence[Part], x: torch.Tensor) -> Sequence[torch.Tensor]:
         """Outputs of parts that read the same rows `x`, in one product where they are fused."""
         fused = None if self.fused is None else self.fused.products(parts, x)
         return [part(x) for part in parts] if fused is None else fused
 
-    def stack(self, parts, x):
+    def stack(self, parts: Sequence[Part], x: torch.Tensor) -> torch.Tensor | None:
         """The parts' weights ``[sum(out_features), in_features]`` in one tensor that suits rows
         `x`, or None.
         """
         return None if self.fused is None else self.fused.weight(parts, x)
 
-    def key_limit(self, position, length):
+    def key_limit(self, position: torch.Tensor, length: int) -> torch.Tensor | None:
         """How many of `length` positions each position may look at, int64 like `position`; None
         where it may look at all.
         """
         if self.attention == "full":
             return None
-        block = self.block_length
+        block = self.block_length or 0
         return ((position // block + 1) * block).clamp(max=length)
 
-    def rope(self, length):
+    def rope(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin, each float32 ``[>= length, rotary_dim / 2]``, from the configuration.
 
         Shorter ones stay, for graphs read them: together they are no longer than the longest.
@@ -146,7 +150,7 @@ class Adapter:
         return have
 
 
-def unwrap(model):
+def unwrap(model: Any) -> Any:
     """The model inside torch.compile, DistributedDataParallel and PEFT wrappers.
 
     Raises UnsupportedModelError for PEFT methods that put virtual tokens before the prompt.
@@ -165,12 +169,12 @@ def unwrap(model):
         model = inner
 
 
-def class_names(model):
+def class_names(model: object) -> list[str]:
     """Class names over the MRO, most derived first."""
     return [c.__name__ for c in type(model).__mro__]
 
 
-def find_adapter(model):
+def find_adapter(model: nn.Module) -> Adapter:
     """The `Adapter` of a live model.
 
     Raises:
@@ -200,7 +204,7 @@ def find_adapter(model):
     )
 
 
-def _check_attention(adapter):
+def _check_attention(adapter: Adapter) -> None:
     """What is not known would be answered with another attention than the model's."""
     kinds, block = ("full", "block-causal"), adapter.block_length
     require(adapter.attention in kinds, "attention", adapter.attention)
@@ -208,7 +212,7 @@ def _check_attention(adapter):
         require(isinstance(block, int) and block > 0, "block_length", block)
 
 
-def _check_loaded(devices):
+def _check_loaded(devices: set[torch.device]) -> None:
     if any(d.type == "meta" for d in devices):
         raise UnsupportedModelError(
             "the model has parameters on the meta device (offloaded or not loaded): load all of "
@@ -216,7 +220,7 @@ def _check_loaded(devices):
         )
 
 
-def _check_devices(adapter):
+def _check_devices(adapter: Adapter) -> None:
     devices = {p.device for p in adapter.model.parameters()}
     _check_loaded(devices)
     if len(devices) > 1:
@@ -224,7 +228,7 @@ def _check_devices(adapter):
         raise UnsupportedModelError(f"the model is spread over {names}: dpad decodes on one device")
 
 
-def _check_dtypes(adapter):
+def _check_dtypes(adapter: Adapter) -> None:
     """The rows of a pass have one dtype: that of the embedding, the norms and the caches."""
     if adapter.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise UnsupportedModelError(

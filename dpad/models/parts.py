@@ -1,6 +1,7 @@
 """The parts of a model by their places in its module tree, and how they are run and found."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -176,7 +177,7 @@ class Layer:
     attention_norm: Norm
     attention: Attention
     mlp_norm: Norm
-    mlp: object
+    mlp: Any
 
     def norms(self):
         """In the order of the forward."""

@@ -16,6 +16,9 @@ operator, the argument and the value, before any work; on CUDA values are not re
 whose index is out of range is skipped, and `unmask_` reports the status "invalid" or "nan".
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from dpad.ops import reference
@@ -56,7 +59,7 @@ __all__ = [
 ]
 
 
-def _bind(name):
+def _bind(name: str) -> Any:
     """The compiled overload, looked up once, or None."""
     return getattr(torch.ops.dpad, name).default if loaded("_C") else None
 
@@ -69,7 +72,7 @@ _KERNELS = {
 }
 
 
-def _run(name, tensors, *args):
+def _run(name: str, tensors: Sequence[Any], *args: Any) -> Any:
     """Calls `name` on its kernel or its twin; `tensors` are those that may carry gradients."""
     if torch.is_grad_enabled():
         for t in tensors:
@@ -83,7 +86,16 @@ def _run(name, tensors, *args):
     return op(*args)
 
 
-def suffix_table(kind, grid, window, decay, scale, count, near, length):
+def suffix_table(
+    kind: str,
+    grid: str,
+    window: int,
+    decay: float,
+    scale: float,
+    count: float,
+    near: int,
+    length: int,
+) -> torch.Tensor:
     """Integer keep-thresholds of the suffix distances 0..length-1 (DPad, arXiv 2508.14148, eq. 7).
 
     Position ``e + d`` is kept when its 32-bit random word is below ``table[d]``; 2**32 is always.
@@ -105,7 +117,7 @@ def suffix_table(kind, grid, window, decay, scale, count, near, length):
     return _run("suffix_table", (), kind, grid, window, decay, scale, count, near, length)
 
 
-def transfer_schedule(masks, steps):
+def transfer_schedule(masks: int, steps: int) -> torch.Tensor:
     """Positions to commit in each of `steps` steps: LLaDA's linear schedule (arXiv 2502.09992).
 
     Returns:
@@ -115,23 +127,23 @@ def transfer_schedule(masks, steps):
 
 
 def suffix_sample(
-    seed,
-    row_key,
-    block,
-    redraw,
-    end,
-    total,
+    seed: torch.Tensor,
+    row_key: torch.Tensor,
+    block: torch.Tensor,
+    redraw: torch.Tensor,
+    end: torch.Tensor,
+    total: torch.Tensor,
     *,
-    kind,
-    length,
-    grid="repo",
-    window=0,
-    decay=0.0,
-    scale=0.0,
-    count=0.0,
-    near=0,
-    keep_last=False,
-):
+    kind: str,
+    length: int,
+    grid: str = "repo",
+    window: int = 0,
+    decay: float = 0.0,
+    scale: float = 0.0,
+    count: float = 0.0,
+    near: int = 0,
+    keep_last: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Draws the kept suffix of one block for each sequence.
 
     Args:
@@ -149,7 +161,17 @@ def suffix_sample(
     return _run("suffix_sample", (seed,), seed, row_key, block, redraw, end, total, *args)
 
 
-def plan_pass(start, end, kept, kept_count, scope, first, first_target, shift=0, block_length=0):
+def plan_pass(
+    start: torch.Tensor,
+    end: torch.Tensor,
+    kept: torch.Tensor,
+    kept_count: torch.Tensor,
+    scope: torch.Tensor,
+    first: torch.Tensor,
+    first_target: torch.Tensor,
+    shift: int = 0,
+    block_length: int = 0,
+) -> tuple[torch.Tensor, ...]:
     """Lays out one pass: rows, slots, positions, logit rows.
 
     A sequence has n visible slots: the positions [0, end), then the kept suffix.
@@ -180,7 +202,14 @@ def plan_pass(start, end, kept, kept_count, scope, first, first_target, shift=0,
     return _run("plan_pass", (start,), *args)
 
 
-def suffix_gather(canvas, canvas_row, q_offsets, position, hidden_until=None, mask_id=0):
+def suffix_gather(
+    canvas: torch.Tensor,
+    canvas_row: torch.Tensor,
+    q_offsets: torch.Tensor,
+    position: torch.Tensor,
+    hidden_until: torch.Tensor | None = None,
+    mask_id: int = 0,
+) -> torch.Tensor:
     """Tokens of the pass's rows from the canvas, by position.
 
     Args:
@@ -197,20 +226,20 @@ def suffix_gather(canvas, canvas_row, q_offsets, position, hidden_until=None, ma
 
 
 def rope_kv_write_(
-    q,
-    k,
-    v,
-    q_position,
-    position,
-    slot,
-    q_offsets,
-    kv_start,
-    cos,
-    sin,
-    k_cache,
-    v_cache,
-    full_precision=True,
-):
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    q_position: torch.Tensor,
+    position: torch.Tensor,
+    slot: torch.Tensor,
+    q_offsets: torch.Tensor,
+    kv_start: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    full_precision: bool = True,
+) -> torch.Tensor:
     """Rotates q and k at their positions, writes k and v into their slots in place.
 
     Args:
@@ -233,8 +262,16 @@ def rope_kv_write_(
 
 
 def block_attention(
-    q, k_cache, v_cache, q_offsets, kv_start, n_keys, scale, key_mask=None, key_limit=None
-):
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    q_offsets: torch.Tensor,
+    kv_start: torch.Tensor,
+    n_keys: torch.Tensor,
+    scale: float,
+    key_mask: torch.Tensor | None = None,
+    key_limit: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Bidirectional attention of flat rows over the first n_keys slots of their sequences.
 
     Args:
@@ -253,7 +290,9 @@ def block_attention(
     return _run("block_attention", (q, k_cache, v_cache), q, k_cache, v_cache, *args)
 
 
-def add_rms_norm_(residual, delta, weight, eps):
+def add_rms_norm_(
+    residual: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float
+) -> torch.Tensor:
     """Adds `delta` into `residual` in place and returns the RMS-normed rows.
 
     The sum is rounded to the dtype; the norm is taken in float32, rounded, then multiplied by the
@@ -268,7 +307,7 @@ def add_rms_norm_(residual, delta, weight, eps):
     return _run("add_rms_norm_", (residual, delta, weight), residual, delta, weight, eps)
 
 
-def swiglu(gate, up):
+def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """``silu(gate) * up``, silu in float32 and rounded before the product.
 
     Args:
@@ -280,7 +319,7 @@ def swiglu(gate, up):
     return _run("swiglu", (gate, up), gate, up)
 
 
-def linear(x, weight, bias=None):
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """``x weight^T + bias`` as torch.nn.functional.linear; made for few rows.
 
     The sum of an element is taken in float32 in a fixed order and rounded once: a row has the same
@@ -297,15 +336,15 @@ def linear(x, weight, bias=None):
 
 
 def route(
-    logits,
-    bias,
-    top_k,
-    score="softmax",
-    normalise=True,
-    groups=1,
-    top_groups=1,
-    scaling=1.0,
-):
+    logits: torch.Tensor,
+    bias: torch.Tensor | None,
+    top_k: int,
+    score: str = "softmax",
+    normalise: bool = True,
+    groups: int = 1,
+    top_groups: int = 1,
+    scaling: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The experts of each row of a routed MLP, and the pairs of rows and experts sorted by expert.
 
     Pair ``row * top_k + k`` is the k-th expert of a row. A NaN logit ranks first and makes the
@@ -331,7 +370,7 @@ def route(
     return _run("route", (logits, bias), logits, bias, *args)
 
 
-def grouped_linear(x, weight, offsets):
+def grouped_linear(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     """``x weight[e]^T`` for the rows of each expert e, as torch.nn.functional.grouped_mm.
 
     On the CPU a row has the same bits alone and among any others, at any number of threads; any
@@ -348,7 +387,9 @@ def grouped_linear(x, weight, offsets):
     return _run("grouped_linear", (x, weight), x, weight, offsets)
 
 
-def combine(y, order, weight, full_precision=True):
+def combine(
+    y: torch.Tensor, order: torch.Tensor, weight: torch.Tensor, full_precision: bool = True
+) -> torch.Tensor:
     """Sums the experts' results of each row: ``out[row] = sum_k weight[row, k] y[its place]``.
 
     Args:
@@ -366,16 +407,16 @@ def combine(y, order, weight, full_precision=True):
 
 
 def confidence(
-    logits,
-    l_offsets,
-    position,
-    rng,
-    temperature,
-    suppress,
-    exclude,
-    noise=None,
-    round_to_dtype=False,
-):
+    logits: torch.Tensor,
+    l_offsets: torch.Tensor,
+    position: torch.Tensor,
+    rng: torch.Tensor,
+    temperature: torch.Tensor,
+    suppress: torch.Tensor,
+    exclude: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    round_to_dtype: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Token, probability, margin and entropy of every logit row in one pass.
 
     Args:
@@ -396,7 +437,7 @@ def confidence(
     return _run("confidence", (logits,), logits, *args)
 
 
-def uniform(rng, l_offsets, position):
+def uniform(rng: torch.Tensor, l_offsets: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     """Uniform draws in (0, 1], one per logit row: the order of random remasking.
 
     Args:
@@ -410,27 +451,27 @@ def uniform(rng, l_offsets, position):
 
 
 def unmask_(
-    canvas,
-    committed_at,
-    committed,
-    masks_left,
-    status,
-    forward,
-    canvas_row,
-    l_offsets,
-    position,
-    token,
-    score,
-    probability,
-    amount,
-    quota,
-    length,
-    end_ids,
-    rule,
-    early_stop,
-    mask_id,
-    fill_id,
-):
+    canvas: torch.Tensor,
+    committed_at: torch.Tensor,
+    committed: torch.Tensor,
+    masks_left: torch.Tensor,
+    status: torch.Tensor,
+    forward: torch.Tensor,
+    canvas_row: torch.Tensor,
+    l_offsets: torch.Tensor,
+    position: torch.Tensor,
+    token: torch.Tensor,
+    score: torch.Tensor,
+    probability: torch.Tensor,
+    amount: torch.Tensor,
+    quota: torch.Tensor,
+    length: torch.Tensor,
+    end_ids: torch.Tensor,
+    rule: int,
+    early_stop: bool,
+    mask_id: int,
+    fill_id: int,
+) -> None:
     """Commits tokens to the canvas and updates its state.
 
     In each sequence at least one token is committed, except by the rule "below" (score < amount,
@@ -458,12 +499,12 @@ def unmask_(
     return _run("unmask_", (canvas,), *state, *rows, *rest)
 
 
-def cpu_isa():
+def cpu_isa() -> str:
     """Instruction set of the CPU kernels in use: "avx512", "avx2", "portable", or "torch"."""
     return torch.ops.dpad.cpu_isa.default() if loaded("_C") else "torch"
 
 
-def set_cpu_isa(name):
+def set_cpu_isa(name: str) -> None:
     """Chooses the instruction set of the CPU kernels; RuntimeError where it is not supported."""
     if not loaded("_C"):
         raise RuntimeError("dpad.ops.set_cpu_isa: the compiled module is not loaded")

@@ -3,21 +3,22 @@
 import importlib
 import os
 import warnings
+from types import ModuleType
 
 import torch
 
 # Module -> None when it is loaded, else why it is not.
-REASON = {"_C": "not tried", "_C_cuda": "not tried", "_host": "not tried"}
+REASON: dict[str, str | None] = {"_C": "not tried", "_C_cuda": "not tried", "_host": "not tried"}
 
 
-def _import(name):
+def _import(name: str) -> tuple[ModuleType | None, str | None]:
     try:
         return importlib.import_module(f"dpad.{name}"), None
     except ImportError as error:
         return None, str(error)
 
 
-def _load():
+def _load() -> None:
     if os.environ.get("DPAD_DISABLE") == "1":
         REASON.update(dict.fromkeys(REASON, "switched off by DPAD_DISABLE=1"))
         return
@@ -29,11 +30,13 @@ def _load():
     else:
         _, REASON["_C_cuda"] = _import("_C_cuda")
     _, REASON["_host"] = _import("_host")
+    if REASON["_host"] is not None:
+        REASON["_host"] = "not in wheels; decoding does not need it"
     if REASON["_C"] is None:
         _warn_about_isa()
 
 
-def _warn_about_isa():
+def _warn_about_isa() -> None:
     """Says so where DPAD_ISA names an instruction set that is unknown or not supported."""
     try:
         torch.ops.dpad.cpu_isa.default()
@@ -45,17 +48,17 @@ def _warn_about_isa():
 _load()
 
 
-def loaded(name):
+def loaded(name: str) -> bool:
     """True when the compiled module `name` ("_C", "_C_cuda", "_host") is in use."""
     return REASON[name] is None
 
 
-def constant(name, default):
+def constant(name: str, default: str) -> str:
     """The module constant `name` of `_C`, or `default` where that is not in use."""
     return getattr(importlib.import_module("dpad._C"), name) if loaded("_C") else default
 
 
-def has_kernel(op, device_type):
+def has_kernel(op: str, device_type: str) -> bool:
     """True when `op` runs on our own kernel for tensors of `device_type`, False: on its twin."""
     if not loaded("_C"):
         return False
@@ -66,7 +69,7 @@ def has_kernel(op, device_type):
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"dpad::{op}", "CUDA")
 
 
-def build_info():
+def build_info() -> dict[str, str]:
     """What was built and what is in use, as a dict of strings.
 
     Keys: ``build`` (compiler, build type, torch and CUDA of the build), ``cpu_isa`` (instruction

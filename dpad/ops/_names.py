@@ -10,7 +10,7 @@ _NAMES = {
 }
 
 
-def _numbered(kind):
+def _numbered(kind: str) -> dict[str, int]:
     return {name: number for number, name in enumerate(constant(kind, _NAMES[kind]).split())}
 
 

@@ -73,6 +73,7 @@ print({name: dpad.ops.loaded(name) for name in ("_C", "_C_cuda", "_host")})
 """
 
 
+@pytest.mark.slow(reason="processes of their own import torch")
 @pytest.mark.parametrize("missing", ["_C", "_C_cuda", "_host"])
 def test_dpad_works_without_a_compiled_module(missing):
     out = python(f"import sys; sys.modules['dpad.{missing}'] = None\n{USE}")
@@ -81,5 +82,6 @@ def test_dpad_works_without_a_compiled_module(missing):
     assert loaded["_C"] == (missing != "_C")
 
 
+@pytest.mark.slow(reason="a process of its own imports torch")
 def test_dpad_works_with_all_of_them_switched_off():
     assert not any(eval(python("import sys\n" + USE, DPAD_DISABLE="1")).values())

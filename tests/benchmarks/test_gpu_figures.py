@@ -45,6 +45,7 @@ def content(folder, name):
     return json.loads((folder / f"{name}.json").read_text())
 
 
+@pytest.mark.slow(reason="every case of the operators")
 def test_operator_figures(measured):
     found = content(measured, "operators")["cases"]
     names = {c["name"].split()[0] for c in found}

@@ -25,6 +25,7 @@ def files(out):
     return {p.name: p.stat().st_mtime_ns for p in out.glob("*/*.json")}
 
 
+@pytest.mark.slow(reason="runs every table of the benchmarks once")
 def test_every_cell_is_a_file_with_its_circumstances(finished):
     names = {name.removesuffix(".json") for name in files(finished)}
     suffixes, caches, stops = ("full", "dropout"), ("none", "prefix", "dual"), ("all", "stop")

@@ -245,4 +245,4 @@ def test_a_missing_matplotlib_only_costs_the_picture(models, monkeypatch):
     monkeypatch.setattr(report, "picture", missing)
     console = Console(file=io.StringIO(), width=200)
     assert show._picture(models[1], 64, True, 0, console) is None
-    assert "dpad-dllm[plot]" in console.file.getvalue()
+    assert "type: pip install matplotlib" in console.file.getvalue()

@@ -235,14 +235,14 @@ def test_nan_logits_are_exit_code_1(run, broken_folder):
     assert "NaN" in result.stderr
 
 
-def test_a_missing_extra_is_exit_code_4(run, tmp_path, monkeypatch):
+def test_a_missing_package_is_exit_code_4(run, tmp_path, monkeypatch):
     def missing(*args):
         raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
 
     monkeypatch.setattr(Trace, "load", missing)
     result = run(f"plot {tmp_path / 'trace.jsonl'}")
     assert result.exit_code == 4
-    assert "dpad-dllm[cli,plot]" in result.stderr
+    assert "type: pip install matplotlib\n" in result.stderr
 
 
 def test_an_interrupt_is_exit_code_130(run, monkeypatch):

@@ -1,4 +1,4 @@
-"""Where lm-eval is not installed the extra is named; importing `dpad.eval` needs nothing."""
+"""Where lm-eval is not installed the cure is named; importing `dpad.eval` needs nothing."""
 
 import subprocess
 import sys
@@ -19,13 +19,15 @@ def test_the_extra_is_named(use):
     done = python(f"import dpad.eval\nprint('imported')\n{use}")
     assert done.stdout == "imported\n"
     assert "ModuleNotFoundError: dpad.eval needs lm-eval" in done.stderr
-    assert "pip install 'dpad-dllm[eval]'" in done.stderr
+    assert "pip install 'lm-eval>=0.4.13,<0.5'" in done.stderr
 
 
 def test_the_command_says_so_in_one_line():
     done = python("import runpy; runpy.run_module('dpad.eval', run_name='__main__')")
     assert done.returncode == 4
-    assert done.stderr == "dpad: dpad.eval needs lm-eval. Type: pip install 'dpad-dllm[eval]'\n"
+    assert (
+        done.stderr == "dpad: dpad.eval needs lm-eval. Type: pip install 'lm-eval>=0.4.13,<0.5'\n"
+    )
 
 
 def test_importing_it_imports_little():

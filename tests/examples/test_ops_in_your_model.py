@@ -3,11 +3,13 @@
 import runpy
 from pathlib import Path
 
+import pytest
 from torch._dynamo.utils import counters
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ops_in_your_model.py"
 
 
+@pytest.mark.slow(reason="torch.compile traces and compiles a model")
 def test_it_compiles_and_agrees(capsys):
     counters.clear()
     module = runpy.run_path(str(EXAMPLE))

@@ -25,6 +25,7 @@ def run(planning, tmp_path_factory):
     return out, json.loads((out / "results.json").read_text())["fill"]
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_far_suffix_decides(planning, run):
     _, found = run
     full, none, near = (found[label] for label in ("full suffix", "none", "nearest 4"))
@@ -37,6 +38,7 @@ def test_far_suffix_decides(planning, run):
     assert none["positions"] < near["positions"] < full["positions"]
 
 
+@pytest.mark.slow(reason="trains a model")
 def test_a_trained_model_is_scored_again(planning, run, capsys):
     out, found = run
     weights = (out / "fill" / "model.safetensors").read_bytes()

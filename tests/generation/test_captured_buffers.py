@@ -10,6 +10,8 @@ from dpad.decode import graphs
 from tests.doubles.recorded_calls import RecordedCalls
 from tests.generation.test_captured_steps import DEVICES, decode, decode_eagerly
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(autouse=True)
 def recorded(monkeypatch):

@@ -14,6 +14,8 @@ from tests.doubles.recorded_calls import RecordedCalls
 from tests.generation.common import MASK_ID, pad
 from tests.generation.test_golden import cache_of, replay, traces
 
+pytestmark = pytest.mark.once
+
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 OPTIONS = {"max_new_tokens": 32, "block_length": 8, "confidence_threshold": 0.6, "cache": "dual"}
 OPTIONS |= {"mask_token_id": MASK_ID, "seed": 1, "early_stop": False}

@@ -211,6 +211,7 @@ def recorded(monkeypatch):
     monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
 
 
+@pytest.mark.slow(reason="random sessions of many calls")
 @settings(max_examples=int(os.environ.get("DPAD_CASES", "8")))
 @given(seed=st.integers(0, 10**6))
 def test_sessions(seed):

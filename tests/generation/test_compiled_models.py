@@ -81,6 +81,7 @@ def near(actual, expected):
     return (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.slow(reason="torch.compile traces whole models")
 @models
 @torch.no_grad()
 def test_lengths_and_batches_share_few_graphs(make, backend):
@@ -122,6 +123,8 @@ def test_keys_and_values_are_not_copied(make):
     assert all(list(write.args[-3:-1]) == made for write in writes)
 
 
+@pytest.mark.once
+@pytest.mark.slow(reason="torch.compile traces whole models")
 @torch.inference_mode()
 def test_a_pass_of_the_decoder_compiles():
     """Refresh and cached steps of sequences of other lengths, in caches that live outside."""

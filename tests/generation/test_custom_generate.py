@@ -101,6 +101,7 @@ print("same")
 """
 
 
+@pytest.mark.slow(reason="a process of its own imports Transformers and decodes")
 def test_as_the_file_of_a_folder(tmp_path):
     """In a process of its own: Transformers copies such files into its modules cache."""
     paths = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]

@@ -8,6 +8,8 @@ from dpad.decode import device as devices
 from tests.doubles.reference_decoder import reference
 from tests.generation.common import MASK_ID
 
+pytestmark = pytest.mark.once
+
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 NEW, BLOCK = 32, 16
 RULES = {

@@ -179,6 +179,7 @@ def test_what_a_hook_returns_is_checked(dream, hooks, words):
         dream.diffusion_generate(torch.tensor([PROMPT]), generation_tokens_hook_func=3)
 
 
+@pytest.mark.slow(reason="the default is 512 steps")
 def test_class_defaults(dream):
     """20 new tokens, origin, temperature 0, 512 steps; a maximum length counts the prompt."""
     ids = torch.tensor([PROMPT])

@@ -6,6 +6,8 @@ import torch
 import dpad
 from tests.generation.common import EOS_ID, MASK_ID, pad
 
+pytestmark = pytest.mark.once
+
 NEW, BLOCK = 40, 16  # two blocks and a shorter last one
 RULES = {
     "greedy": {},

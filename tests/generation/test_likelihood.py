@@ -10,6 +10,8 @@ from dpad.decode.decoder import NaNLogitsError
 from tests.doubles import remote
 from tests.generation.common import MASK_ID, META
 
+pytestmark = pytest.mark.once
+
 # float32: one pass of many canvases against the model's forward of one canvas.
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 PAIRS = [

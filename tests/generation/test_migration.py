@@ -16,6 +16,8 @@ from tests.generation.test_golden import (
     traces,
 )
 
+pytestmark = pytest.mark.once
+
 PAGE = (Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
 # Section -> (model, compatible mode of its rows).
 SECTIONS = {

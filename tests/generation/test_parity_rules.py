@@ -6,6 +6,8 @@ import torch
 import dpad
 from tests.generation.common import MASK_ID
 
+pytestmark = pytest.mark.once
+
 PROMPT = [5, 17, 200, 41, 8, 99, 23]
 NEW = 16
 FIRST = len(PROMPT)

@@ -9,6 +9,8 @@ from dpad.decode.step import DeviceStep
 from tests.doubles.pretended_cuda import CUDA, pretended_cuda
 from tests.generation.common import MASK_ID, pad
 
+pytestmark = pytest.mark.once
+
 OPTIONS = {"max_new_tokens": 16, "block_length": 8, "confidence_threshold": 0.6, "cache": "dual"}
 OPTIONS |= {"mask_token_id": MASK_ID, "seed": 1, "early_stop": False}
 SETTINGS = {

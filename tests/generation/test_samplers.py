@@ -6,6 +6,8 @@ import torch
 import dpad
 from tests.generation.common import DREAM
 
+pytestmark = pytest.mark.once
+
 MASK_ID, VOCAB, NEW = DREAM["mask_id"], DREAM["config"]["vocab_size"], 16
 PROMPT = [5, 17, 99, 3, 250]
 
@@ -124,6 +126,7 @@ def test_samplers_serve_every_family_cache_and_batch(request, model, alg):
         assert torch.equal(dpad.generate(model, prompts[1:], cache=cache, **second)[0], out[1])
 
 
+@pytest.mark.slow(reason="a distribution, from 3,000 decodings")
 def test_alg_temp_draws_positions_without_replacement(dream):
     """One token per step: how often each position comes first is softmax(score / alg_temp)."""
     runs, options = 3000, {"max_new_tokens": 4, "steps": 4, "alg": "maskgit_plus"}

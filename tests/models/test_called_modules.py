@@ -143,6 +143,7 @@ def test_a_replaced_mlp_is_the_one_that_runs(dream, ids):
     assert not torch.allclose(found, plain, atol=0.1)
 
 
+@pytest.mark.once
 def test_torch_compile_traces_them(place, ids):
     model, _, module = place
     changed_output(module)

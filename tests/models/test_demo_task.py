@@ -245,6 +245,8 @@ def test_only_shipped_models_are_found():
         dpad.demo.load("tiny_dream")
 
 
+@pytest.mark.slow(reason="trains three times")
+@pytest.mark.once
 @pytest.mark.parametrize("model", ["llada", "dream"])
 def test_interrupted_training_ends_with_the_same_weights(training, tmp_path, monkeypatch, model):
     arguments = ["train", "--tokens", "2700", "--last-tokens", "1300", "--step-tokens", "600"]

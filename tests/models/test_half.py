@@ -9,6 +9,8 @@ import dpad
 from dpad.models.adapter import find_adapter
 from tests.generation.common import MASK_ID, pad
 
+pytestmark = pytest.mark.once
+
 PROMPTS = [list(range(20, 31)), list(range(60, 65))]
 
 

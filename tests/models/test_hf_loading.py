@@ -99,6 +99,7 @@ def test_nothing_is_registered_in_the_auto_classes(tmp_path):
         transformers.AutoConfig.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow(reason="a process of its own imports Transformers")
 def test_import_is_light():
     code = (
         "import sys, dpad.models.hf as hf; hf.AutoModel\n"

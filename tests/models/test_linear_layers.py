@@ -11,6 +11,8 @@ from dpad.models import linear_layers
 from dpad.models.parts import Head, Part
 from tests.decode.common import tiny
 
+pytestmark = pytest.mark.once
+
 IN, OUT = 1024, 512  # as many elements as the least weight that runs on the operator
 
 

@@ -231,6 +231,7 @@ def test_operands_that_are_still_read_are_kept(program, make, shape):
     assert passes.copies(shape)
 
 
+@pytest.mark.slow(reason="Inductor compiles C++")
 def test_inductor_writes_the_cache_in_place():
     """The generated code hands its own inputs to the operators and allocates no second cache."""
 

@@ -204,6 +204,7 @@ else:
 """
 
 
+@pytest.mark.slow(reason="a process of its own imports torch")
 def test_dpad_disable_runs_the_twins(tmp_path):
     path = str(tmp_path / "results.pt")
     code = TWINS.format(folder=os.path.dirname(__file__), path=path)

@@ -11,6 +11,8 @@ import dpad
 from tests.generation.common import Doubled, logits
 from tests.models.fused_projections.common import IDS, OPTIONS, close, fused_layers, unfused
 
+pytestmark = pytest.mark.once
+
 
 def optimizer_step(model):
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)

@@ -16,6 +16,8 @@ from tests.doubles.reference_decoder import reference
 from tests.generation.common import logits
 from tests.models.fused_projections.common import IDS, OPTIONS, close, fused_layers, unfused
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def products(monkeypatch):

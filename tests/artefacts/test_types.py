@@ -1,0 +1,26 @@
+"""What type checkers see of the package is what it holds."""
+
+import ast
+import tomllib
+
+import dpad
+
+
+def test_type_checkers_see_the_public_names(root):
+    """The names of `dpad.__getattr__` once more, from the same modules."""
+    tree = ast.parse((root / "dpad/__init__.py").read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {}
+    for node in block.body:
+        for name in node.names:
+            assert name.name == name.asname  # an alias to itself is a name that is passed on
+            seen[name.name] = node.module
+    modules = {name: path.rpartition(".")[0] for name, path in dpad._MODULES.items()}
+    assert seen == {**dpad._PUBLIC, **modules}
+
+
+def test_what_is_checked_is_there(root):
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    files = settings["tool"]["mypy"]["files"]
+    assert files == sorted(set(files))
+    assert not [name for name in files if not (root / name).is_file()]
