@@ -9,6 +9,7 @@ DRAWS = {
     "repeats": lambda: valid.run_repeats(0, 20, times=20),
     "malformed": lambda: malformed.run(0, 500),
     "operators": lambda: faults.run_operators(0, 1),
+    "engine": lambda: faults.run_engine(1, 1),
     "allocations": lambda: allocations.run(0, 0, allocations.CHILD[:-1] + ", 1)"),
     "interrupts": lambda: faults.run_interrupts(0, 6),
     "patches": lambda: lasting.run_patches(0, 6),
