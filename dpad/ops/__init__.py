@@ -64,6 +64,7 @@ def _bind(name: str) -> Any:
     return getattr(torch.ops.dpad, name).default if loaded("_C") else None
 
 
+_CPU = torch.device("cpu")
 _COMPILED = {name: _bind(name) for name in reference.__all__ if name != "gumbel"}
 
 # Device types on which an operator has a kernel; asked here, as torch.compile cannot trace it.
@@ -76,12 +77,13 @@ def _run(name: str, tensors: Sequence[Any], *args: Any) -> Any:
     """Calls `name` on its kernel or its twin; `tensors` are those that may carry gradients."""
     if torch.is_grad_enabled():
         for t in tensors:
-            if t is not None and t.requires_grad:
+            if getattr(t, "requires_grad", False):
                 raise RuntimeError(
                     f"dpad.ops.{name} is for inference only and got a tensor that requires grad: "
                     "call it under torch.no_grad() or torch.inference_mode(), or detach the tensor"
                 )
-    device = tensors[0].device.type if tensors else "cpu"
+    # What is no tensor goes to the kernel, which refuses it by name.
+    device = getattr(tensors[0], "device", _CPU).type if tensors else "cpu"
     op = _COMPILED[name] if device in _KERNELS[name] else getattr(reference, name)
     return op(*args)
 

@@ -82,6 +82,19 @@ def _check_heads(call):
     call.require(heads % kv_heads == 0, "k_cache", text)
 
 
+def _check_route(call):
+    experts, top_k = call.sizes["experts"], call.sizes["top_k"]
+    groups, top_groups = call.arguments["groups"], call.arguments["top_groups"]
+    text = f"= {groups}: expected a count of groups that divides the experts"
+    call.require(groups >= 1, "groups", text)
+    call.require(experts % groups == 0, "groups", text)
+    text = f"= {top_groups}: expected between 1 and the number of groups"
+    call.require(top_groups >= 1, "top_groups", text)
+    call.require(top_groups <= groups, "top_groups", text)
+    text = f"= {top_k}: expected between 1 and the number of experts that may be chosen"
+    call.require(top_k <= experts // groups * top_groups, "top_k", text)
+
+
 def _size_plan(call):
     """There are limits, one per row, where attention is block-causal."""
     rows = torch.library.get_ctx().new_dynamic_size()
@@ -93,6 +106,7 @@ def _size_plan(call):
 _RULES = {
     "rope_kv_write_": _check_rope,
     "block_attention": _check_heads,
+    "route": _check_route,
     "plan_pass": _size_plan,
 }
 

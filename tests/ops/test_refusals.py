@@ -11,6 +11,7 @@ import torch
 from op_helpers import assert_same_bits, call
 from op_samples import NAMES, WRITTEN, ints, sample
 
+from dpad import ops
 from dpad.ops._signatures import COUNTS, SIGNATURES
 
 NAN = float("nan")
@@ -425,6 +426,18 @@ def test_none_in_a_tensors_place_is_refused(name, argument, device):
     )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_tensor_is_refused_by_name(name):
+    """By the public functions as well."""
+    args = sample(name)
+    for operand in SIGNATURES[name].operands:
+        for value in ([1.0], "text", 3, None):
+            if value is None and operand.optional:
+                continue
+            with pytest.raises(RuntimeError, match=rf"dpad::{name}.*'{operand.name}'"):
+                getattr(ops, name)(**{**args, operand.name: value})
+
+
 @pytest.mark.parametrize(
     ("name", "argument"), [(name, argument) for name in WRITTEN for argument in WRITTEN[name]]
 )
@@ -528,8 +541,6 @@ def test_gradients_are_refused(name, argument):
 
 
 def test_unknown_instruction_sets():
-    from dpad import ops
-
     before = ops.cpu_isa()
     with pytest.raises(RuntimeError, match="set_cpu_isa: argument 'name' = \"sse\""):
         ops.set_cpu_isa("sse")

@@ -14,6 +14,7 @@ CHECKS = {
     "repeats": (valid.run_repeats, 200),
     "malformed": (malformed.run, 100_000),
     "operators": (faults.run_operators, 20),
+    "engine": (faults.run_engine, 20),
     "allocations": (allocations.run, 10),
     "interrupts": (faults.run_interrupts, 200),
     "patches": (lasting.run_patches, 1000),

@@ -9,7 +9,7 @@ import time
 
 from dpad import ops
 from tests.trust.report import Report
-from tests.trust.subject import Subject, calls
+from tests.trust.subject import EngineSubject, Subject, calls
 
 
 class Injected(Exception):
@@ -59,6 +59,13 @@ def run_operators(seed, cases, make=Subject):
             if problem is not None:
                 report.fail(case, f"call {number} of {counter.seen}: {problem}")
                 break
+    return report
+
+
+def run_engine(seed, cases):
+    """The same within an engine: every request ends, and another engine gives the same tokens."""
+    report = run_operators(seed, cases, EngineSubject)
+    report.check = "engine"
     return report
 
 

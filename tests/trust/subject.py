@@ -46,3 +46,16 @@ class Subject:
         if not torch.equal(self.generate(call), clean):
             return "the next call gave other tokens"
         return None
+
+
+class EngineSubject(Subject):
+    """The same calls through an engine, one request for each row."""
+
+    def generate(self, call):
+        taken = ("input_ids", "micro_batch", "num_return_sequences", "trace", "row_keys")
+        chosen = {name: value for name, value in call.items() if name not in taken}
+        with dpad.Engine(self.model, max_sequences=4, max_tokens=1024) as engine:
+            rows = enumerate(call["input_ids"])
+            requests = [engine.submit(row, row_key=key, **chosen) for key, row in rows]
+            answers = [request.result(timeout=60).sequences[0] for request in requests]
+        return torch.nn.utils.rnn.pad_sequence(answers, batch_first=True)

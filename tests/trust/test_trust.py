@@ -5,24 +5,23 @@ import pytest
 from tests.trust import allocations, faults, hostile, lasting, malformed, valid
 
 DRAWS = {
-    "valid": lambda: valid.run(0, 150),
+    "valid": lambda: valid.run(0, 120),
     "repeats": lambda: valid.run_repeats(0, 20, times=20),
-    "malformed": lambda: malformed.run(0, 500),
+    "malformed": lambda: malformed.run(0, 400),
     "operators": lambda: faults.run_operators(0, 1),
+    "engine": lambda: faults.run_engine(1, 1),
     "allocations": lambda: allocations.run(0, 0, allocations.CHILD[:-1] + ", 1)"),
     "interrupts": lambda: faults.run_interrupts(0, 6),
     "patches": lambda: lasting.run_patches(0, 6),
     "generates": lambda: lasting.run_generates(0, 12),
     "threads": lambda: lasting.run_threads(0, 2, threads=4),
-    "arguments": lambda: hostile.run_arguments(0, len(hostile.CASES)),
-    "folders": lambda: hostile.run_folders(0, 20),
+    "arguments": lambda: hostile.run_arguments(0, 60),
+    "folders": lambda: hostile.run_folders(0, 10),
 }
 
 
-# What the interface does not check yet: options, and changes of a folder.
-OPEN = ("steps", "num_return_sequences", "seed", "mask_token_id", "eos_token_id", "pad_token_id")
-OPEN += ("row_keys", "early_stop", "trace", "batch_invariant", "attention_mask")
-OPEN += ("no_config", "outside_index", "pickled", "missing_tensor", "strange_config")
+# Options whose errors do not name them yet.
+OPEN = ("compatible = [1]", "input_ids = tensor(..., device='meta'")
 
 
 @pytest.mark.parametrize("check", DRAWS)
