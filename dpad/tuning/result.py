@@ -1,12 +1,15 @@
 """What a sweep found: a table, a picture, and the cheapest setting that is good enough."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.html import table
 from dpad.tuning.grid import label, plain, varying
 from dpad.tuning.intervals import paired_difference, wilson
+from dpad.values import real
 
+check_tolerance = partial(real(0, 1), "tolerance")  # a share of the problems
 COSTS = ("seconds", "positions", "forwards")
 _HEADINGS = ("right %", "95 %", "forwards", "positions", "seconds")
 
@@ -43,13 +46,6 @@ def check_cost(cost):
     """Raises ValueError unless `cost` names a cost of a `Point`."""
     if cost not in COSTS:
         raise ValueError(f"cost = {cost!r}: expected one of {', '.join(COSTS)}")
-
-
-def check_tolerance(tolerance):
-    """Raises ValueError unless `tolerance` is a share, 0 to 1."""
-    number = isinstance(tolerance, (int, float)) and not isinstance(tolerance, bool)
-    if not (number and 0 <= tolerance <= 1):
-        raise ValueError(f"tolerance = {tolerance!r}: expected a share of the problems, 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """`tune`: the loop over problems and configurations."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -12,6 +12,7 @@ from dpad.models.adapter import find_adapter
 from dpad.tuning.grid import GRID, configurations, plain
 from dpad.tuning.result import Point, Tuning, check_cost, check_tolerance
 from dpad.tuning.store import Store, fingerprint, key
+from dpad.values import int64, shown, whole
 
 
 def tune(
@@ -66,9 +67,7 @@ def tune(
     check_tolerance(tolerance)
     if not callable(check):
         raise TypeError(f"check is a {type(check).__name__}: expected a callable")
-    for name, value, low in (("batch", batch, 1), ("seed", seed, -(2**63))):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise ValueError(f"{name} = {value!r}: expected a whole number >= {low}")
+    batch, seed = whole(1)("batch", batch), int64("seed", seed)
     check_progress(progress)
     find_adapter(model)
     problems = list(problems)
@@ -86,6 +85,8 @@ def _prompt(problem, prompt):
     if prompt is not None:
         return prompt(problem)
     if isinstance(problem, Mapping):
+        if "prompt" not in problem:
+            raise ValueError(f"problem {shown(problem)} holds no 'prompt': give prompt=")
         return problem["prompt"]
     return getattr(problem, "prompt", problem)
 
@@ -94,12 +95,13 @@ def _ids(prompt, tokenizer):
     """Token ids of a prompt, a list of int."""
     if isinstance(prompt, str):
         if tokenizer is None:
-            raise ValueError(f"prompt {prompt!r} is a text: give the tokenizer as well")
+            raise ValueError(f"prompt {shown(prompt)} is a text: give the tokenizer as well")
         return list(tokenizer(prompt)["input_ids"])
-    ids = prompt.tolist() if isinstance(prompt, torch.Tensor) else list(prompt)
-    if not ids or not all(isinstance(i, int) for i in ids):
-        raise ValueError(f"prompt {prompt!r}: expected a text or a flat list of token ids")
-    return ids
+    ids = prompt.tolist() if isinstance(prompt, torch.Tensor) else prompt
+    flat = isinstance(ids, Sequence) and all(isinstance(i, int) for i in ids)
+    if not flat or not ids:
+        raise ValueError(f"prompt {shown(prompt)}: expected a text or a flat list of token ids")
+    return list(ids)
 
 
 def _point(config, cells):

@@ -3,9 +3,10 @@
 import runpy
 from pathlib import Path
 
-import jupytext
-import nbformat
 import pytest
+
+jupytext = pytest.importorskip("jupytext", reason="make test-docs")
+nbformat = pytest.importorskip("nbformat", reason="make test-docs")
 
 FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
 MODULE = runpy.run_path(str(FOLDER / "__main__.py"), run_name="notebooks")

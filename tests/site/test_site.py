@@ -10,6 +10,8 @@ import pytest
 
 import dpad
 
+pytest.importorskip("sphinx", reason="make test-docs")
+
 ROOT = Path(__file__).parents[2]
 
 
