@@ -16,7 +16,7 @@ from torch import nn
 from dpad.models import fused_projections, linear_layers
 from dpad.models.parts import Head, Layer, Norm, Part, UnsupportedModelError, require
 
-FAMILIES = ("dpad.models.llada", "dpad.models.dream")
+FAMILIES = tuple(f"dpad.models.{name}" for name in ("llada", "dream", "sdar", "fast_dllm_v2"))
 
 
 @dataclass

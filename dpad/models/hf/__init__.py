@@ -15,8 +15,12 @@ __all__ = [
     "AutoTokenizer",
     "DreamConfig",
     "DreamModel",
+    "Fast_dLLM_QwenConfig",
+    "Fast_dLLM_QwenForCausalLM",
     "LLaDAConfig",
     "LLaDAModelLM",
+    "SDARConfig",
+    "SDARForCausalLM",
 ]
 
 # model_type -> architecture name -> (module, model class, config class). Both keys must match:
@@ -24,6 +28,14 @@ __all__ = [
 _FAMILIES = {
     "llada": {"LLaDAModelLM": ("dpad.models.hf.llada", "LLaDAModelLM", "LLaDAConfig")},
     "Dream": {"DreamModel": ("dpad.models.hf.dream", "DreamModel", "DreamConfig")},
+    "sdar": {"SDARForCausalLM": ("dpad.models.hf.sdar", "SDARForCausalLM", "SDARConfig")},
+    "Fast_dLLM_Qwen": {
+        "Fast_dLLM_QwenForCausalLM": (
+            "dpad.models.hf.fast_dllm_v2",
+            "Fast_dLLM_QwenForCausalLM",
+            "Fast_dLLM_QwenConfig",
+        )
+    },
 }
 # Tokenizers released as remote code -> the Transformers class that they restate. Dream's is Qwen2's
 # byte-level BPE (the same normalisation, splitting and merges) with other special tokens.

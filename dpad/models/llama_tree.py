@@ -1,0 +1,119 @@
+"""The module tree that most families keep from Llama, Qwen2 and Qwen3, and its configuration.
+
+``model.embed_tokens``, ``model.layers[i]`` with ``self_attn.{q,k,v,o}_proj`` and two norms,
+``model.norm`` and ``lm_head``; a family says what its layers hold besides.
+"""
+
+import torch
+
+from dpad.models.adapter import Adapter
+from dpad.models.mlp import dense
+from dpad.models.parts import Attention, Head, Layer, need, norm, part, require
+
+EPS = "variance_epsilon"
+
+
+def layer(block, head_norms=False, mlp=None):
+    """The `Layer` of a block; `head_norms`: q and k are normed over the head before RoPE."""
+    norms = ("q_norm", "k_norm") if head_norms else ()
+    return Layer(
+        attention_norm=norm(block, "input_layernorm", EPS),
+        attention=Attention(
+            **{n: part(block, f"self_attn.{n}_proj") for n in ("q", "k", "v", "o")},
+            **{n: norm(block, f"self_attn.{n}", EPS) for n in norms},
+        ),
+        mlp_norm=norm(block, "post_attention_layernorm", EPS),
+        mlp=dense(block, "mlp") if mlp is None else mlp,
+    )
+
+
+def adapt(model, family, layers, cure="see docs/loading.md", **more):
+    """The `Adapter` of a model of this tree: `layers` are its layers, `more` are fields of it;
+    `cure` is what to do about rotary buffers that do not match the configuration.
+    """
+    config, base = need(model, "config"), need(model, "model")
+    check(config)
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    theta = rope_theta(config)
+    tied = getattr(model, "lm_head", None) is None and bool(config.tie_word_embeddings)
+    fields = {
+        "embed": part(base, "embed_tokens"),
+        "head": part(base, "embed_tokens", Head, tied=True)
+        if tied
+        else part(model, "lm_head", Head),
+        "rotary_dim": head_dim,
+        "mask_id": getattr(config, "mask_token_id", None),
+        "end_ids": ids(config, "eos_token_id"),
+        "shift": 0,
+        "notes": rope_notes(base, theta, head_dim, cure),
+    }
+    return Adapter(
+        family=family,
+        model=model,
+        layers=layers,
+        final_norm=norm(base, "norm", EPS),
+        num_heads=heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+        rope_theta=theta,
+        rope_full_precision=False,
+        max_positions=config.max_position_embeddings,
+        pad_id=getattr(config, "pad_token_id", None),
+        **{**fields, **more},
+    )
+
+
+def blocks(model):
+    """The modules of the layers, in order."""
+    return list(need(model, "model.layers"))
+
+
+def check(config):
+    """UnsupportedModelError for a configuration whose attention or activation is another."""
+    act = getattr(config, "hidden_act", "silu")
+    require(act == "silu", "hidden_act", act)
+    require(not getattr(config, "use_sliding_window", False), "use_sliding_window", True)
+    scaling = getattr(config, "rope_scaling", None)
+    kind = scaling.get("rope_type", "default") if isinstance(scaling, dict) else None
+    require(not scaling or kind == "default", "rope_scaling", scaling)
+
+
+def rope_theta(config):
+    """The base of RoPE; Transformers 5.x keeps it among `rope_parameters`."""
+    theta = getattr(config, "rope_theta", None)
+    if theta is None:
+        theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")
+    require(theta is not None, "rope_theta", theta)
+    return float(theta)
+
+
+def ids(config, name):
+    """The ids of a field that holds one, several or none."""
+    found = getattr(config, name, None)
+    return (found,) if isinstance(found, int) else tuple(found or ())
+
+
+def rope_notes(base, theta, rotary_dim, cure):
+    """What is to be said of the loaded rotary buffers; dpad computes its own tables.
+
+    Transformers 5.x leaves non-persistent buffers of remote code uninitialised, and `model.to`
+    rounds them with the weights.
+    """
+    index = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device="cpu")
+    wanted = 1.0 / (theta ** (index / rotary_dim))
+    found = getattr(getattr(base, "rotary_emb", None), "inv_freq", None)
+    if found is None:
+        return []
+    if found.device.type == "meta":
+        return ["the rotary buffers are on the meta device: only dpad's forward runs"]
+    found = found.detach().float().cpu()
+    if found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-3):
+        return []
+    cure = f"dpad is right, the stock forward is not; {cure}"
+    if found.shape == wanted.shape and torch.allclose(found, wanted, rtol=8e-3):
+        return [f"the rotary buffers were rounded to half precision (model.to): {cure}"]
+    return [
+        "the loaded rotary buffers do not match the configuration (transformers 5.x leaves them "
+        f"uninitialised): {cure}"
+    ]

@@ -1,0 +1,108 @@
+"""The families beyond LLaDA and Dream: a small configuration and the released sizes of each."""
+
+import json
+
+import torch
+from safetensors.torch import load_file
+
+from dpad.models import hf
+from tests.generation.common import GOLDEN
+from tests.models.common import spread_out
+
+SHAPE = {
+    "vocab_size": 67,
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "mask_token_id": 60,
+    "bos_token_id": 58,
+    "eos_token_id": 59,
+    "pad_token_id": 59,
+}
+# Class name -> fields of a small model, beside `SHAPE`.
+SMALL = {
+    "SDARForCausalLM": {"head_dim": 16, "block_size": 4},
+    "Fast_dLLM_QwenForCausalLM": {"bd_size": 8},
+}
+# (class name, fields beside the class's defaults, parameters, some shapes by key) as released.
+RELEASED = {
+    "SDAR-8B-Chat": (
+        "SDARForCausalLM",
+        {},
+        8_190_735_360,
+        {
+            "lm_head.weight": [151936, 4096],
+            "model.layers.35.self_attn.k_proj.weight": [1024, 4096],
+            "model.layers.35.self_attn.k_norm.weight": [128],
+            "model.layers.35.mlp.down_proj.weight": [4096, 12288],
+        },
+    ),
+    "SDAR-4B-Chat": (
+        "SDARForCausalLM",
+        {"hidden_size": 2560, "intermediate_size": 9728},
+        4_411_424_256,
+        {"model.layers.35.self_attn.o_proj.weight": [2560, 4096]},
+    ),
+    "SDAR-1.7B-Chat": (
+        "SDARForCausalLM",
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+        },
+        2_031_739_904,
+        {"model.layers.27.self_attn.q_proj.weight": [2048, 2048]},
+    ),
+    "Fast_dLLM_v2_7B": (
+        "Fast_dLLM_QwenForCausalLM",
+        {},
+        7_615_616_512,
+        {
+            "model.layers.27.self_attn.q_proj.bias": [3584],
+            "model.layers.27.self_attn.k_proj.weight": [512, 3584],
+        },
+    ),
+    "Fast_dLLM_v2_1.5B": (
+        "Fast_dLLM_QwenForCausalLM",
+        {
+            "vocab_size": 151936,
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+        },
+        1_543_714_304,
+        {"model.embed_tokens.weight": [151936, 1536]},
+    ),
+}
+
+
+def build(name, **fields):
+    """A model of a native class by its name."""
+    model_class = getattr(hf, name)
+    return model_class(model_class.config_class(**fields)).eval()
+
+
+def small(name, **changes):
+    """A small float32 model with random weights whose logits are far from flat."""
+    return spread_out(build(name, **{**SHAPE, **SMALL[name], **changes}).float())
+
+
+def golden(name, file):
+    """The float32 model of a golden weights file."""
+    fields = json.loads((GOLDEN / f"{file}.config.json").read_text())["config"]
+    model = build(name, **fields).float()
+    model.load_state_dict(
+        {k: v.float() for k, v in load_file(GOLDEN / f"{file}.safetensors").items()}
+    )
+    return model
+
+
+def tokens(*shape):
+    """Ids of no special token."""
+    return torch.randint(0, 50, shape, generator=torch.Generator().manual_seed(7))
