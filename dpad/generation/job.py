@@ -32,6 +32,7 @@ class Job:
     def __init__(self, adapter, config, prompts, supplied, conventions, hooks, given):
         self.adapter, self.config, self.prompts = adapter, config, prompts
         self.hooks, self.given = hooks, given  # `given`: ids and mask as they came
+        adapter.refuse_unserved()
         check_attention(adapter)
         check_hooks(hooks, config, len(prompts))
         self.quirks = quirks(config.compatible)

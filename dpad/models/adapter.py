@@ -5,7 +5,7 @@ A family is one small file that says where the parts live in its module tree. It
 structural probe; never by a model path or by class identity.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 
 import torch
@@ -26,7 +26,8 @@ class Adapter:
     a position then sees those of its own block of `block_length`, counted from position 0, and of
     all blocks before. `honours_mask` says whether the stock forward looks at its attention mask,
     `output_class` names what it returns, `sampler` the model's own method that decodes, if it has
-    one; `notes` are lines for the handle's report; `fused` the `FusedProjections` in use, if any.
+    one; `notes` are lines for the handle's report; `strict` refuses hooks that would not be run;
+    `fused` the `FusedProjections` in use, if any.
     """
 
     family: str
@@ -52,6 +53,7 @@ class Adapter:
     output_class: str = "CausalLMOutputWithPast"
     sampler: str | None = None
     notes: list[str] = field(default_factory=list)
+    strict: bool = field(default=True, repr=False)
     fused: object = field(default=None, repr=False)
     _rope: dict = field(default_factory=dict, repr=False)
 
@@ -104,6 +106,45 @@ class Adapter:
             modules += [part.module for part in layer.attention.parts()]
             modules += layer.mlp.called()
         return modules + self.called_whole()
+
+    def unserved(self):
+        """Names of modules with hooks, or a replaced forward, that dpad's forward does not run.
+
+        It runs those of the modules that it calls, and hooks on whole blocks.
+        """
+        run = {id(module) for called in self.called() for module in called.modules()}
+        run.add(id(self.model))
+        blocks = {id(layer.hooked_block()) for layer in self.layers}
+        return [
+            name
+            for name, module in self.model.named_modules()
+            if id(module) not in run
+            and not linear_layers.only_own_forward(module)
+            and not (id(module) in blocks and linear_layers.own_forward(module))
+        ]
+
+    def refuse_unserved(self):
+        """Raises UnsupportedModelError with the `unserved` names, unless they were accepted."""
+        names = self.unserved() if self.strict else ()
+        if names:
+            raise UnsupportedModelError(
+                f"hooks or a replaced forward on {', '.join(names)} are not run by dpad's forward: "
+                "remove them, or patch the model with strict=False, which skips them"
+            )
+
+    def stands(self):
+        """Whether the modules around norms and projections are still in the model's tree."""
+        parts = [self.embed, self.head, self.final_norm]
+        for layer in self.layers:
+            parts += [*layer.norms(), *layer.attention.parts()]
+        tree = {id(module) for module in self.model.modules()}
+        return all(id(part.parent) in tree for part in parts)
+
+    def same_as(self, other):
+        """Whether another adapter says the same of the same modules."""
+        left_out = ("notes", "strict", "fused", "_rope")
+        names = [f.name for f in fields(self) if f.name not in left_out]
+        return all(getattr(self, n) == getattr(other, n) for n in names)
 
     def products(self, parts, x):
         """Outputs of parts that read the same rows `x`, in one product where they are fused."""
@@ -187,8 +228,7 @@ def find_adapter(model):
         if set(family.CLASS_NAMES) & set(class_names(model)):
             adapter = family.adapt(model)
             _check_attention(adapter)
-            _check_devices(adapter)
-            _check_dtypes(adapter)
+            check_tensors(adapter)
             adapter.fused = fused_projections.of_layers(adapter.layers, copies=False)
             if adapter.fused is not None:
                 adapter.fused.refresh()
@@ -214,6 +254,14 @@ def _check_loaded(devices):
             "the model has parameters on the meta device (offloaded or not loaded): load all of "
             "them onto one device first"
         )
+
+
+def check_tensors(adapter):
+    """Raises UnsupportedModelError for devices, dtypes or norms that a pass cannot have."""
+    _check_devices(adapter)
+    _check_dtypes(adapter)
+    for norm in adapter.norms():
+        norm.eps  # noqa: B018  it raises where there is none
 
 
 def _check_devices(adapter):

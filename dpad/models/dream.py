@@ -15,7 +15,8 @@ CLASS_NAMES = ("DreamModel",)
 EPS = "variance_epsilon"
 
 
-def _layer(block):
+def _layer(layers, number, in_tuple):
+    block = layers[number]
     return Layer(
         attention_norm=norm(block, "input_layernorm", EPS),
         attention=Attention(
@@ -26,6 +27,8 @@ def _layer(block):
         ),
         mlp_norm=norm(block, "post_attention_layernorm", EPS),
         mlp=dense(block, "mlp"),
+        block=part(layers, str(number)),
+        in_tuple=in_tuple,
     )
 
 
@@ -63,6 +66,7 @@ def adapt(model):
     kind = scaling.get("rope_type", "default") if isinstance(scaling, dict) else None
     require(scaling is None or kind == "default", "rope_scaling", scaling)
     base = need(model, "model")
+    layers, native = need(base, "layers"), type(base).__module__.startswith("dpad.models.")
     head_dim = config.hidden_size // config.num_attention_heads
     theta = float(config.rope_theta)
     eos = getattr(config, "eos_token_id", None)
@@ -70,7 +74,7 @@ def adapt(model):
         family=FAMILY,
         model=model,
         embed=part(base, "embed_tokens"),
-        layers=[_layer(block) for block in need(base, "layers")],
+        layers=[_layer(layers, number, not native) for number in range(len(layers))],
         final_norm=norm(base, "norm", EPS),
         head=part(model, "lm_head", Head),
         num_heads=config.num_attention_heads,
