@@ -258,11 +258,17 @@ def _examine(model, strict):
     adapter = find_adapter(model)
     adapter.strict = strict
     adapter.refuse_unserved()
+    notes, unused = list(adapter.notes), adapter.unused_weights()
+    if unused:
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        text = f"dpad's forward does not read {', '.join(unused[:3])}{more}"
+        if strict:
+            raise UnsupportedModelError(f"{text}: pass strict=False to go on without")
+        notes.append(text)
     skipped = ", ".join(adapter.unserved())
-    if not skipped:
-        return adapter, list(adapter.notes)
-    text = f"hooks or a replaced forward on {skipped} are not run by dpad's forward"
-    return adapter, [*adapter.notes, text]
+    if skipped:
+        notes.append(f"hooks or a replaced forward on {skipped} are not run by dpad's forward")
+    return adapter, notes
 
 
 def patch(model, config=None, *, strict=True, fuse_projections=False, cuda_graphs=True):
@@ -275,7 +281,8 @@ def patch(model, config=None, *, strict=True, fuse_projections=False, cuda_graph
         model: a LLaDA or Dream in the released remote code or in `dpad.models.hf`, or a PEFT,
             torch.compile or DataParallel wrapper of one: then the model inside is patched.
         config: `DPadGenerationConfig`, defaults of ``generate`` for this model.
-        strict: refuse hooks that dpad's forward would not run, now and at each call; else skip and
+        strict: refuse weights that dpad's forward would not read (of a fork that has more), and
+            hooks that dpad's forward would not run, now and at each call; else skip and
             report them. It runs those of projections, embedding and head, and of norms and MLPs:
             such a module is called, with the computed rows ``[rows, width]`` of a pass; and those
             on whole blocks, which see the same rows (`dpad.rows_of_pass`).

@@ -226,3 +226,18 @@ def test_another_dtype_is_noticed(model, ids):
         model.generate(ids, **PLAIN)
     model.float()
     model.generate(ids, **PLAIN)
+
+
+@pytest.mark.parametrize("place", ["", "block", "base"])
+def test_weights_of_a_fork_that_are_not_read_are_named(model, ids, place):
+    owner = {"": model, "block": blocks(model)[1], "base": model.model}[place]
+    owner.mask_head = nn.Linear(4, 4, bias=False)
+    name = next(n for n, _ in model.named_parameters() if "mask_head" in n)
+    with pytest.raises(UnsupportedModelError, match=f"does not read {name}: pass strict=False"):
+        dpad.patch(model)
+    assert not dpad.supports(model) and dpad.supports(model, strict=False)
+    with dpad.patch(model, strict=False) as handle:
+        assert any(name in note for note in handle.notes)
+        model.generate(ids, **PLAIN)
+    del owner.mask_head
+    dpad.patch(model).remove()
