@@ -39,6 +39,7 @@ _PUBLIC = {
     "loglikelihood": "dpad.generation.likelihood",
     "LogLikelihood": "dpad.generation.likelihood",
     "Suffix": "dpad.decode.suffix",
+    "rows_of_pass": "dpad.models.block_hooks",
     "DPadGenerationConfig": "dpad.generation.config",
     "DPadOutput": "dpad.generation.output",
     "Trace": "dpad.generation.output",

@@ -17,7 +17,7 @@ from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.diffusion import diffusion_generate
 from dpad.generation.html import report_html
 from dpad.models import fused_projections, linear_layers
-from dpad.models.adapter import Adapter, find_adapter, unwrap
+from dpad.models.adapter import Adapter, check_tensors, find_adapter, unwrap
 from dpad.models.parts import UnsupportedModelError
 
 
@@ -68,6 +68,16 @@ class _DiffusionGenerate(_Entry):
         return diffusion_generate(self.handle.model, *args, **kwargs)
 
 
+def _seen(model):
+    """What tells whether a model is still the one that was looked at: its modules, each as it is,
+    what its configurations say, dtype and device.
+    """
+    configs = [getattr(m, "config", None) for m in (model, *model.children())]
+    weight = next(model.parameters(), None)
+    kind = None if weight is None else (weight.dtype, weight.device)
+    return list(model.modules()), [dict(vars(c)) for c in configs if hasattr(c, "__dict__")], kind
+
+
 class Handle:
     """What `patch` did to one model. Prints as a table; a context manager that undoes it.
 
@@ -84,8 +94,9 @@ class Handle:
         notes: list[str],
         fuse_projections: bool = False,
         cuda_graphs: bool = True,
+        strict: bool = True,
     ) -> None:
-        self.model, self.config, self.notes = model, config, notes
+        self.model, self.config, self.notes, self.strict = model, config, notes, strict
         self.fuse_projections, self.cuda_graphs = fuse_projections, cuda_graphs
         self._saved: dict[str, Any] = {}
         self._forget()
@@ -94,10 +105,11 @@ class Handle:
         """Drops what follows from the model and is never copied."""
         self._adapter: Adapter | None = None
         self._full: Any = None  # a `FullForward` once it is needed
+        self._seen: Any = None
         self._workspaces = Workspaces(self.cuda_graphs)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("model", "config", "notes", "fuse_projections", "cuda_graphs", "_saved")
+        kept = ("model", "config", "notes", "strict", "fuse_projections", "cuda_graphs", "_saved")
         return {n: getattr(self, n) for n in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -106,11 +118,33 @@ class Handle:
 
     @property
     def adapter(self) -> Adapter:
-        if self._adapter is None:
-            adapter = find_adapter(self.model)
-            adapter.fused = fused_projections.of_layers(adapter.layers, self.fuse_projections)
-            self._adapter = adapter
+        """The decoder's view of the model as it is now: what was replaced, converted or configured
+        since the last call is looked at anew. UnsupportedModelError if that cannot be decoded.
+        """
+        seen = None if torch.compiler.is_compiling() else _seen(self.model)
+        if self._adapter is None or (seen is not None and seen != self._seen):
+            adapter = self._found(seen)
+            if self._adapter is None or not adapter.same_as(self._adapter):
+                adapter.strict = self.strict
+                adapter.fused = fused_projections.of_layers(adapter.layers, self.fuse_projections)
+                if self._adapter is not None:
+                    self._forget()
+                self._adapter = adapter
+            self._seen = seen
         return self._adapter
+
+    def _found(self, seen):
+        """The adapter of the model as it is; the one at hand where only an MLP is another's now,
+        which is called as a whole.
+        """
+        try:
+            return find_adapter(self.model)
+        except UnsupportedModelError:
+            same_words = self._seen is not None and seen is not None and seen[1] == self._seen[1]
+            if not same_words or not self._adapter.stands():
+                raise
+            check_tensors(self._adapter)
+            return self._adapter
 
     @property
     def active(self) -> bool:
@@ -128,8 +162,9 @@ class Handle:
 
     @property
     def full_forward(self) -> FullForward:
-        if self._full is None:
-            self._full = FullForward(self.model, self.adapter, self.stock_forward)
+        adapter = self.adapter
+        if self._full is None or self._full.adapter is not adapter:
+            self._full = FullForward(self.model, adapter, self.stock_forward)
         return self._full
 
     def _install(self) -> None:
@@ -236,27 +271,22 @@ class Handle:
         return report_html(title, [(sizes, where), (heading, defaults)], self.notes)
 
 
-def _elsewhere_hooks(adapter: Adapter) -> list[str]:
-    """Names of modules whose hooks, or replaced forward, dpad's forward would not run."""
-    run = {id(module) for called in adapter.called() for module in called.modules()}
-    run.add(id(adapter.model))
-    return [
-        name
-        for name, module in adapter.model.named_modules()
-        if id(module) not in run and not linear_layers.only_own_forward(module)
-    ]
-
-
 def _examine(model: torch.nn.Module, strict: bool) -> tuple[Adapter, list[str]]:
     """The adapter of a model, and notes for the report; UnsupportedModelError if it has none."""
     adapter = find_adapter(model)
-    hooked = _elsewhere_hooks(adapter)
-    if not hooked:
-        return adapter, list(adapter.notes)
-    text = f"hooks or a replaced forward on {', '.join(hooked)} are not run by dpad's forward"
-    if strict:
-        raise UnsupportedModelError(f"{text}; remove them, or pass strict=False")
-    return adapter, [*adapter.notes, text]
+    adapter.strict = strict
+    adapter.refuse_unserved()
+    notes, unused = list(adapter.notes), adapter.unused_weights()
+    if unused:
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        text = f"dpad's forward does not read {', '.join(unused[:3])}{more}"
+        if strict:
+            raise UnsupportedModelError(f"{text}: pass strict=False to go on without")
+        notes.append(text)
+    skipped = ", ".join(adapter.unserved())
+    if skipped:
+        notes.append(f"hooks or a replaced forward on {skipped} are not run by dpad's forward")
+    return adapter, notes
 
 
 def patch(
@@ -276,9 +306,11 @@ def patch(
         model: a LLaDA or Dream in the released remote code or in `dpad.models.hf`, or a PEFT,
             torch.compile or DataParallel wrapper of one: then the model inside is patched.
         config: `DPadGenerationConfig`, defaults of ``generate`` for this model.
-        strict: refuse a model with hooks that dpad's forward would not run; else report them. It
-            runs those of projections, embedding and head, and of norms and MLPs: such a module is
-            called, with the computed rows ``[rows, width]`` of a pass.
+        strict: refuse weights that dpad's forward would not read (of a fork that has more), and
+            hooks that dpad's forward would not run, now and at each call; else skip and
+            report them. It runs those of projections, embedding and head, and of norms and MLPs:
+            such a module is called, with the computed rows ``[rows, width]`` of a pass; and those
+            on whole blocks, which see the same rows (`dpad.rows_of_pass`).
         fuse_projections: compute q, k, v in one product and gate, up in another, from copies of
             their weights that the handle keeps until `remove`: their bytes more memory, stated in
             its report. A changed or replaced layer is copied anew, one that is no plain Linear is
@@ -311,7 +343,7 @@ def patch(
             "first (model._dpad_handle.remove())"
         )
     adapter, notes = _examine(model, strict)
-    handle = Handle(adapter.model, config, notes, fuse_projections, cuda_graphs)
+    handle = Handle(adapter.model, config, notes, fuse_projections, cuda_graphs, strict)
     if handle.adapter.fused is not None:
         handle.adapter.fused.refresh()
     handle._install()

@@ -4,6 +4,7 @@ import torch
 
 from dpad import ops
 from dpad.decode.attention import Attention
+from dpad.models import block_hooks
 
 
 class Layers:
@@ -29,7 +30,7 @@ class Layers:
         grouped = adapter.num_heads != adapter.num_kv_heads
         scale = adapter.head_dim**-0.5
         self.attention = Attention(layout, scale, hidden, grouped, key_mask, key_limit)
-        self.hidden, self.delta, self.done = hidden, None, 0
+        self.hidden, self.delta, self.done, self.trimmed = hidden, None, 0, False
 
     def run(self, count=None):
         """Runs the next `count` layers, or all that are left; whether none is left."""
@@ -42,13 +43,22 @@ class Layers:
 
     def normed(self):
         """What the head reads: ``[logit_rows, width]``, or ``[rows, width]`` of all rows."""
+        if self.logit_row is not None and not self.trimmed:
+            self._settle()
+            self.hidden, self.trimmed = self.hidden[self.logit_row], True
         return self.adapter.final_norm(self.hidden, self.delta)
 
     def _layer(self, number):
         adapter, layout, layer = self.adapter, self.layout, self.adapter.layers[number]
         k_cache, v_cache = self.arena.layers[number]
+        block = layer.hooked_block()
+        if block is not None:
+            self._settle()
+            given = self.hidden = block_hooks.before(block, self.hidden, layout)
+            given = given.clone()
         x, position = layer.attention_norm(self.hidden, self.delta), layout.position
-        last = self.logit_row is not None and number == len(adapter.layers) - 1
+        # A hook on the last block sees all of its rows.
+        last = self.logit_row is not None and number == len(adapter.layers) - 1 and block is None
         if last:
             k, v = layer.attention.keys_values(adapter, x)
             x, self.hidden = x[self.logit_row], self.hidden[self.logit_row]
@@ -76,6 +86,15 @@ class Layers:
             a = self.attention(q, k_cache, v_cache)
         x = layer.mlp_norm(self.hidden, layer.attention.o(a.flatten(-2)))
         self.delta = layer.mlp(adapter, x)
+        self.trimmed = last
+        if block is not None:
+            self._settle()
+            self.hidden = block_hooks.after(block, given, self.hidden, layout, layer.in_tuple)
+
+    def _settle(self):
+        """The residual as a hook sees it, with what the last part added."""
+        if self.delta is not None:
+            self.hidden, self.delta = self.hidden.add_(self.delta), None
 
 
 def run_layers(adapter, hidden, layout, arena, logit_row=None, key_mask=None, key_limit=None):

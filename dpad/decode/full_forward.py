@@ -10,6 +10,10 @@ from dpad.decode.forward import run_layers
 # Arguments that the operators serve; any other that is set sends the call to the stock forward.
 _SERVED = {"input_ids", "inputs_embeds", "attention_mask", "return_dict", "use_cache"}
 
+# Options that Transformers takes from the configuration where the call leaves them open -> the
+# value that the operators serve.
+_OF_CONFIG = {"output_hidden_states": False, "output_attentions": False, "return_dict": True}
+
 
 @dataclass
 class _Rows:
@@ -68,8 +72,11 @@ class FullForward:
         given = self._served(args, kwargs)
         if given is None:
             return stock(*args, **kwargs)
-        if not torch.compiler.is_compiling() and self.adapter.fused is not None:
-            self.adapter.fused.refresh()
+        if not torch.compiler.is_compiling():
+            if self.adapter.strict and self.adapter.unserved():
+                return stock(*args, **kwargs)  # which runs all of them
+            if self.adapter.fused is not None:
+                self.adapter.fused.refresh()
         return self.output_class(logits=self.logits(**given))
 
     def _served(self, args, kwargs):
@@ -84,10 +91,22 @@ class FullForward:
         wrong = len(bound) < len(args) + len(kwargs) or not set(bound) <= set(self.names)
         if wrong or not set(given) <= _SERVED or given.get("use_cache"):
             return None
+        if self._asked_by_config(bound):
+            return None
         mask = given.get("attention_mask")
         flat = mask is None or mask.dim() == 2
         one_input = ("input_ids" in given) != ("inputs_embeds" in given)
         return given if one_input and flat and bound.get("return_dict") is not False else None
+
+    def _asked_by_config(self, bound):
+        """Whether the configuration asks for what the call leaves open and only the stock forward
+        gives, as Transformers reads it.
+        """
+        config = getattr(self.model, "config", None)
+        for name, served in _OF_CONFIG.items():
+            if bound.get(name) is None and bool(getattr(config, name, served)) != served:
+                return True
+        return False
 
     def logits(self, input_ids=None, inputs_embeds=None, attention_mask=None, **_):
         """Logits ``[batch, length, vocab]``."""

@@ -111,7 +111,9 @@ def obstacle(adapter):
 
 def _modules(adapter):
     """Every module that a pass calls or whose weight it uses."""
-    return [*adapter.called(), *(norm.module for norm in adapter.norms())]
+    blocks = [layer.hooked_block() for layer in adapter.layers]
+    norms = [norm.module for norm in adapter.norms()]
+    return [*adapter.called(), *norms, *(block for block in blocks if block is not None)]
 
 
 def _not_plain(adapter):

@@ -10,11 +10,12 @@ from dpad.decode.workspace import Workspace
 from dpad.engine.capacity import capacity
 from dpad.engine.request import STREAMS, Request, RequestCancelled
 from dpad.engine.waiting import Waiting
-from dpad.generation.api import adapter_of, checked_draws, merge
+from dpad.generation.api import adapter_of, merge
 from dpad.generation.conventions import Conventions
 from dpad.generation.inputs import split_prompts
 from dpad.generation.job import Job
 from dpad.generation.prompts import read_inputs
+from dpad.values import optional, whole
 
 SHARE = 0.25  # of the others' work: what a long pass adds to each step, see `Decoder`
 # What a single request cannot ask for, or what the engine decides.
@@ -54,12 +55,9 @@ class Engine:
     """
 
     def __init__(self, model, *, max_sequences=16, max_tokens=65536, queue=256, max_length=None):
-        counts = {"max_sequences": max_sequences, "max_tokens": max_tokens, "queue": queue}
-        if max_length is not None:
-            counts["max_length"] = max_length
-        for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} = {value!r}: expected a whole number >= 1")
+        max_sequences = whole(1)("max_sequences", max_sequences)
+        max_tokens, queue = whole(1)("max_tokens", max_tokens), whole(1)("queue", queue)
+        max_length = optional(whole(1))("max_length", max_length)
         self.model, self._handle = model, getattr(model, "_dpad_handle", None)
         self.adapter = adapter_of(model)
         self.max_sequences, self.max_tokens = max_sequences, max_tokens
@@ -158,7 +156,6 @@ class Engine:
         if ids.shape[0] != 1:
             raise ValueError(f"ids has {ids.shape[0]} rows: a request is one prompt")
         prompts = split_prompts(ids, mask)
-        supplied = checked_draws(supplied)
         job = Job(self.adapter, config, prompts, supplied, conventions, {}, (ids, mask))
         q = job.sequences[0]
         if q.length > self.max_length or q.slots > self.max_tokens:

@@ -15,7 +15,7 @@ from dpad.generation.checks import token_ids
 from dpad.generation.compat import quirks
 from dpad.generation.config import QUOTA_ALGS, RULES, DPadGenerationConfig
 from dpad.generation.conventions import Conventions
-from dpad.generation.inputs import split_prompts, supplied_draws
+from dpad.generation.inputs import split_prompts
 from dpad.generation.job import Job
 from dpad.generation.loops import loop_options, run_loop
 from dpad.generation.names import resolve_names, set_options
@@ -141,7 +141,6 @@ def _call(
         return run_loop(custom_generate, model, ids, mask, config, extra)
     if conventions.progress:
         conventions.progress = partial(Progress, early_stop=bool(config.early_stop))
-    supplied = checked_draws(supplied)
     job = Job(adapter, config, prompts, supplied, conventions, hooks, (ids, mask))
     with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
         run = job.run(workspace)
@@ -152,18 +151,6 @@ def adapter_of(model: torch.nn.Module) -> Adapter:
     """The decoder's view of a model: its handle's if it is patched, else one for this call."""
     handle = getattr(model, "_dpad_handle", None)
     return find_adapter(model) if handle is None else handle.adapter
-
-
-# Supplied draws -> the shape of what they return, see `supplied_draws`.
-_DRAWS = {
-    "noise": lambda positions, vocab: [len(positions), vocab],
-    "confidences": lambda positions, eligible: [len(positions)],
-}
-
-
-def checked_draws(supplied: dict[str, Any]) -> dict[str, Any]:
-    """`supplied` draws by name, with functions that are looked at when they are called."""
-    return {**supplied, **{n: supplied_draws(n, supplied[n], of) for n, of in _DRAWS.items()}}
 
 
 def merge(

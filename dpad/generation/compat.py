@@ -8,6 +8,8 @@ refresh commits the block's first position only. `schedule`: how fixed steps are
 `cohort` by the mean of the masks of the call's rows.
 `ranks`: what a fixed quota ranks, whatever `alg` is named. `barred_ends`: how many of the end ids
 `logits_eos_inf` bars, the first being end-of-text (LLaDA's end-of-turn stays).
+`sampled_ends`: how many of them, from the first on, `confidence_eos_eot_inf` does not touch at a
+temperature above 0 (LLaDA sets end-of-text in a copy that nobody reads then).
 `tempered`: scores are those of the distribution that tokens are drawn from, temperature included.
 `whole_canvas`: one block, as long as the generated part, unless a block length is given.
 `defaults` hold where the configuration leaves a field open.
@@ -30,13 +32,20 @@ _DREAM_BLOCKS = {
     "raw_canvas": True,
     "round_scores": True,
     "published_shift": True,
+    "tempered": True,
     "schedule": "dream-block",
     "cohort": True,
     "ranks": "entropy",
 }
 
 COMPATIBLE = {
-    "llada": {"raw_canvas": True, "round_scores": True, "barred_ends": 1, "defaults": _FULL},
+    "llada": {
+        "raw_canvas": True,
+        "round_scores": True,
+        "barred_ends": 1,
+        "sampled_ends": 1,
+        "defaults": _FULL,
+    },
     "fast-dllm-llada": {"raw_canvas": True, "published_factor": True, "defaults": _FULL},
     "dpad-llada": {
         "raw_canvas": True,

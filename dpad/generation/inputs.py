@@ -60,7 +60,7 @@ def check_prompts(prompts, new_tokens, adapter, mask_id, limit):
             )
 
 
-def supplied_kept(kept, sequences_blocks):
+def supplied_kept(kept, sequences_blocks, all_reached=False):
     """A function (row, block) -> int64 positions from what the caller supplied.
 
     Args:
@@ -68,10 +68,11 @@ def supplied_kept(kept, sequences_blocks):
             all rows; or per row such a list. Positions count from the row's first token that is
             not padding.
         sequences_blocks: per row its blocks [(start, end), ...] and length.
+        all_reached: nothing ends a row early, so that every block needs its positions.
 
     Raises:
-        ValueError: a wrong number of rows, positions that do not ascend behind the block, or,
-            when a block is reached, none supplied for it.
+        ValueError: a wrong number of rows or blocks, positions that do not ascend behind the
+            block, or, when a block is reached, none supplied for it.
     """
     if not callable(kept) and not isinstance(kept, (list, tuple, torch.Tensor)):
         refuse("kept_suffix", kept, "lists of positions, or a function (row, block)")
@@ -104,7 +105,8 @@ def supplied_kept(kept, sequences_blocks):
 
     if table is not None:  # what was supplied is checked now; a run that stops early needs less
         for row, (blocks, _) in enumerate(sequences_blocks):
-            for block in range(min(len(table[row] if per_row else table), len(blocks))):
+            given = len(blocks) if all_reached else len(table[row] if per_row else table)
+            for block in range(min(given, len(blocks))):
                 draw(row, block)
     return draw
 
@@ -121,13 +123,19 @@ def _positions(given, row, block):
     return positions.to(torch.int64)
 
 
-def supplied_draws(name, function, expected):
+# Supplied draws -> the shape of what they return.
+_DRAWN = {
+    "noise": lambda positions, vocab: [len(positions), vocab],
+    "confidences": lambda positions, eligible: [len(positions)],
+}
+
+
+def supplied_draws(name, function):
     """A caller's function of draws, what it returns checked each time; None stays None.
 
     Args:
-        name: of the argument of `generate`.
-        function: (rows, positions, x) -> numbers.
-        expected: (positions, x) -> the shape of what it has to return.
+        name: of the argument of `generate`, "noise" or "confidences".
+        function: (rows, positions, vocab or eligible) -> numbers.
 
     Raises:
         TypeError: not a function.
@@ -139,7 +147,7 @@ def supplied_draws(name, function, expected):
         raise TypeError(f"{name} = {shown(function)}: expected a function")
 
     def checked(rows, positions, x):
-        drawn, shape = function(rows, positions, x), expected(positions, x)
+        drawn, shape = function(rows, positions, x), _DRAWN[name](positions, x)
         if not isinstance(drawn, torch.Tensor) or list(drawn.shape) != shape:
             got = f"shape {list(drawn.shape)}" if isinstance(drawn, torch.Tensor) else shown(drawn)
             raise ValueError(f"{name} returned {got}: expected a float64 tensor {shape}")

@@ -17,7 +17,7 @@ from dpad.generation.compat import quirks
 from dpad.generation.config import ALGS
 from dpad.generation.conventions import BoundConventions
 from dpad.generation.hooks import CanvasView, StepHooks
-from dpad.generation.inputs import check_prompts, supplied_kept
+from dpad.generation.inputs import check_prompts, supplied_draws, supplied_kept
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
 
 COUNTS = ("positions", "passes", "replayed")  # of a run
@@ -32,6 +32,7 @@ class Job:
     def __init__(self, adapter, config, prompts, supplied, conventions, hooks, given):
         self.adapter, self.config, self.prompts = adapter, config, prompts
         self.hooks, self.given = hooks, given  # `given`: ids and mask as they came
+        adapter.refuse_unserved()
         check_attention(adapter)
         check_hooks(hooks, config, len(prompts))
         self.quirks = quirks(config.compatible)
@@ -43,8 +44,11 @@ class Job:
         check_refresh(config)
         check_steps(config, [e - s for s, e in blocks[0][0]])
         kept = supplied["kept_suffix"]
-        self.kept = supplied_kept(kept, blocks) if kept is not None else None
-        self.noise, self.confidences = supplied["noise"], supplied["confidences"]
+        whole = not config.early_stop and not conventions.stopping_criteria
+        self.kept = supplied_kept(kept, blocks, whole) if kept is not None else None
+        self.noise, self.confidences = (
+            supplied_draws(n, supplied[n]) for n in ("noise", "confidences")
+        )
         keys = row_keys(config.row_keys, len(prompts))
         self.conventions = BoundConventions(
             conventions, adapter.model, prompts, self.end_ids, new, adapter.vocab_size
@@ -79,14 +83,15 @@ class Job:
     def _sampling(self):
         config, ends = self.config, self.end_ids
         barred = ends[: self.quirks.get("barred_ends")] if config.logits_eos_inf else ()
+        late = ends[self.quirks.get("sampled_ends", 0) if config.temperature else 0 :]
         return Sampling(
             temperature=float(config.temperature),
             top_p=config.top_p,
             top_k=config.top_k,
-            tempered=self.quirks.get("tempered", False),
+            tempered=bool(config.temperature) and self.quirks.get("tempered", False),
             guidance=float(config.cfg_scale),
             suppress=(self.mask_id, *barred),
-            exclude=ends if config.confidence_eos_eot_inf else barred,
+            exclude=late if config.confidence_eos_eot_inf else barred,
             round_scores=self.quirks.get("round_scores", False),
             random_order=config.remasking == "random",
         )

@@ -11,11 +11,12 @@ from dpad.values import refuse, shown
 _OURS = ("dpad", "torch")
 
 
-def read_inputs(inputs, input_ids, attention_mask, tokenizer=None, pad_id=0):
+def read_inputs(inputs, input_ids, attention_mask, tokenizer=None, pad_id=None):
     """``input_ids`` int64 ``[batch, length]`` and mask bool or None, from any accepted form.
 
     Prompts are a tensor or lists of ids, a mapping that holds them, or texts for the `tokenizer`.
-    Lists of different lengths are padded on the left with `pad_id`.
+    Lists of different lengths are padded on the left with `pad_id`, and a warning is given of rows
+    that look padded with it and have no mask. With None nothing is warned of.
 
     Raises:
         ValueError: both or neither of inputs and input_ids, a bad shape or dtype, or texts without
@@ -40,7 +41,8 @@ def read_inputs(inputs, input_ids, attention_mask, tokenizer=None, pad_id=0):
     if ids.shape[0] == 0:
         raise ValueError("input_ids has no rows: expected at least one prompt")
     if attention_mask is None:
-        _warn_of_padding(ids, pad_id)
+        if pad_id is not None:
+            _warn_of_padding(ids, pad_id)
         return ids, None
     mask = _tensor("attention_mask", attention_mask, integer=False)
     if mask.shape != ids.shape:
@@ -124,7 +126,7 @@ def _padded(rows, masks, pad_id):
         if any(int(value) != 1 for mask in masks for value in mask):
             raise ValueError("attention_mask of rows of different lengths: expected ones only")
     width = max(map(len, texts))
-    ids = torch.full((len(texts), width), pad_id, dtype=torch.int64, device=texts[0].device)
+    ids = torch.full((len(texts), width), pad_id or 0, dtype=torch.int64, device=texts[0].device)
     mask = torch.zeros_like(ids, dtype=torch.bool)
     for row, text in enumerate(texts):
         ids[row, width - len(text) :] = text

@@ -6,7 +6,7 @@ structural probe; never by a model path or by class identity.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import Any
 
@@ -28,7 +28,8 @@ class Adapter:
     a position then sees those of its own block of `block_length`, counted from position 0, and of
     all blocks before. `honours_mask` says whether the stock forward looks at its attention mask,
     `output_class` names what it returns, `sampler` the model's own method that decodes, if it has
-    one; `notes` are lines for the handle's report; `fused` the `FusedProjections` in use, if any.
+    one; `notes` are lines for the handle's report; `strict` refuses hooks that would not be run;
+    `fused` the `FusedProjections` in use, if any.
     """
 
     family: str
@@ -54,6 +55,7 @@ class Adapter:
     output_class: str = "CausalLMOutputWithPast"
     sampler: str | None = None
     notes: list[str] = field(default_factory=list)
+    strict: bool = field(default=True, repr=False)
     fused: Any = field(default=None, repr=False)
     _rope: dict[torch.device, list[tuple[torch.Tensor, torch.Tensor]]] = field(
         default_factory=dict, repr=False
@@ -108,6 +110,59 @@ class Adapter:
             modules += [part.module for part in layer.attention.parts()]
             modules += layer.mlp.called()
         return modules + self.called_whole()
+
+    def unserved(self) -> list[str]:
+        """Names of modules with hooks, or a replaced forward, that dpad's forward does not run.
+
+        It runs those of the modules that it calls, and hooks on whole blocks.
+        """
+        run = {id(module) for called in self.called() for module in called.modules()}
+        run.add(id(self.model))
+        blocks = {id(layer.hooked_block()) for layer in self.layers}
+        return [
+            name
+            for name, module in self.model.named_modules()
+            if id(module) not in run
+            and not linear_layers.only_own_forward(module)
+            and not (id(module) in blocks and linear_layers.own_forward(module))
+        ]
+
+    def unused_weights(self) -> list[str]:
+        """Names of weights that dpad's forward does not read: of a fork with more than its family
+        has.
+        """
+        used = [*self.called(), self.embed.module, *(norm.module for norm in self.norms())]
+        for layer in self.layers:
+            used += [part.module for part in layer.attention.parts()]
+            whole = getattr(layer.mlp, "whole", None)
+            # A routed MLP is looked after by its own kind; a dense one may lie in the block itself.
+            parts = (getattr(layer.mlp, n, None) for n in ("gate_proj", "up_proj", "down_proj"))
+            used += [p.module for p in (whole, *parts) if p is not None]
+        known = {id(p) for module in used for p in module.parameters()}
+        return [name for name, p in self.model.named_parameters() if id(p) not in known]
+
+    def refuse_unserved(self) -> None:
+        """Raises UnsupportedModelError with the `unserved` names, unless they were accepted."""
+        names = self.unserved() if self.strict else ()
+        if names:
+            raise UnsupportedModelError(
+                f"hooks or a replaced forward on {', '.join(names)} are not run by dpad's forward: "
+                "remove them, or patch the model with strict=False, which skips them"
+            )
+
+    def stands(self) -> bool:
+        """Whether the modules around norms and projections are still in the model's tree."""
+        parts = [self.embed, self.head, self.final_norm]
+        for layer in self.layers:
+            parts += [*layer.norms(), *layer.attention.parts()]
+        tree = {id(module) for module in self.model.modules()}
+        return all(id(part.parent) in tree for part in parts)
+
+    def same_as(self, other: "Adapter") -> bool:
+        """Whether another adapter says the same of the same modules."""
+        left_out = ("notes", "strict", "fused", "_rope")
+        names = [f.name for f in fields(self) if f.name not in left_out]
+        return all(getattr(self, n) == getattr(other, n) for n in names)
 
     def products(self, parts: Sequence[Part], x: torch.Tensor) -> Sequence[torch.Tensor]:
         """Outputs of parts that read the same rows `x`, in one product where they are fused."""
@@ -191,8 +246,7 @@ def find_adapter(model: nn.Module) -> Adapter:
         if set(family.CLASS_NAMES) & set(class_names(model)):
             adapter = family.adapt(model)
             _check_attention(adapter)
-            _check_devices(adapter)
-            _check_dtypes(adapter)
+            check_tensors(adapter)
             adapter.fused = fused_projections.of_layers(adapter.layers, copies=False)
             if adapter.fused is not None:
                 adapter.fused.refresh()
@@ -218,6 +272,14 @@ def _check_loaded(devices: set[torch.device]) -> None:
             "the model has parameters on the meta device (offloaded or not loaded): load all of "
             "them onto one device first"
         )
+
+
+def check_tensors(adapter: Adapter) -> None:
+    """Raises UnsupportedModelError for devices, dtypes or norms that a pass cannot have."""
+    _check_devices(adapter)
+    _check_dtypes(adapter)
+    for norm in adapter.norms():
+        norm.eps  # noqa: B018  it raises where there is none
 
 
 def _check_devices(adapter: Adapter) -> None:

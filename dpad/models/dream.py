@@ -12,11 +12,10 @@ CLASS_NAMES = ("DreamModel",)
 
 def adapt(model):
     """The adapter of a live Dream; UnsupportedModelError naming what does not fit."""
-    layers = [llama_tree.layer(block) for block in llama_tree.blocks(model)]
     return llama_tree.adapt(
         model,
         FAMILY,
-        layers,
+        llama_tree.layers(model),
         cure="model.reset_rope_parameters() repairs it",
         shift=1,
         output_class="MaskedLMOutput",

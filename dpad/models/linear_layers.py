@@ -135,13 +135,16 @@ def only_own_forward(module):
     accelerate wraps `forward` on the instance: that counts where the hook would move something.
     torch.compile's wrapper computes the same.
     """
-    if "_orig_mod" in module._modules:
-        return True
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return "_orig_mod" in module._modules or (own_forward(module) and not hooked)
+
+
+def own_forward(module):
+    """Whether the forward of the module is its class's, whatever hooks are around it."""
     forward, hook = module.__dict__.get("forward"), module.__dict__.get("_hf_hook")
     if hook is not None:
         for one in getattr(hook, "hooks", (hook,)):
             if type(one).__name__ != "AlignDevicesHook" or one.offload:
                 return False
         forward = module.__dict__.get("_old_forward")
-    own = forward is None or getattr(forward, "__func__", None) is type(module).forward
-    return own and not (module._forward_hooks or module._forward_pre_hooks)
+    return forward is None or getattr(forward, "__func__", None) is type(module).forward

@@ -35,7 +35,8 @@ def _norm(parent, name):
     return found
 
 
-def _layer(block):
+def _layer(blocks, number, in_tuple):
+    block = blocks[number]
     return Layer(
         attention_norm=_norm(block, "attn_norm"),
         attention=Attention(
@@ -46,6 +47,8 @@ def _layer(block):
         ),
         mlp_norm=_norm(block, "ff_norm"),
         mlp=DenseMLP(part(block, "ff_proj"), part(block, "up_proj"), part(block, "ff_out")),
+        block=part(blocks, str(number)),
+        in_tuple=in_tuple,
     )
 
 
@@ -84,7 +87,7 @@ def adapt(model):
         family=FAMILY,
         model=model,
         embed=part(tree, "wte"),
-        layers=[_layer(block) for block in blocks],
+        layers=[_layer(blocks, number, not native) for number in range(len(blocks))],
         final_norm=_norm(tree, "ln_f"),
         head=_head(tree, config),
         num_heads=config.n_heads,

@@ -4,6 +4,8 @@
 ``model.norm`` and ``lm_head``; a family says what its layers hold besides.
 """
 
+from dataclasses import replace
+
 import torch
 
 from dpad.models.adapter import Adapter
@@ -67,6 +69,16 @@ def adapt(model, family, layers, cure="see docs/loading.md", **more):
 def blocks(model):
     """The modules of the layers, in order."""
     return list(need(model, "model.layers"))
+
+
+def layers(model, **more):
+    """The `Layer` of every block, which knows its place in the tree; `more` as for `layer`."""
+    found = need(model, "model.layers")
+    released = not type(need(model, "model")).__module__.startswith("dpad.models.")
+    return [
+        replace(layer(block, **more), block=part(found, str(number)), in_tuple=released)
+        for number, block in enumerate(found)
+    ]
 
 
 def check(config):

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from dpad import ops
-from dpad.models import linear_layers
+from dpad.models import block_hooks, linear_layers
 
 
 class UnsupportedModelError(ValueError):
@@ -172,12 +172,23 @@ def _heads(x, count, norm=None):
 
 @dataclass(frozen=True)
 class Layer:
-    """One transformer layer: two norms, the `Attention`, and an MLP of `dpad.models.mlp`."""
+    """One transformer layer: two norms, the `Attention`, and an MLP of `dpad.models.mlp`.
+
+    `block` is the module whose call that is in the stock forward, and `in_tuple` whether it returns
+    its hidden states in a tuple: for hooks on it, see `dpad.models.block_hooks`.
+    """
 
     attention_norm: Norm
     attention: Attention
     mlp_norm: Norm
     mlp: Any
+    block: Part | None = None
+    in_tuple: bool = False
+
+    def hooked_block(self) -> nn.Module | None:
+        """The module `block` if it has hooks, else None."""
+        module = None if self.block is None else self.block.module
+        return module if module is not None and block_hooks.are_on(module) else None
 
     def norms(self):
         """In the order of the forward."""

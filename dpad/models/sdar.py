@@ -17,7 +17,7 @@ _BLOCK, _VOCAB, _MASK, _END_OF_TURN = 4, 151936, 151669, 151645
 def adapt(model):
     """The adapter of a live SDAR; UnsupportedModelError naming what does not fit."""
     config = need(model, "config")
-    layers = [llama_tree.layer(block, head_norms=True) for block in llama_tree.blocks(model)]
+    layers = llama_tree.layers(model, head_norms=True)
     mask, ends = getattr(config, "mask_token_id", None), llama_tree.ids(config, "eos_token_id")
     if config.vocab_size >= _VOCAB and mask in (None, _MASK):
         mask, ends = _MASK, tuple(dict.fromkeys((*ends, _END_OF_TURN)))

@@ -21,6 +21,7 @@ WHOLE = {
     "top_k": 5,
     "micro_batch": 2,
     "num_return_sequences": 3,
+    "refresh_period": 4,
     "seed": 7,
     "mask_token_id": 9,
     "eos_token_id": 4,
@@ -40,7 +41,7 @@ SUFFIX = {"window": 64, "near": 4, "decay": 3.5, "density": 0.25}
 
 
 def test_the_tables_of_this_file_are_complete():
-    others = {"alg", "remasking", "suffix", "cache", "compatible", "row_keys"}
+    others = {"alg", "remasking", "refresh", "suffix", "cache", "compatible", "row_keys"}
     assert set(FIELDS) == {*FLAGS, *WHOLE, *REAL, *others}
     assert len(FLAGS) == 7
 
@@ -109,6 +110,8 @@ def test_what_is_no_number_is_named(name):
         ("alg", ["entropy"]),
         ("alg", 3),
         ("remasking", ["random"]),
+        ("refresh", ["full"]),
+        ("refresh", True),
         ("compatible", ["llada"]),
         ("compatible", True),
         ("cache", ["none"]),

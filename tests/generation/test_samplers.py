@@ -184,3 +184,129 @@ def test_bad_options_are_named(dream, options, words):
     with pytest.raises(ValueError) as error:
         dpad.generate(dream, [PROMPT], max_new_tokens=NEW, **options)
     assert words in str(error.value)
+
+
+DREAM_MODES = ("dream", "dream-transformers-4", "fast-dllm-dream", "dpad-dream")
+LLADA_MODES = ("llada", "fast-dllm-llada", "dpad-llada")
+FILTERS = ({}, {"top_p": 0.7}, {"top_k": 6}, {"top_p": 0.9, "top_k": 9})
+
+
+def in_blocks(model, shift, width, threshold, temperature, top_p=None, top_k=None):
+    """A threshold in blocks over the whole canvas, without a cache, for one row.
+
+    Fast-dLLM and DPad: on Dream the confidence is that of the filtered, tempered distribution, on
+    LLaDA that of the logits.
+    """
+    canvas, forwards = torch.tensor([PROMPT + [MASK_ID] * NEW]), 0
+    for end in range(len(PROMPT) + width, len(PROMPT) + NEW + 1, width):
+        while (canvas[0, :end] == MASK_ID).any():
+            where = (canvas[0, :end] == MASK_ID).nonzero()[:, 0]
+            with torch.no_grad():
+                logits = model(canvas).logits[0, where - shift].double()
+            forwards += 1
+            scored = filtered(logits, temperature, top_p, top_k) if shift else logits
+            p = scored.softmax(-1)
+            chosen = scored + noise_of(where) if shift else logits + temperature * noise_of(where)
+            chosen[:, MASK_ID] = float("-inf")
+            token = chosen.argmax(-1)
+            score = p.gather(1, token[:, None])[:, 0]
+            taken = score >= threshold
+            taken[score.argmax()] = True
+            canvas[0, where[taken]] = token[taken]
+    return canvas, forwards
+
+
+@pytest.mark.parametrize("mode", [*DREAM_MODES[2:], *LLADA_MODES])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("filters", FILTERS)
+def test_thresholds_at_a_temperature_are_the_published_ones(request, mode, temperature, filters):
+    shift = int("dream" in mode)
+    if filters and not shift:
+        pytest.skip("LLaDA's decoders have no filters")
+    model = request.getfixturevalue("dream" if shift else "llada")
+    wanted, forwards = in_blocks(model, shift, 8, 0.5, temperature, **filters)
+    out = dpad.generate(
+        model,
+        [PROMPT],
+        compatible=mode,
+        suffix=dpad.Suffix("all"),
+        early_stop=False,
+        max_new_tokens=NEW,
+        block_length=8,
+        threshold=0.5,
+        temperature=temperature,
+        noise=lambda rows, positions, vocab: noise_of(positions),
+        return_dict_in_generate=True,
+        **filters,
+    )
+    assert out.sequences.tolist() == wanted.tolist()
+    assert int(out.forwards) == forwards
+
+
+RULES = ({"threshold": 0.9}, {"steps": 8}, {"steps": 8, "alg": "entropy"})
+
+
+@pytest.mark.parametrize("mode", DREAM_MODES)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_a_filter_that_keeps_everything_changes_nothing(dream, mode, rule, cache):
+    options = {"max_new_tokens": 32, "block_length": 16, "temperature": 3.0, "seed": 0, **rule}
+    options |= {"compatible": mode, "suffix": dpad.Suffix("all"), "cache": cache}
+    options |= {"early_stop": False, "return_dict_in_generate": True}
+    if "threshold" in rule and mode in DREAM_MODES[:2]:  # it goes with steps on the whole canvas
+        options |= {"alg": "confidence_threshold", "steps": 8}
+    if mode == "dream-transformers-4":
+        options["top_k"] = 10**6  # its own default keeps 50
+    found = [dpad.generate(dream, [PROMPT], top_p=p, **options) for p in (0.99999999, 1.0)]
+    found.append(dpad.generate(dream, [PROMPT], **options))
+    assert len({int(out.forwards) for out in found}) == 1
+    for out in found[1:]:
+        assert torch.equal(out.sequences, found[0].sequences)
+
+
+def test_a_hot_threshold_takes_a_forward_per_token():
+    """The tiny Dream at temperature 3: hardly any probability is above 0.9."""
+    model, _ = dpad.demo.load(name="tiny_dream")
+    ids = [dpad.demo.problems(1, seed=0)[0].prompt_ids]
+    options = {"compatible": "dpad-dream", "suffix": dpad.Suffix("all"), "cache": "none"}
+    options |= {"max_new_tokens": 32, "block_length": 16, "temperature": 3.0, "threshold": 0.9}
+    options |= {"seed": 0, "return_dict_in_generate": True}
+    forwards = {int(dpad.generate(model, ids, top_p=p, **options).forwards) for p in (None, 1.0)}
+    assert forwards == {20}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_llada_leaves_only_end_of_turn_out_while_it_samples(llada, temperature):
+    """`confidence_eos_eot_inf` of its released sampler: two ids when greedy, else the second."""
+    ends = [11, 40]
+    excluded = ends[1:] if temperature else ends
+    seen = []
+
+    def noise(rows, positions, vocab):
+        return noise_of(positions)
+
+    def confidences(model, step, timestep, tensors):
+        seen.append(tensors["confidence"][0])
+
+    dpad.generate(
+        llada,
+        [PROMPT],
+        compatible="llada",
+        max_new_tokens=8,
+        block_length=8,
+        steps=8,
+        eos_token_id=ends,
+        confidence_eos_eot_inf=True,
+        temperature=temperature,
+        noise=noise,
+        callback_on_step_end=confidences,
+        callback_on_step_end_tensor_inputs=["confidence"],
+    )
+    canvas = torch.tensor([PROMPT + [MASK_ID] * 8])
+    with torch.no_grad():
+        logits = llada(canvas).logits[0, len(PROMPT) :].double()
+    chosen = logits + temperature * noise_of(torch.arange(len(PROMPT), len(PROMPT) + 8))
+    chosen[:, MASK_ID] = float("-inf")
+    logits[:, excluded] = float("-inf")
+    wanted = logits.softmax(-1).gather(1, chosen.argmax(-1)[:, None])[:, 0]
+    assert torch.allclose(seen[0], wanted, rtol=1e-4)

@@ -52,3 +52,23 @@ def test_a_forward_takes_the_released_arguments(model, ids):
     for name, value in (("labels", ids), ("use_cache", True), ("output_attentions", True)):
         with pytest.raises(ValueError, match=f"{name} is not supported by {type(model).__name__}"):
             model(ids, **{name: value})
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_options_are_read_from_the_configuration(model, ids, patched):
+    handle = dpad.patch(model) if patched else None
+    with torch.no_grad():
+        plain = model(ids)
+        assert plain.hidden_states is None
+        model.config.output_hidden_states = True
+        asked, refused = model(ids), model(ids, output_hidden_states=False)
+        assert len(asked.hidden_states) == 4  # of three layers
+        assert torch.allclose(asked.logits, plain.logits, atol=1e-4)
+        assert refused.hidden_states is None
+        model.config.output_hidden_states = False
+        assert model(ids).hidden_states is None
+        model.config.return_dict = False
+        assert isinstance(model(ids), tuple)
+        model.config.return_dict = True
+    if handle is not None:
+        handle.remove()

@@ -155,6 +155,8 @@ class DreamModel(NativeModel, PreTrainedModel):
         """
         del cache_position  # positions are 0..T-1 or `position_ids`
         refuse_inputs(self, past_key_values, labels, use_cache, output_attentions)
+        if return_dict is None:
+            return_dict = self.config.return_dict
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
@@ -178,7 +180,7 @@ class DreamModel(NativeModel, PreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         logits = self.lm_head(x[:, -num_logits_to_keep:])
         hidden = tuple(states) if output_hidden_states else None
-        if return_dict is False:
+        if not return_dict:
             return (logits,) if hidden is None else (logits, hidden)
         return MaskedLMOutput(logits=logits, hidden_states=hidden)
 

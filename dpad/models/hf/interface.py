@@ -128,6 +128,8 @@ class NativeModel:
 
 def refuse_inputs(model, past_key_values, labels, use_cache, output_attentions):
     """ValueError for what the released signatures take and these forwards cannot give."""
+    if output_attentions is None:
+        output_attentions = model.config.output_attentions
     refused = {
         "past_key_values": (past_key_values is not None, "nothing of the sequence is final"),
         "labels": (

@@ -211,6 +211,8 @@ class LLaDAModelLM(NativeModel, PreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         refuse_inputs(self, past_key_values, labels, use_cache, output_attentions)
+        if return_dict is None:
+            return_dict = self.config.return_dict
         if attention_bias is None:
             given = input_ids if inputs_embeds is None else inputs_embeds
             attention_bias = padding_bias(attention_mask, *given.shape[:2])
@@ -221,7 +223,7 @@ class LLaDAModelLM(NativeModel, PreTrainedModel):
         logits, states = self.model(
             input_ids, inputs_embeds, attention_bias, bool(output_hidden_states)
         )
-        if return_dict is False:
+        if not return_dict:
             return (logits,) if states is None else (logits, states)
         return CausalLMOutputWithPast(logits=logits, hidden_states=states)
 
