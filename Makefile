@@ -18,8 +18,8 @@
 TORCH_SPEC ?= torch==2.13.0
 PYTHONS ?= python3.11 python3.12 python3.13 python3
 WHEEL_PYTHONS ?= python3.11 python3.12 python3.13
-# Processes that tests run in at the same time.
-JOBS ?= $(shell nproc)
+# Processes that tests run in at the same time; nproc would give OMP_NUM_THREADS where it is set.
+JOBS ?= $(shell env -u OMP_NUM_THREADS nproc)
 PYTEST_ARGS ?=
 ifeq ($(origin CXX),default)
 CXX := c++

@@ -27,6 +27,7 @@ if _TYPE_CHECKING:  # the same names, for type checkers
     from dpad.patching import patch as patch
     from dpad.patching import patched as patched
     from dpad.patching import supports as supports
+    from dpad.tuning import tune as tune
 
 __version__ = "0.1.0"
 
