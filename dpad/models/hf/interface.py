@@ -116,7 +116,8 @@ class NativeModel:
         """What is looked for on an instance, but would say something else on the class."""
         if name == "prepare_inputs_for_generation":  # of a class it would claim a `generate`
             return _prepared
-        if name == "generation_config" and "generate" in vars(self):
+        generates = "generate" in vars(self) or hasattr(type(self), "generate")
+        if name == "generation_config" and generates:
             return GenerationConfig.from_model_config(self.config)
         if name in ("generate", "generation_config"):
             raise AttributeError(
