@@ -169,6 +169,26 @@ struct GroupedLinearParams {
   DType dtype;
 };
 
+// Rows whose largest magnitude is below this count as zeros in int8_linear.
+constexpr float kInt8Least = 0x1p-100f;
+// Features whose products, at most 255 * 127 each, cannot overflow a sum of 32 bits.
+constexpr int64_t kInt8Most = 65536;
+
+struct Int8LinearParams {
+  const void* x;           // [rows, in_features], last dimension contiguous
+  const int8_t* weight;    // [out_features, in_features], last dimension contiguous
+  const float* scale;      // [out_features]
+  const void* bias;        // [out_features] or null, of x's type
+  const float* smoothing;  // [in_features] or null: factors of x's columns
+  void* out;               // [rows, out_features], contiguous
+  int32_t* packed;         // the rows as 8-bit numbers, int8_linear_words() of them
+  float* row_scale;        // [rows]
+  int32_t* row_sum;        // [rows], sum of the row's 8-bit numbers
+  int64_t x_stride, weight_stride;
+  int64_t rows, in_features, out_features;
+  DType dtype;
+};
+
 struct ConfidenceParams {
   const void* logits;  // [logit_rows, vocab], last dimension contiguous
   int64_t logits_stride;

@@ -34,6 +34,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "patch": "dpad.patching",
     "patched": "dpad.patching",
+    "quantize": "dpad.models.quantized",
+    "calibrate": "dpad.models.calibration",
     "supports": "dpad.patching",
     "generate": "dpad.generation.api",
     "custom_generate": "dpad.generation.custom",

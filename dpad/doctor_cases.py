@@ -70,7 +70,9 @@ def _floats():
             yield "block_attention", {**rows, **heads, "head_dim": dim, **seen}
     for given in (False, True):
         yield "add_rms_norm_", {"rows": 13, "width": 130, "delta": given}
-        yield "linear", {"rows": 45, "in_features": 300, "out_features": 250, "bias": given}
+        product = {"rows": 45, "in_features": 300, "out_features": 250, "bias": given}
+        yield "linear", product
+        yield "int8_linear", {**product, "smoothing": given}
     yield "swiglu", {"rows": 13, "width": 130}
     for score, groups, bias in (("softmax", 1, False), ("sigmoid", 8, True)):
         router = {"score": score, "groups": groups, "top_groups": min(groups, 3), "bias": bias}

@@ -66,6 +66,16 @@ bool isa_supported(Isa isa) {
 
 Isa selected_isa() { return choice().isa.load(std::memory_order_relaxed); }
 
+bool has_extension([[maybe_unused]] Extension extension) {
+#if defined(__x86_64__)
+  static const bool vnni = __builtin_cpu_supports("avx512vnni");
+  static const bool bf16 = __builtin_cpu_supports("avx512bf16");
+  return selected_isa() == Isa::kAvx512 && (extension == Extension::kVnni ? vnni : bf16);
+#else
+  return false;
+#endif
+}
+
 const char* isa_problem() { return choice().problem.empty() ? nullptr : choice().problem.c_str(); }
 
 void set_isa(Isa isa) { choice().isa.store(isa, std::memory_order_relaxed); }

@@ -14,6 +14,10 @@ Isa selected_isa();
 // Why DPAD_ISA could not be followed (the best supported set is used then), or null.
 const char* isa_problem();
 
+// What the processor can do beyond the selected set, for kernels with a variant of their own.
+enum class Extension { kVnni, kBf16 };
+bool has_extension(Extension extension);
+
 // Replaces the choice, so that one process can test every set. The set must be supported.
 void set_isa(Isa isa);
 

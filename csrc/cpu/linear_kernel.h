@@ -3,6 +3,8 @@
 // depends neither on the other rows nor on the blocking.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/linear_panel.h"
 #include "cpu/row_products.h"
 
@@ -10,12 +12,14 @@ namespace dpad::cpu {
 namespace {
 
 // The block of the weight that comes next, fetched while the registers are busy.
-template <typename T>
+template <typename T, int64_t kWords>
 struct NextBlock {
-  static constexpr int64_t kLine = 64 / sizeof(T);
+  static constexpr int64_t kLine = 64 / sizeof(T) / kWords;
   const T* weight;  // never dereferenced
   int64_t stride;
-  void operator()(int64_t i, int64_t d) const { __builtin_prefetch(weight + i * stride + d, 0, 2); }
+  void operator()(int64_t i, int64_t d) const {
+    __builtin_prefetch(weight + i * stride + d * kWords, 0, 2);
+  }
 };
 
 struct Add {
@@ -26,6 +30,37 @@ struct Add {
     store(to, before + sum);
   }
 };
+
+#if defined(__AVX512BF16__)
+// Lanes that hold two bfloat16 values of a row; sums of their products are float32.
+struct Pairs {
+  __m512 bits;
+};
+struct HalfPairs {
+  __m256 bits;
+};
+inline void read(Pairs& x, const float* p) { x.bits = _mm512_loadu_ps(p); }
+inline void read(HalfPairs& x, const float* p) { x.bits = _mm256_loadu_ps(p); }
+inline void fill(Pairs& x, float value) { x.bits = _mm512_set1_ps(value); }
+inline void fill(HalfPairs& x, float value) { x.bits = _mm256_set1_ps(value); }
+inline void store(float* p, Pairs x) { _mm512_storeu_ps(p, x.bits); }
+inline void store(float* p, HalfPairs x) { _mm256_storeu_ps(p, x.bits); }
+inline Pairs operator+(Pairs a, Pairs b) { return {_mm512_add_ps(a.bits, b.bits)}; }
+inline HalfPairs operator+(HalfPairs a, HalfPairs b) { return {_mm256_add_ps(a.bits, b.bits)}; }
+inline Pairs fma(Pairs a, Pairs b, Pairs sum) {
+  return {_mm512_dpbf16_ps(sum.bits, (__m512bh)a.bits, (__m512bh)b.bits)};
+}
+inline HalfPairs fma(HalfPairs a, HalfPairs b, HalfPairs sum) {
+  return {_mm256_dpbf16_ps(sum.bits, (__m256bh)a.bits, (__m256bh)b.bits)};
+}
+template <typename T>
+constexpr bool kPaired = sizeof(T) == 2 && !std::is_same_v<T, Float16>;
+#else
+using Pairs = F;
+using HalfPairs = Half;
+template <typename T>
+constexpr bool kPaired = false;
+#endif
 
 template <typename T>
 class LinearPanel {
@@ -60,13 +95,24 @@ class LinearPanel {
 
  private:
   static constexpr int64_t kPanelSize = (kLinearPanel + 16) * kLanes;
+  static constexpr int64_t kWords = kPaired<T> ? 2 : 1;  // elements of a lane
+
+  // A row as it is packed: by elements, or by pairs.
+  static auto as_words(const T* row) {
+    if constexpr (kPaired<T>) {
+      return reinterpret_cast<const float*>(row);
+    } else {
+      return row;
+    }
+  }
 
   void pack(int64_t k, int64_t depth) {
     for (int64_t r = 0; r < rows_; r += kWidth) {
       const int64_t left = rows_ - r;
       const T* const from = x_ + r * p_.x_stride + k;
-      pack_rows([&](int64_t i) { return from + i * p_.x_stride; }, left < kWidth ? left : kWidth,
-                depth, packed_ + r / kLanes * kLinearDepth * kLanes + r % kLanes);
+      float* const to = packed_ + r / kLanes * kLinearDepth * kLanes + r % kLanes;
+      const auto row = [&](int64_t i) { return as_words(from + i * p_.x_stride); };
+      pack_rows(row, left < kWidth ? left : kWidth, depth / kWords, to);
     }
   }
 
@@ -77,8 +123,8 @@ class LinearPanel {
 
   // `count` rows of the weight as float32: as they lie, or widened.
   Block block(const T* from, int64_t count, int64_t depth) {
-    if constexpr (sizeof(T) == sizeof(float)) {
-      return {from, p_.weight_stride};
+    if constexpr (kPaired<T> || sizeof(T) == sizeof(float)) {
+      return {as_words(from), p_.weight_stride / kWords};
     } else {
       for (int64_t i = 0; i < count; ++i) {
         widen(from + i * p_.weight_stride, depth, wide_ + i * kLinearDepth);
@@ -88,6 +134,11 @@ class LinearPanel {
   }
 
   void multiply(int64_t k, int64_t depth) {
+    using Wide = std::conditional_t<kPaired<T>, Pairs, F>;
+    using Narrow = std::conditional_t<kPaired<T>, HalfPairs, Half>;
+    using Next = NextBlock<T, kWords>;
+    constexpr int64_t kChain = kLinearChain / kWords;
+    const int64_t words = depth / kWords;
     for (int64_t n = begin_; n < end_; n += kBlock) {
       const T* const from = weight_ + n * p_.weight_stride + k;
       const auto [weight, stride] = block(from, end_ - n < kBlock ? end_ - n : kBlock, depth);
@@ -98,17 +149,18 @@ class LinearPanel {
         const float* const rows = packed_ + r / kLanes * kLinearDepth * kLanes + r % kLanes;
         float* const sums = sums_ + r / kLanes * kPanelSize + (n - begin_) * kLanes + r % kLanes;
         const auto go = [&]<typename V, int64_t N>() {
-          for (int64_t d = 0; d < depth; d += kLinearChain) {
-            const int64_t chain = depth - d < kLinearChain ? depth - d : kLinearChain;
-            multiply_rows<V, N>(rows + d * kLanes, weight + d, stride, end_ - n - 1, chain,
-                                NextBlock<T>{next + d, p_.weight_stride}, Add{}, sums);
+          for (int64_t d = 0; d < words; d += kChain) {
+            const int64_t chain = words - d < kChain ? words - d : kChain;
+            const Next ahead{next + d * kWords, p_.weight_stride};
+            multiply_rows<V, N>(rows + d * kLanes, weight + d, stride, end_ - n - 1, chain, ahead,
+                                Add{}, sums);
           }
           r += N * static_cast<int64_t>(sizeof(V) / sizeof(float));
         };
         const int64_t left = rows_ - r;  // as few lanes as hold them, in wide pieces
-        left > kWidth + kWidth / 2 ? go.template operator()<F, 2>()
-        : left > kWidth / 2        ? go.template operator()<F, 1>()
-                                   : go.template operator()<Half, 1>();
+        left > kWidth + kWidth / 2 ? go.template operator()<Wide, 2>()
+        : left > kWidth / 2        ? go.template operator()<Wide, 1>()
+                                   : go.template operator()<Narrow, 1>();
       }
     }
   }

@@ -23,4 +23,9 @@ constexpr int64_t kLinearScratch =
 DPAD_DECLARE_ISA(void, linear_panel, const LinearParams& p, int64_t first, int64_t rows,
                  int64_t begin, int64_t end, float* scratch);
 
+// The same for bfloat16 where pairs of it have an instruction; in_features and the strides of x and
+// the weight are even.
+void linear_panel_avx512bf16(const LinearParams& p, int64_t first, int64_t rows, int64_t begin,
+                             int64_t end, float* scratch);
+
 }  // namespace dpad::cpu

@@ -54,18 +54,18 @@ inline void widen(const T* from, int64_t count, float* to) {
 // k + i * stride) with N vectors V of rows; q is [dim][kLanes]. Vector `last` is the last real one
 // and stands in for the missing ones. prefetch(i, d) is called once per cache line of vector i.
 // A function of its own: inlined, its pointers no longer fit into registers.
-template <typename V, int64_t N, typename Prefetch, typename Finish>
-[[gnu::noinline]] void multiply_rows(const float* q, const float* k, int64_t stride, int64_t last,
+template <typename V, int64_t N, typename E, typename Prefetch, typename Finish>
+[[gnu::noinline]] void multiply_rows(const E* q, const E* k, int64_t stride, int64_t last,
                                      int64_t dim, const Prefetch& prefetch, const Finish& finish,
-                                     float* to) {
-  constexpr int64_t kLanesOfV = sizeof(V) / sizeof(float);
-  const float* key[kBlock];
+                                     E* to) {
+  constexpr int64_t kLanesOfV = sizeof(V) / sizeof(E);
+  const E* key[kBlock];
   V sum[kBlock][N];
 #pragma GCC unroll 16
   for (int64_t i = 0; i < kBlock; ++i) {
     key[i] = k + (i < last ? i : last) * stride;
 #pragma GCC unroll 2
-    for (int64_t j = 0; j < N; ++j) fill(sum[i][j], 0.0f);
+    for (int64_t j = 0; j < N; ++j) fill(sum[i][j], E{0});
   }
   for (int64_t line = 0; line < dim; line += Prefetch::kLine) {
     for (int64_t i = 0; i < kBlock; ++i) prefetch(i, line);

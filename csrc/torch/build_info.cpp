@@ -17,6 +17,13 @@ std::string cpu_isa_op() {
   return cpu::isa_name(cpu::selected_isa());
 }
 
+std::string cpu_extensions_op() {
+  std::string names;
+  if (cpu::has_extension(cpu::Extension::kVnni)) names += "avx512vnni ";
+  if (cpu::has_extension(cpu::Extension::kBf16)) names += "avx512bf16 ";
+  return names;
+}
+
 void set_cpu_isa_op(std::string name) {
   const Checks check("set_cpu_isa");
   for (const auto isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512}) {

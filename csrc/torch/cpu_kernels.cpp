@@ -6,6 +6,7 @@
 #include "cpu/combine.h"
 #include "cpu/confidence.h"
 #include "cpu/grouped_linear.h"
+#include "cpu/int8_linear.h"
 #include "cpu/linear.h"
 #include "cpu/rope_kv_write.h"
 #include "cpu/route.h"
@@ -95,6 +96,22 @@ void run(const Call& call, const CombineParams& p) {
   placed.place = place.mutable_data_ptr<int64_t>();
   call.check.raise(cpu::combine_places(placed));
   run_tasks(call, placed, p.rows, cpu::combine_grain(p), cpu::combine_scratch(p), cpu::combine);
+}
+
+void run(const Call& call, const Int8LinearParams& params) {
+  Int8LinearParams p = params;
+  const auto scratch = [&](int64_t count, ScalarType dtype) {
+    return call.check.empty(call.like, {count}, dtype);
+  };
+  const Tensor packed = scratch(cpu::int8_linear_words(p), ScalarType::Int);
+  const Tensor scales = scratch(p.rows, ScalarType::Float), sums = scratch(p.rows, ScalarType::Int);
+  p.packed = packed.mutable_data_ptr<int32_t>();
+  p.row_scale = scales.mutable_data_ptr<float>();
+  p.row_sum = sums.mutable_data_ptr<int32_t>();
+  run_tasks(call, p, cpu::int8_rows_tasks(p), cpu::int8_rows_grain(p), cpu::int8_rows_scratch(p),
+            cpu::int8_rows);
+  run_tasks(call, p, cpu::int8_linear_tasks(p), cpu::int8_linear_grain(p),
+            cpu::int8_linear_scratch(p), cpu::int8_linear);
 }
 
 void run(const Call& call, const ConfidenceParams& p) {

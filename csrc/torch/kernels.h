@@ -18,7 +18,8 @@ void run(const Call& call, const RopeKvWriteParams& p);
 void run(const Call& call, const BlockAttentionParams& p);
 void run(const Call& call, const AddRmsNormParams& p);
 void run(const Call& call, const SwigluParams& p);
-void run(const Call& call, const LinearParams& p);  // CPU only
+void run(const Call& call, const LinearParams& p);      // CPU only
+void run(const Call& call, const Int8LinearParams& p);  // CPU only; allocates the scratch tensors
 void run(const Call& call, const RouteParams& p);
 void run(const Call& call, const GroupedLinearParams& p);  // CPU only
 void run(const Call& call, const CombineParams& p);

@@ -9,7 +9,7 @@
 #include "torch/ops.h"
 
 // Number of the schema list: raised when an operator's meaning or arguments change.
-#define DPAD_SCHEMA_VERSION "3"
+#define DPAD_SCHEMA_VERSION "4"
 
 STABLE_TORCH_LIBRARY(dpad, m) {
   // Planning (CPU): tables, kept suffix, rows of a pass.
@@ -41,6 +41,9 @@ STABLE_TORCH_LIBRARY(dpad, m) {
   m.def("add_rms_norm_(Tensor(a!) residual, Tensor? delta, Tensor weight, float eps) -> Tensor");
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
   m.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  m.def(
+      "int8_linear(Tensor x, Tensor weight, Tensor scale, Tensor? bias, Tensor? smoothing) "
+      "-> Tensor");
 
   // A routed MLP.
   m.def(
@@ -66,6 +69,7 @@ STABLE_TORCH_LIBRARY(dpad, m) {
   m.def("build_info() -> str");
   m.def("cpu_isa() -> str");
   m.def("set_cpu_isa(str name) -> ()");
+  m.def("cpu_extensions() -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dpad, CompositeExplicitAutograd, m) {
@@ -74,6 +78,7 @@ STABLE_TORCH_LIBRARY_IMPL(dpad, CompositeExplicitAutograd, m) {
   DPAD_IMPL(build_info, build_info_op);
   DPAD_IMPL(cpu_isa, cpu_isa_op);
   DPAD_IMPL(set_cpu_isa, set_cpu_isa_op);
+  DPAD_IMPL(cpu_extensions, cpu_extensions_op);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dpad, CPU, m) {
@@ -85,6 +90,7 @@ STABLE_TORCH_LIBRARY_IMPL(dpad, CPU, m) {
   DPAD_IMPL(add_rms_norm_, add_rms_norm_op);
   DPAD_IMPL(swiglu, swiglu_op);
   DPAD_IMPL(linear, linear_op);
+  DPAD_IMPL(int8_linear, int8_linear_op);
   DPAD_IMPL(route, route_op);
   DPAD_IMPL(grouped_linear, grouped_linear_op);
   DPAD_IMPL(combine, combine_op);

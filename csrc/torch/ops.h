@@ -37,6 +37,8 @@ Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, cons
                        double eps);
 Tensor swiglu_op(const Tensor& gate, const Tensor& up);
 Tensor linear_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bias);
+Tensor int8_linear_op(const Tensor& x, const Tensor& weight, const Tensor& scale,
+                      const OptionalTensor& bias, const OptionalTensor& smoothing);
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> route_op(const Tensor& logits,
                                                     const OptionalTensor& bias, int64_t top_k,
@@ -62,5 +64,6 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
 std::string build_info_op();
 std::string cpu_isa_op();
 void set_cpu_isa_op(std::string name);
+std::string cpu_extensions_op();
 
 }  // namespace dpad

@@ -10,23 +10,31 @@ from torch import nn
 from torch.nn import functional as F
 
 from dpad import ops
+from dpad.models.int8_linear import Int8Linear
 
 # What torch is slower at: measured against torch 2.13 on one core. With one row both wait for the
-# weight; a smaller weight stays in the caches and the call itself costs as much.
-ROWS = range(2, 513)
+# weight; a smaller weight stays in the caches and the call itself costs as much. In bfloat16 torch
+# is the faster one but for some rows, where pairs have an instruction: at 32 it takes 1.3 to 1.4
+# times as long, at 64 1.1 to 1.2. Below 25, rows of the weight that lie a page apart are slow.
+ROWS, PAIRED_ROWS = range(2, 513), range(25, 97)
 LEAST_WEIGHT = 1 << 19  # elements
 ISAS = ("avx2", "avx512")
 
 
 @cache
-def dtypes():
-    """float32; float16 too where torch has no kernels for it and widens everything. In bfloat16
-    torch is faster.
+def rows_of(isa):
+    """dtype -> numbers of rows for which the operator is the faster one on an instruction set.
+
+    float16 is there where torch has no kernels for it and widens everything.
     """
-    mkldnn = torch.ops.mkldnn
-    if torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_fp16_supported():
-        return (torch.float32,)
-    return (torch.float32, torch.float16)
+    if isa not in ISAS:
+        return {}
+    found, mkldnn = {torch.float32: ROWS}, torch.ops.mkldnn
+    if not (torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_fp16_supported()):
+        found[torch.float16] = ROWS
+    if "avx512bf16" in ops.cpu_extensions():
+        found[torch.bfloat16] = PAIRED_ROWS
+    return found
 
 
 def call(module, x):
@@ -65,7 +73,7 @@ def grouped_product(x, weight, offsets):
         ``[rows, out_features]``.
     """
     choosing = x.is_cpu and not torch.compiler.is_compiling()  # torch traces it in bfloat16 only
-    if choosing and (x.dtype not in dtypes() or ops.cpu_isa() not in ISAS):
+    if choosing and rows_of(ops.cpu_isa()).get(x.dtype) is not ROWS:
         return ops.reference.grouped_linear(x, weight, offsets)
     return ops.grouped_linear(x, weight, offsets)
 
@@ -88,23 +96,27 @@ def stands_in(x, weight, bias=None):
     """Whether `dpad.ops.linear` does the work of torch's linear in this call, and sooner."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return False
+    rows = rows_of(ops.cpu_isa()).get(weight.dtype, ())
     return (
         x.dim() == 2
-        and x.shape[0] in ROWS
-        and suits(weight, bias)
+        and x.shape[0] in rows
+        and _fits(weight, bias)
         and is_ordinary(x, weight.dtype)
         and not torch.is_autocast_enabled("cpu")
-        and ops.cpu_isa() in ISAS
     )
 
 
 def suits(weight, bias=None):
     """Whether these are weights that `stands_in` says yes to, in some calls."""
+    return weight.dtype in rows_of(ops.cpu_isa()) and _fits(weight, bias)
+
+
+def _fits(weight, bias):
     return (
         weight.numel() >= LEAST_WEIGHT
-        and weight.dtype in dtypes()
         and is_ordinary(weight, weight.dtype)
         and weight.stride(-1) == 1
+        and (weight.dtype != torch.bfloat16 or weight.shape[-1] % 2 == weight.stride(0) % 2 == 0)
         and (bias is None or is_ordinary(bias, weight.dtype))
     )
 
@@ -121,12 +133,21 @@ def is_ordinary(tensor, dtype, device="cpu"):
 
 def where(modules):
     """What becomes of these modules of a model, as words for its report."""
-    isa = ops.cpu_isa()
-    count = sum(is_plain(m) and suits(m.weight, m.bias) for m in modules)
-    if count == 0 or isa not in ISAS:
-        return "the model's own modules, called"
-    rows = f"{ROWS.start} to {ROWS.stop - 1} rows"
-    return f"cpu kernel ({isa}) for {rows} of {count} plain modules; others are called"
+    isa, parts = ops.cpu_isa(), []
+    small = [m for m in modules if isinstance(m, Int8Linear)]
+    if small:
+        on_cpu = ops.has_kernel("int8_linear", small[0].weight.device.type)
+        vnni = "avx512vnni" in ops.cpu_extensions()
+        by = f"cpu kernel, {'avx512vnni' if vnni else isa}" if on_cpu else "torch's own products"
+        parts.append(f"8-bit products ({by}) of {len(small)} modules")
+    plain = [m for m in modules if is_plain(m) and suits(m.weight, m.bias)]
+    if plain:
+        rows = rows_of(isa)[plain[0].weight.dtype]
+        rows = f"{rows.start} to {rows.stop - 1} rows"
+        parts.append(f"cpu kernel ({isa}) for {rows} of {len(plain)} plain modules")
+    return "; ".join(
+        [*parts, "others are called"] if parts else ["the model's own modules, called"]
+    )
 
 
 def only_own_forward(module):

@@ -39,9 +39,11 @@ __all__ = [
     "build_info",
     "combine",
     "confidence",
+    "cpu_extensions",
     "cpu_isa",
     "grouped_linear",
     "has_kernel",
+    "int8_linear",
     "linear",
     "loaded",
     "plan_pass",
@@ -406,6 +408,37 @@ def combine(
         pair is NaN.
     """
     return _run("combine", (y, weight), y, order, weight, full_precision)
+
+
+def int8_linear(x, weight, scale, bias=None, smoothing=None):
+    """``x weight^T + bias`` with an 8-bit weight and rows of x made 8-bit as they come.
+
+    Row r counts as ``q[r] * s[r]``, with ``s[r]`` its largest magnitude / 127 and q rounded to the
+    nearest integer, ties to even; the output is ``(sum of q * weight) * s[r] * scale + bias``, each
+    step rounded to float32, the last to x's dtype. The sums are exact integers: a row has the same
+    bits alone and among any others, on every instruction set. A row with a value that is not
+    finite gives NaN, one whose magnitudes are all below 2**-100 counts as zeros.
+
+    Args:
+        x: ``[rows, in_features]``, at most 65536 features.
+        weight: int8 ``[out_features, in_features]``, in [-127, 127].
+        scale: float32 ``[out_features]``; the weight of feature n is ``weight[n] * scale[n]``.
+        bias: ``[out_features]`` of x's dtype, or None.
+        smoothing: float32 ``[in_features]`` or None: factors of x's columns, before rounding
+            (SmoothQuant, arXiv 2211.10438); the weight has been divided by them.
+
+    Returns:
+        ``[rows, out_features]`` of x's dtype.
+    """
+    tensors = (x, weight, scale, bias, smoothing)
+    return _run("int8_linear", tensors, *tensors)
+
+
+def cpu_extensions():
+    """What the CPU kernels use beyond `cpu_isa`, a set of names: "avx512vnni" for `int8_linear`,
+    "avx512bf16" for `linear` in bfloat16.
+    """
+    return set(torch.ops.dpad.cpu_extensions.default().split()) if loaded("_C") else set()
 
 
 def confidence(

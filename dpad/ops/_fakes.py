@@ -95,6 +95,12 @@ def _check_route(call):
     call.require(top_k <= experts // groups * top_groups, "top_k", text)
 
 
+def _check_sums(call):
+    found, most = call.sizes["in_features"], 65536
+    text = f"has {found} features: at most {most} products of 8 bits fit into a sum of 32"
+    call.require(found <= most, "x", text)
+
+
 def _size_plan(call):
     """There are limits, one per row, where attention is block-causal."""
     rows = torch.library.get_ctx().new_dynamic_size()
@@ -108,6 +114,7 @@ _RULES = {
     "block_attention": _check_heads,
     "route": _check_route,
     "plan_pass": _size_plan,
+    "int8_linear": _check_sums,
 }
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-DTYPES = {n: getattr(torch, n) for n in ("int64", "int32", "float64", "float32", "bool")}
+DTYPES = {n: getattr(torch, n) for n in ("int64", "int32", "int8", "float64", "float32", "bool")}
 
 # Integer arguments that are sizes of results: least and greatest.
 COUNTS = {"length": (0, 2**24), "steps": (1, 2**24), "top_k": (1, 2**24)}
@@ -94,6 +94,13 @@ linear
     x float[rows, in_features]
     weight float[out_features, in_features]
     bias float[out_features]?
+    -> float[rows, out_features]
+int8_linear
+    x float[rows, in_features]
+    weight int8[out_features, in_features]
+    scale float32[out_features]
+    bias float[out_features]?
+    smoothing float32[in_features]?
     -> float[rows, out_features]
 route
     logits float[rows, experts]

@@ -169,6 +169,20 @@ def linear(g, dtype, rows=5, in_features=33, out_features=21, bias=True):
     return {"x": draw(rows, in_features), "weight": draw(out_features, in_features), "bias": added}
 
 
+def int8_linear(
+    g, dtype, rows=5, in_features=33, out_features=21, bias=True, smoothing=True
+):  # fmt: skip
+    draw = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
+    size = out_features, in_features
+    return {
+        "x": draw(rows, in_features),
+        "weight": torch.randint(-127, 128, size, generator=g, dtype=torch.int8),
+        "scale": torch.rand(out_features, generator=g),
+        "bias": draw(out_features) if bias else None,
+        "smoothing": torch.rand(in_features, generator=g) + 0.5 if smoothing else None,
+    }
+
+
 def route(
     g, dtype, rows=5, experts=12, top_k=3, score="sigmoid", normalise=True, groups=4, top_groups=2,
     bias=True, scaling=2.5,
@@ -281,6 +295,7 @@ _MAKERS = {
         add_rms_norm_,
         swiglu,
         linear,
+        int8_linear,
         route,
         grouped_linear,
         combine,

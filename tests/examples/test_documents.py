@@ -55,6 +55,14 @@ def test_pictures_run():
     assert "@keyframes" in str(space["moving"])
 
 
+def test_quantize_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    space = run("docs/quantize.md")
+    assert (tmp_path / "small" / "model.safetensors").exists()
+    assert "bytes of weights now" in capsys.readouterr().out
+    assert space["small"].active and len(space["small"].layers) == len(space["found"].errors)
+
+
 def test_tuning_runs(capsys):
     space = run("docs/tuning.md")
     printed = capsys.readouterr().out

@@ -65,7 +65,7 @@ def test_grouped_products(calls, monkeypatch, dtype):
     monkeypatch.setattr(ops, "grouped_linear", lambda *a: found.append(a) or operator(*a))
     with torch.inference_mode():
         out = linear_layers.grouped_product(*args)
-        assert len(found) == (dtype in linear_layers.dtypes())
+        assert len(found) == (linear_layers.rows_of(ops.cpu_isa()).get(dtype) is linear_layers.ROWS)
         torch.testing.assert_close(out, ops.reference.grouped_linear(*args), rtol=2e-2, atol=2e-2)
         compiled = torch.compile(linear_layers.grouped_product, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(*args), out, rtol=2e-2, atol=2e-2)
@@ -138,9 +138,29 @@ def test_other_dtypes_are_called(calls, layer, dtype):
     assert calls == []
 
 
+def test_bfloat16_where_pairs_have_an_instruction(calls, layer):
+    if "avx512bf16" not in ops.cpu_extensions():
+        pytest.skip("no products of pairs here")
+    layer.to(torch.bfloat16)
+    for rows in (8, 24, 25, 32, 96, 97):
+        run(layer, rows, torch.bfloat16)
+    assert calls == [25, 32, 96]
+    report = linear_layers.where([layer])
+    assert report == "cpu kernel (avx512) for 25 to 96 rows of 1 plain modules; others are called"
+    before = ops.cpu_isa()
+    ops.set_cpu_isa("avx2")
+    run(layer, 32, torch.bfloat16)
+    ops.set_cpu_isa(before)
+    odd = nn.Linear(1025, 512).bfloat16()
+    assert not linear_layers.suits(odd.weight, odd.bias)
+    assert not linear_layers.suits(odd.weight[:, :1024])  # its rows lie an odd number apart
+    assert calls == [25, 32, 96]
+
+
 def test_float16_where_torch_has_no_kernels(calls, layer, monkeypatch):
-    for dtypes, expected in (((torch.float32,), []), ((torch.float32, torch.float16), [8])):
-        monkeypatch.setattr(linear_layers, "dtypes", lambda dtypes=dtypes: dtypes)
+    rows = {torch.float32: linear_layers.ROWS}
+    for found, expected in ((rows, []), ({**rows, torch.float16: linear_layers.ROWS}, [8])):
+        monkeypatch.setattr(linear_layers, "rows_of", lambda isa, found=found: found)
         run(layer.to(torch.float16), dtype=torch.float16)
         assert calls == expected
     with torch.inference_mode(), pytest.raises(RuntimeError):

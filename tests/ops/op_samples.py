@@ -117,6 +117,10 @@ def combine(dtype):
     return {"y": y, **rows, "full_precision": False}
 
 
+def int8_linear(dtype):
+    return inputs.make("int8_linear", 0, dtype)
+
+
 def confidence(dtype):
     g = generator(4)
     return {
@@ -181,6 +185,7 @@ _SAMPLES = (
     route,
     grouped_linear,
     combine,
+    int8_linear,
     confidence,
     uniform,
     unmask_,

@@ -281,6 +281,15 @@ BAD = {
         ({"order": with_value("order", 1, -1)}, "order", "-1"),
         ({"order": with_value("order", 1, 3)}, "order", "3: expected every pair once"),
     ],
+    "int8_linear": [
+        *[({"x": lambda a, d=d: a["x"].to(d)}, "x", "has dtype") for d in HALVES],
+        *wrong_dtype("weight", "bias", "scale", "smoothing", value=torch.float16),
+        *wrong_size("bias", "scale", "smoothing"),
+        ({"x": part("x", 0)}, "x", r"\[33\]"),
+        ({"weight": part("weight", 0)}, "weight", r"\[33\]"),
+        ({"weight": part("weight", ..., slice(32))}, "weight", r"\[21, 32\]"),
+        ({"x": lambda a: a["x"].new_zeros(1, 65537)}, "x", "65537 features: at most 65536"),
+    ],
     "confidence": [
         *[({"logits": lambda a, d=d: a["logits"].to(d)}, "logits", "has dtype") for d in HALVES],
         *wrong_dtype("l_offsets", "position", "rng", "suppress", "exclude"),
@@ -517,6 +526,7 @@ FLOATS = {
     "route": ("logits", "bias"),
     "grouped_linear": ("x", "weight"),
     "combine": ("y", "weight"),
+    "int8_linear": ("x", "scale", "bias", "smoothing"),
     "confidence": ("logits",),
 }
 

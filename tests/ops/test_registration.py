@@ -38,6 +38,7 @@ route(Tensor logits, Tensor? bias, SymInt top_k, str score, bool normalise, SymI
     top_groups, float scaling) -> (Tensor, Tensor, Tensor, Tensor)
 grouped_linear(Tensor x, Tensor weight, Tensor offsets) -> Tensor
 combine(Tensor y, Tensor order, Tensor weight, bool full_precision) -> Tensor
+int8_linear(Tensor x, Tensor weight, Tensor scale, Tensor? bias, Tensor? smoothing) -> Tensor
 confidence(Tensor logits, Tensor l_offsets, Tensor position, Tensor rng, Tensor temperature,
     Tensor suppress, Tensor exclude, Tensor? noise, bool round_to_dtype) -> (Tensor, Tensor,
     Tensor, Tensor)
@@ -49,6 +50,7 @@ unmask_(Tensor(a!) canvas, Tensor(b!) committed_at, Tensor(c!) committed, Tensor
 build_info() -> str
 cpu_isa() -> str
 set_cpu_isa(str name) -> ()
+cpu_extensions() -> str
 """
 
 
@@ -69,7 +71,7 @@ def test_the_list_of_schemas():
     lines = re.sub(r"\n +", " ", SCHEMAS.strip()).splitlines()
     expected = {line.split("(")[0]: line for line in lines}
     assert {n: str(s).removeprefix("dpad::") for n, s in registered().items()} == expected
-    assert _C.schema_version == "3"
+    assert _C.schema_version == "4"
 
 
 def test_numbers_come_from_the_compiled_module():
@@ -93,7 +95,9 @@ def test_names_of_mutating_operators_end_in_an_underscore():
 
 def test_every_operator_has_a_twin_a_function_and_a_kernel():
     assert set(NAMES) == set(ops.reference.__all__) - {"gumbel"}
-    assert set(NAMES) | {"build_info", "cpu_isa", "set_cpu_isa"} == set(registered())
+    assert set(NAMES) | {"build_info", "cpu_isa", "set_cpu_isa", "cpu_extensions"} == set(
+        registered()
+    )
     for name in NAMES:
         assert name in ops.__all__ and ops.has_kernel(name, "cpu")
         # With or without a device: the module registers what it was built with.
@@ -127,7 +131,9 @@ def variants(name):
         for rows in (0, 1):
             args = sample(name)
             yield {k: v[:rows] if getattr(v, "ndim", 0) == 2 else v for k, v in args.items()}
-    if name == "linear":
+    if name == "int8_linear":
+        yield {**sample(name), "smoothing": None}
+    if name in ("linear", "int8_linear"):
         yield {**sample(name), "bias": None}
         yield {**sample(name), "x": sample(name)["x"][:0]}
     if name == "route":

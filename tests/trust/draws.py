@@ -174,6 +174,13 @@ SIZES = {
         "out_features": _near(draw, 48, 240),
         "bias": draw.random() < 0.5,
     },
+    "int8_linear": lambda draw: {
+        "rows": _near(draw, 16, 32, 128),
+        "in_features": _near(draw, 64, 256, 512),
+        "out_features": _near(draw, 48, 240),
+        "bias": draw.random() < 0.5,
+        "smoothing": draw.random() < 0.5,
+    },
     "route": _route,
     "grouped_linear": lambda draw: {
         "counts": tuple(

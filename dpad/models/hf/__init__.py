@@ -94,7 +94,8 @@ class AutoModel:
 
     @staticmethod
     def from_pretrained(name_or_path, *args, **kwargs):
-        """Model in eval mode from a repository or folder; arguments as in Transformers.
+        """Model in eval mode from a repository or folder; arguments as in Transformers, and
+        ``quantization="int8"`` (see `NativeModel.from_pretrained`).
 
         Without `dtype` the weights keep the checkpoint's, on every Transformers version. Raises as
         `NativeModel.from_pretrained`, and ValueError for an architecture without a native class

@@ -27,8 +27,8 @@ SOURCE = (
 _DROPPED = ("attn_implementation", "experts_implementation")
 # Fields that make it read or compute something else than the folder's weights as they are.
 _REFUSED = ("configuration_files", "fusion_config", "transformers_weights")
-# Quantisation by packages that are installed, without kernels out of the hub.
-_QUANTIZERS = ("bitsandbytes", "torchao")
+# Quantisation by packages that are installed, without kernels out of the hub; and our own.
+_QUANTIZERS = ("bitsandbytes", "torchao", "dpad_int8")
 # Arguments of `from_pretrained` that would do the same -> values that do not.
 _ARGUMENTS = {
     "allow_all_kernels": (None, False),

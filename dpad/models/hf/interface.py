@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import GenerationConfig, PretrainedConfig
 
-from dpad.models.hf import checkpoint
+from dpad.models.hf import checkpoint, quantized
 
 FILE_NAME = "generation_config.json"
 # Arguments of `from_pretrained` that a configuration has fields of the same name for.
@@ -42,11 +42,18 @@ class NativeModel:
     _saving = False
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *args, config=None, quantization=None, **kwargs
+    ):
         """As in Transformers, from safetensors files only and with one attention ("sdpa").
 
+        ``quantization="int8"`` makes the linear layers 8-bit as they are read, as `dpad.quantize`
+        does afterwards: the peak of memory is the 8-bit model and one tensor. It takes `dtype`,
+        `head`, `keep` and `smoothing` besides. A checkpoint that was saved 8-bit is found to be
+        one.
+
         Raises:
-            TypeError: `trust_remote_code`.
+            TypeError: `trust_remote_code`, or an argument that is not taken with quantization.
             OSError: no such checkpoint, or file of it.
             ValueError: a file that cannot be read or says something that is refused, a weight of
                 another shape than the configuration asks for, weights that are missing (unless
@@ -58,8 +65,12 @@ class NativeModel:
         informed = kwargs.pop("output_loading_info", False)
         if name is not None:
             source = checkpoint.source_of(kwargs)
+            wishes = {} if quantization is None else quantized.options_of(kwargs)
             config, kwargs = cls._config(name, config, source, kwargs)
             paths = checkpoint.check_files(name, source, kwargs.get("variant"))
+            if quantization is not None or quantized.is_quantized(config):
+                wishes["scheme"] = quantization
+                return quantized.from_pretrained(cls, name, config, paths, wishes, args, kwargs)
             loose = kwargs.get("ignore_mismatched_sizes") or _quantized(config, kwargs)
             shapes = {} if loose else checkpoint.shapes_of(cls, config)
             checkpoint.check_headers(paths, shapes)

@@ -7,6 +7,7 @@ device; planning runs on the CPU.
 from dpad.ops.reference.layers import (
     add_rms_norm_,
     block_attention,
+    int8_linear,
     linear,
     rope_kv_write_,
     suffix_gather,
@@ -23,6 +24,7 @@ __all__ = [
     "confidence",
     "grouped_linear",
     "gumbel",
+    "int8_linear",
     "linear",
     "plan_pass",
     "rope_kv_write_",

@@ -1,0 +1,217 @@
+"""8-bit products against float32 and bfloat16: what they cost in answers, what they save in time.
+
+python -m benchmarks.quantize accuracy     the shipped models, 1,000 problems each (minutes)
+python -m benchmarks.quantize speed        whole decodings of a random LLaDA of 120 M, in turns
+python -m benchmarks.quantize profile      where the time of such a decoding goes
+
+Results go to benchmarks/results/<machine>/quantize-<what>.json and are printed.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+import dpad
+from benchmarks import machine
+from benchmarks.stats import wilson
+from dpad import demo
+from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
+
+RESULTS = Path(__file__).with_name("results")
+CANVAS, BATCH, SCORED, SAMPLES = 256, 50, 100, 32
+# The shape of LLaDA-8B made narrow: the head is 7.5 % of the products there and here.
+MID = {
+    "d_model": 1024,
+    "n_heads": 16,
+    "n_kv_heads": 16,
+    "n_layers": 8,
+    "mlp_hidden_size": 2816,
+    "vocab_size": 8192,
+    "embedding_size": 8192,
+    "mask_token_id": 8190,
+    "eos_token_id": 8189,
+    "pad_token_id": 8189,
+    "max_sequence_length": 2048,
+}
+PROMPT, BLOCK, COMMITS = 64, 32, 8
+
+
+def variants(load):
+    """Name -> a fresh model: as it is, in bfloat16, and 8-bit on top of either."""
+    float32, bfloat16, rounded, both = (load() for _ in range(4))
+    bfloat16.bfloat16(), both.bfloat16()
+    for model in (rounded, both):
+        dpad.quantize(model)  # the handle is dropped, and with it the old weights
+    names = ("float32", "bfloat16", "int8", "int8 + bfloat16")
+    return dict(zip(names, (float32, bfloat16, rounded, both), strict=True))
+
+
+def decode(model, ids, **settings):
+    with dpad.patch(model):
+        return model.generate(ids, return_dict_in_generate=True, **settings).sequences
+
+
+def accuracy(count, early_stop=True):
+    """Per shipped model and variant: right answers, answers equal to float32's, likelihood."""
+    found = {}
+    for name in demo.MODELS:
+        problems = demo.problems(count)
+        rows = {}
+        for kind, model in variants(lambda name=name: demo.load(name=name)[0]).items():
+            answers = []
+            for first in range(0, count, BATCH):
+                some = problems[first : first + BATCH]
+                ids = torch.tensor([p.prompt_ids for p in some])
+                out = decode(
+                    model,
+                    ids,
+                    max_new_tokens=CANVAS,
+                    block_length=BLOCK,
+                    confidence_threshold=0.9,
+                    seed=0,
+                    row_keys=list(range(first, first + len(some))),
+                )
+                answers += list(out[:, ids.shape[1] :])
+            right = sum(p.check(a) for p, a in zip(problems, answers, strict=True))
+            rows[kind] = {"right": right, "answers": answers, "nats": nats(model, problems)}
+            print(f"{name} {kind}: {right} of {count}", flush=True)
+        exact = rows["float32"].pop("answers")
+        for row in rows.values():
+            own = row.pop("answers", exact)
+            row["equal"] = sum(same(a, b) for a, b in zip(own, exact, strict=True))
+            row["interval"] = wilson(row["right"], count)
+        found[name] = rows
+    return {"problems": count, "canvas": CANVAS, "block_length": BLOCK, "models": found}
+
+
+def same(a, b):
+    """Whether two answers, padded behind their ends, are the same tokens."""
+    length = max(len(a), len(b))
+    pad = lambda x: torch.nn.functional.pad(x, (0, length - len(x)), value=demo.END_ID)  # noqa: E731
+    return torch.equal(pad(a), pad(b))
+
+
+def nats(model, problems):
+    """Mean log-likelihood per answer (nats) by the models' own estimate, fixed seed."""
+    pairs = [(p.prompt_ids, demo.encode(p.answer)) for p in problems[:SCORED]]
+    return float(dpad.loglikelihood(model, pairs, samples=SAMPLES, seed=0).value.mean())
+
+
+def mid_model(seed=0):
+    """A random LLaDA of 120 M whose confidences spread out and that never predicts the mask."""
+    model = LLaDAModelLM(LLaDAConfig(**MID)).float().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, weight.shape[-1] ** -0.5, generator=generator)
+        parts = model.model.transformer
+        parts.wte.weight *= 32
+        parts.ff_out.weight *= 4
+        parts.ff_out.weight[MID["mask_token_id"]] = 0
+    return model
+
+
+def mid_settings(canvas, cache):
+    return {
+        "max_new_tokens": canvas - PROMPT,
+        "block_length": BLOCK,
+        "steps": (canvas - PROMPT) // COMMITS,
+        "cache": cache,
+        "early_stop": False,
+        "seed": 0,
+    }
+
+
+def speed(canvas, cache, rounds, kinds):
+    """Whole decodings in turns within each round; the settings, and so the work, are equal."""
+    models = {n: m for n, m in variants(mid_model).items() if n in kinds}
+    settings = mid_settings(canvas, cache)
+    generator = torch.Generator().manual_seed(1)
+    found, equal = {n: [] for n in models}, dict.fromkeys(models, 0)
+    handles = [dpad.patch(model) for model in models.values()]
+    for number in range(rounds + 1):  # the first is not counted
+        ids = torch.randint(0, 8000, (1, PROMPT), generator=generator)
+        outputs = {}
+        for name in models if number % 2 else list(models)[::-1]:
+            begun = time.perf_counter(), time.process_time()
+            outputs[name] = models[name].generate(ids, **settings)
+            spent = time.perf_counter() - begun[0], time.process_time() - begun[1]
+            if number:
+                found[name].append(spent)
+        if number:
+            for name, tokens in outputs.items():
+                equal[name] += int((tokens == outputs["float32"])[:, PROMPT:].sum())
+    for handle in handles:
+        handle.remove()
+    new = rounds * (canvas - PROMPT)
+    rows = {}
+    for name, spent in found.items():
+        wall, cpu = zip(*spent, strict=True)
+        rows[name] = {"wall": wall, "cpu": cpu, "tokens equal to float32": equal[name] / new}
+    for i, clock in enumerate(("wall", "cpu")):
+        for other in ("float32", "bfloat16"):
+            if other not in found:
+                continue
+            for name in (n for n in found if n.startswith("int8")):
+                pairs = zip(found[other], found[name], strict=True)
+                rows[name][f"{clock}: {other} / int8"] = median(a[i] / b[i] for a, b in pairs)
+    return {"canvas": canvas, "cache": cache, "model": MID, "rows": rows}
+
+
+def profile(canvas, cache):
+    """Shares of a decoding's own time by operator, per variant."""
+    found = {}
+    settings = mid_settings(canvas, cache)
+    ids = torch.randint(0, 8000, (1, PROMPT), generator=torch.Generator().manual_seed(1))
+    for name, model in variants(mid_model).items():
+        with dpad.patch(model):
+            model.generate(ids, **settings)
+            begun = time.perf_counter()
+            with torch.profiler.profile() as recorded:
+                model.generate(ids, **settings)
+            whole = time.perf_counter() - begun
+        spent = {e.key: e.self_cpu_time_total / 1e6 for e in recorded.key_averages()}
+        largest = sorted(spent.items(), key=lambda item: -item[1])[:8]
+        outside = whole - sum(spent.values())
+        shares = {key: round(value / whole, 3) for key, value in largest}
+        found[name] = {"seconds": whole, "shares": {**shares, "outside operators": outside / whole}}
+    return {"canvas": canvas, "cache": cache, "rows": found}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("accuracy", "speed", "profile"))
+    parser.add_argument("--problems", type=int, default=1000)
+    parser.add_argument("--canvas", type=int, default=256)
+    parser.add_argument("--cache", default="dual", choices=("none", "prefix", "dual"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--kinds", default="float32,bfloat16,int8,int8 + bfloat16")
+    parser.add_argument("--no-save", action="store_true")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    run = {
+        "accuracy": lambda: accuracy(options.problems),
+        "speed": lambda: speed(
+            options.canvas, options.cache, options.rounds, options.kinds.split(",")
+        ),
+        "profile": lambda: profile(options.canvas, options.cache),
+    }
+    here = machine.describe()
+    result = {**run[options.what](), "machine": here}
+    text = json.dumps(result, indent=1, default=list)
+    print(text)
+    if not options.no_save:
+        folder = RESULTS / machine.tag(here)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"quantize-{options.what}.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

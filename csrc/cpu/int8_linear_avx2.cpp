@@ -1,0 +1,5 @@
+#if defined(__x86_64__)
+#include "cpu/vec_avx2.h"
+
+#include "cpu/int8_linear_kernel.h"
+#endif

@@ -1,0 +1,241 @@
+"""`quantize`: 8-bit products for one live model, and back again."""
+
+import torch
+from torch import nn
+
+from dpad.models import linear_layers
+from dpad.models.adapter import UnsupportedModelError, find_adapter
+from dpad.models.int8_linear import Int8Linear
+
+SCHEMES = ("int8",)
+METHOD = "dpad_int8"  # the quant_method of a saved configuration
+# torch's own product of bytes: rows, and what their lengths are multiples of (torch._int_mm).
+_CUDA_MULTIPLE = 8
+
+
+class Quantized:
+    """What `quantize` did to one model. Prints what it is; a context manager that undoes it.
+
+    `layers` names the layers that are 8-bit now, `kept` the linear layers of the decoder that are
+    not. It alone holds the modules that stood there before: `remove` puts those back, the same
+    objects with the same parameters; once the handle is dropped they are freed.
+    """
+
+    def __init__(self, model, replaced, kept):
+        self.model, self.kept = model, kept
+        self._replaced = replaced  # name -> (module before, module now)
+        self._config = _set_config(model)
+
+    @property
+    def layers(self):
+        return list(self._replaced)
+
+    @property
+    def active(self):
+        """True until `remove`."""
+        return bool(self._replaced)
+
+    def nbytes(self):
+        """(bytes of the layers before, bytes of them now)."""
+        pairs = self._replaced.values()
+        return tuple(sum(_nbytes(pair[i]) for pair in pairs) for i in (0, 1))
+
+    def remove(self):
+        """Puts the layers back as they were; doing it twice is harmless.
+
+        Raises:
+            RuntimeError: another module has taken an 8-bit layer's place since; nothing is changed.
+        """
+        for name, (_, now) in self._replaced.items():
+            found = self.model.get_submodule(name)
+            if found is not now:
+                raise RuntimeError(
+                    f"'{name}' is a {type(found).__name__} that is not the layer quantize() put "
+                    "there: take it off first"
+                )
+        if self._replaced:
+            _reset_config(self.model, self._config)
+        for name, (before, _) in self._replaced.items():
+            _put(self.model, name, before)
+        self._replaced = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.remove()
+
+    def __repr__(self):
+        if not self.active:
+            return "removed: the model is as it was"
+        before, now = self.nbytes()
+        kept = f"; as they were: {', '.join(self.kept)}" if self.kept else ""
+        return (
+            f"int8: {len(self.layers)} layers of {type(self.model).__name__}, {before} bytes of "
+            f"weights now {now}{kept}"
+        )
+
+
+def quantize(model, scheme="int8", *, head=True, keep=(), smoothing=None):
+    """Gives a model's linear layers 8-bit weights and 8-bit products, in place and undoably.
+
+    Weights get one scale per output channel, and the rows that come in one scale each, found at
+    every call (W8A8, dynamic). Embedding, norms, attention and the residual stay as they are. It
+    is an approximation: see docs/quantize.md for what it costs.
+
+    The model may be patched before or after. Only the modules of the layers are exchanged, each
+    for an `Int8Linear`; the returned handle keeps the old ones, so the memory falls when it is
+    dropped. A model too large for that is loaded 8-bit from the start:
+    ``dpad.models.hf.AutoModel.from_pretrained(name, quantization="int8")``.
+
+    Args:
+        model: what `dpad.patch` takes, in eval mode, float32, bfloat16 or float16.
+        scheme: "int8".
+        head: the head too; False keeps it.
+        keep: names of layers, as ``model.named_modules()`` has them, that stay as they are.
+        smoothing: dict from such names to float32 ``[in_features]`` factors of the layers' inputs,
+            or None; both come from `dpad.calibrate`.
+
+    Returns:
+        `Quantized`, a handle with `remove`.
+
+    Raises:
+        TypeError, UnsupportedModelError: not a model that dpad knows.
+        ValueError: an unknown scheme or name, training mode, a model that is 8-bit already, layers
+            that are no plain Linear (LoRA: merge it first) or have hooks, a weight that is not
+            finite, a device without 8-bit products. Nothing is changed then.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme = {scheme!r}: expected {', '.join(SCHEMES)}")
+    adapter = find_adapter(model)
+    if adapter.model.training:
+        raise ValueError("the model is in training mode: call model.eval() first")
+    smoothing = dict(smoothing or {})
+    names, kept = layers_of(adapter, head, keep)
+    check(adapter, names, smoothing)
+    replaced = {}
+    for name in names:
+        before = adapter.model.get_submodule(name)
+        try:
+            replaced[name] = before, Int8Linear.of(before, smoothing.get(name))
+        except ValueError as error:
+            raise ValueError(f"'{name}': {error}") from error
+    for name, (_, now) in replaced.items():
+        _put(adapter.model, name, now)
+    return Quantized(adapter.model, replaced, kept)
+
+
+def layers_of(adapter, head, keep=()):
+    """(names to quantise, names of the decoder's other linear layers) in the order of the tree.
+
+    Raises ValueError where `keep` names something else or `head` a head that is the embedding.
+    """
+    routers = [layer.mlp.router for layer in adapter.layers if hasattr(layer.mlp, "router")]
+    others = [part.module for part in (adapter.embed, *adapter.norms(), *routers)]
+    wanted = {id(module) for module in adapter.called()} - {id(module) for module in others}
+    modules = dict(adapter.model.named_modules())
+    found = [name for name, module in modules.items() if id(module) in wanted]
+    heads = {name for name in found if modules[name] is adapter.head.module}
+    keep = set(keep)
+    unknown = sorted(keep - set(found))
+    if unknown:
+        raise ValueError(f"keep names {unknown[0]!r}, which is no linear layer of the decoder")
+    if not head:
+        keep |= heads
+    return [n for n in found if n not in keep], [n for n in found if n in keep]
+
+
+def check_device(device):
+    """Raises ValueError for a device without 8-bit products."""
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"the model is on {device}: 8-bit products run on cpu and cuda")
+    if device.type == "cuda":
+        try:  # what this GPU and this torch have
+            probe = torch.ones(32, 32, dtype=torch.int8, device=device)
+            torch._int_mm(probe, probe.T)
+        except RuntimeError as error:
+            line = str(error).partition("\n")[0]
+            raise ValueError(f"torch has no 8-bit product for {device}: {line}") from error
+
+
+def check(adapter, names, smoothing=None):
+    """Raises ValueError, or UnsupportedModelError, for what cannot be quantised."""
+    device = adapter.device
+    check_device(device)
+    smoothing = smoothing or {}
+    odd = sorted(set(smoothing) - set(names))
+    if odd:
+        raise ValueError(f"smoothing names {odd[0]!r}, which is no layer that is quantised")
+    if any(isinstance(module, Int8Linear) for module in adapter.model.modules()):
+        raise ValueError("the model is quantised already: remove() its handle first")
+    elsewhere = _shared(adapter.model)
+    for name in names:
+        module = adapter.model.get_submodule(name)
+        what = f"'{name}' is a {type(module).__module__}.{type(module).__name__}"
+        if not linear_layers.is_plain(module):
+            raise UnsupportedModelError(
+                f"{what}: only a plain torch.nn.Linear without hooks can be quantised (merge LoRA "
+                "first, or name the layer in `keep`)"
+            )
+        if id(module.weight) in elsewhere:
+            raise UnsupportedModelError(f"the weight of '{name}' is used elsewhere in the model")
+        if module.weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise UnsupportedModelError(f"{what} of {module.weight.dtype}")
+        factors = smoothing.get(name)
+        if factors is not None:
+            _check_factors(name, factors, module)
+        if device.type == "cuda":
+            _check_cuda(name, module)
+
+
+def _check_factors(name, factors, module):
+    if factors.dtype != torch.float32 or factors.shape != (module.in_features,):
+        raise ValueError(
+            f"smoothing of '{name}' is {factors.dtype} {list(factors.shape)}: expected float32 "
+            f"[{module.in_features}]"
+        )
+    if not (factors.isfinite().all() and (factors > 0).all()):
+        raise ValueError(f"smoothing of '{name}' holds a factor that is not positive and finite")
+
+
+def _check_cuda(name, module):
+    if module.in_features % _CUDA_MULTIPLE or module.out_features % _CUDA_MULTIPLE:
+        raise ValueError(
+            f"'{name}' is {module.in_features} x {module.out_features}: on CUDA 8-bit products "
+            f"take multiples of {_CUDA_MULTIPLE}"
+        )
+
+
+def _shared(model):
+    """Ids of parameters that stand in more than one module."""
+    seen, shared = set(), set()
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                (shared if id(parameter) in seen else seen).add(id(parameter))
+    return shared
+
+
+def _nbytes(module):
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def _put(model, name, module):
+    parent, _, last = name.rpartition(".")
+    owner: nn.Module = model.get_submodule(parent)
+    owner._modules[last] = module
+
+
+def _set_config(model):
+    """Marks the configuration, so that a saved model is known as 8-bit; returns what was there."""
+    before = getattr(model.config, "quantization_config", None)
+    model.config.quantization_config = {"quant_method": METHOD}
+    return before
+
+
+def _reset_config(model, before):
+    if before is None:
+        del model.config.quantization_config
+    else:
+        model.config.quantization_config = before
