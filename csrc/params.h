@@ -153,9 +153,9 @@ struct CombineParams {
   void* out;             // [rows, width], contiguous
   int64_t y_stride;
   int64_t rows, top_k, width;
-  // true: in float32, k = 0, 1, ..., rounded once. false: weights, products and sums are each
-  // rounded to dtype, experts in ascending order.
-  bool full_precision;
+  // true: in float32, k = 0, 1, ..., rounded once. false: products and sums are each rounded to
+  // dtype, experts in ascending order; so are weights, if round_weights.
+  bool full_precision, round_weights;
   DType dtype;
 };
 

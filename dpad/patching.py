@@ -68,7 +68,7 @@ class _DiffusionGenerate(_Entry):
         return diffusion_generate(self.handle.model, *args, **kwargs)
 
 
-def _seen(model):
+def _seen(model: torch.nn.Module) -> Any:
     """What tells whether a model is still the one that was looked at: its modules, each as it is,
     what its configurations say, dtype and device.
     """
@@ -133,18 +133,19 @@ class Handle:
             self._seen = seen
         return self._adapter
 
-    def _found(self, seen):
+    def _found(self, seen: Any) -> Adapter:
         """The adapter of the model as it is; the one at hand where only an MLP is another's now,
         which is called as a whole.
         """
         try:
             return find_adapter(self.model)
         except UnsupportedModelError:
+            had = self._adapter
             same_words = self._seen is not None and seen is not None and seen[1] == self._seen[1]
-            if not same_words or not self._adapter.stands():
+            if had is None or not same_words or not had.stands():
                 raise
-            check_tensors(self._adapter)
-            return self._adapter
+            check_tensors(had)
+            return had
 
     @property
     def active(self) -> bool:

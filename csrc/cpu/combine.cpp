@@ -55,12 +55,13 @@ int64_t combine_scratch(const CombineParams& p) {
 void combine(const CombineParams& p, int64_t begin, int64_t end, void* scratch) {
   const auto row_kernel = DPAD_PICK(combine_row);
   Term* const terms = static_cast<Term*>(scratch);
+  const bool round_weights = !p.full_precision && p.round_weights;
   int64_t* const place = reinterpret_cast<int64_t*>(terms + p.top_k);
   float* const weight = reinterpret_cast<float*>(place + p.top_k);
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t k = 0; k < p.top_k; ++k) {
       const float w = p.weight[row * p.top_k + k];
-      terms[k] = {p.place[row * p.top_k + k], p.full_precision ? w : rounded(w, p.dtype)};
+      terms[k] = {p.place[row * p.top_k + k], round_weights ? rounded(w, p.dtype) : w};
     }
     if (!p.full_precision) {
       std::sort(terms, terms + p.top_k,

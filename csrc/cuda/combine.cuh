@@ -41,7 +41,7 @@ struct CombineTerms {
       }
       place[at] = own;
       const float w = p.weight[first + k];
-      weight[at] = p.full_precision ? w : rounded<T>(w);
+      weight[at] = !p.full_precision && p.round_weights ? rounded<T>(w) : w;
     }
     return !any_in_block(!good);
   }

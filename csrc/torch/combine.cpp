@@ -3,7 +3,8 @@
 
 namespace dpad {
 
-Tensor combine_op(const Tensor& y, const Tensor& order, const Tensor& weight, bool full_precision) {
+Tensor combine_op(const Tensor& y, const Tensor& order, const Tensor& weight, bool full_precision,
+                  bool round_weights) {
   const Checks check("combine", y);
   CombineParams p{};
   p.dtype = check.dtype("y", y);
@@ -19,7 +20,7 @@ Tensor combine_op(const Tensor& y, const Tensor& order, const Tensor& weight, bo
   p.order = int64_data(orders);
   p.weight = wc.const_data_ptr<float>();
   p.out = out.mutable_data_ptr();
-  p.full_precision = full_precision;
+  p.full_precision = full_precision, p.round_weights = round_weights;
   run({check, y}, p);
   return out;
 }

@@ -50,7 +50,9 @@ STABLE_TORCH_LIBRARY(dpad, m) {
       "route(Tensor logits, Tensor? bias, SymInt top_k, str score, bool normalise, SymInt groups, "
       "SymInt top_groups, float scaling) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("grouped_linear(Tensor x, Tensor weight, Tensor offsets) -> Tensor");
-  m.def("combine(Tensor y, Tensor order, Tensor weight, bool full_precision) -> Tensor");
+  m.def(
+      "combine(Tensor y, Tensor order, Tensor weight, bool full_precision, bool round_weights) "
+      "-> Tensor");
 
   // Sampling.
   m.def(

@@ -392,22 +392,28 @@ def grouped_linear(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor)
 
 
 def combine(
-    y: torch.Tensor, order: torch.Tensor, weight: torch.Tensor, full_precision: bool = True
+    y: torch.Tensor,
+    order: torch.Tensor,
+    weight: torch.Tensor,
+    full_precision: bool = True,
+    round_weights: bool = True,
 ) -> torch.Tensor:
     """Sums the experts' results of each row: ``out[row] = sum_k weight[row, k] y[its place]``.
 
     Args:
         y: ``[rows * top_k, width]``, by expert; order: int64 ``[rows * top_k]``, of `route`;
             weight: float32 ``[rows, top_k]``.
-        full_precision: add in float32, k ascending, and round once (LLaDA2). Else round weights,
-            products and sums to the dtype and add experts in ascending order, as the models that
-            loop over experts do (Qwen3-MoE, RND1, LLaDA-MoE, SDAR-MoE).
+        full_precision: add in float32, k ascending, and round once (LLaDA2). Else round products
+            and sums to the dtype and add experts in ascending order, as the models that loop over
+            experts do.
+        round_weights: round the weights to the dtype too, without `full_precision` (Qwen3-MoE,
+            SDAR-MoE and LLaDA-MoE do, RND1 does not).
 
     Returns:
         ``[rows, width]``. RuntimeError where `order` is no permutation; on CUDA a row that lacks a
         pair is NaN.
     """
-    return _run("combine", (y, weight), y, order, weight, full_precision)
+    return _run("combine", (y, weight), y, order, weight, full_precision, round_weights)
 
 
 def int8_linear(x, weight, scale, bias=None, smoothing=None):

@@ -205,12 +205,13 @@ def grouped_linear(g, dtype, counts=(2, 0, 3), in_features=16, out_features=7):
     return {**args, "offsets": offsets(counts)[1:].int()}
 
 
-def combine(g, dtype, rows=3, top_k=2, width=33, full_precision=False):
+def combine(g, dtype, rows=3, top_k=2, width=33, full_precision=False, round_weights=True):
     return {
         "y": torch.randn(rows * top_k, width, generator=g).to(dtype),
         "order": torch.randperm(rows * top_k, generator=g),
         "weight": torch.rand(rows, top_k, generator=g),
         "full_precision": full_precision,
+        "round_weights": round_weights,
     }
 
 

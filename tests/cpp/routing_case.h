@@ -98,13 +98,16 @@ inline const CombineShape kCombines[] = {
     {1, 1, 1, 0, 0},  {3, 8, 64, 0, 0}, {5, 4, 100, 0, 0},  {2, 2, 257, 7, 0},  {17, 6, 8, 8, 8},
     {4, 3, 16, 0, 1}, {3, 0, 24, 0, 0}, {2, 300, 16, 0, 0}, {1, 8, 4104, 0, 0}, {90, 8, 24, 0, 0}};
 
+enum class Rounding { kOnce, kSums, kAll };
+inline constexpr Rounding kRoundings[] = {Rounding::kOnce, Rounding::kSums, Rounding::kAll};
+
 struct CombineCase {
   Values y;
   std::vector<float> weight;
   std::vector<int64_t> order, place;
   CombineParams p{};
 
-  CombineCase(const CombineShape& s, DType dtype, bool full_precision)
+  CombineCase(const CombineShape& s, DType dtype, Rounding rounding)
       : y(Values::normal(dtype, s.shift + s.rows * s.top_k * (s.width + s.pad), 1)),
         weight(s.rows * s.top_k),
         order(s.rows * s.top_k),
@@ -117,7 +120,8 @@ struct CombineCase {
     p.y_stride = s.width + s.pad;
     p.order = order.data(), p.weight = weight.data(), p.place = place.data();
     p.rows = s.rows, p.top_k = s.top_k, p.width = s.width;
-    p.full_precision = full_precision, p.dtype = dtype;
+    p.full_precision = rounding == Rounding::kOnce;
+    p.round_weights = rounding == Rounding::kAll, p.dtype = dtype;
   }
   CombineCase(const CombineCase&) = delete;
 

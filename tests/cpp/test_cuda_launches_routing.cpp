@@ -30,9 +30,9 @@ TEST_CASE("combine, launched") {
   for (const DType dtype : kTypes) {
     const int64_t pack = 16 / Output::bytes_of(dtype);
     for (const CombineShape& s : kCombines) {
-      for (const bool full_precision : {true, false}) {
-        CAPTURE(static_cast<int>(dtype), s.rows, s.top_k, s.width, full_precision);
-        CombineCase c(s, dtype, full_precision);
+      for (const Rounding rounding : kRoundings) {
+        CAPTURE(static_cast<int>(dtype), s.rows, s.top_k, s.width, static_cast<int>(rounding));
+        CombineCase c(s, dtype, rounding);
         Output want(dtype, s.rows * s.width), got(dtype, s.rows * s.width);
         c.on_cpu(want.data());
         c.p.out = got.data(), c.p.place = nullptr;

@@ -114,9 +114,9 @@ void run_combine(const CombineCase& c, Order order, bool wide) {
 TEST_CASE("combine kernels give the CPU's bits") {
   for (const DType dtype : kTypes) {
     for (const CombineShape& s : kCombines) {
-      for (const bool full_precision : {true, false}) {
-        CAPTURE(static_cast<int>(dtype), s.rows, s.top_k, s.width, full_precision);
-        CombineCase c(s, dtype, full_precision);
+      for (const Rounding rounding : kRoundings) {
+        CAPTURE(static_cast<int>(dtype), s.rows, s.top_k, s.width, static_cast<int>(rounding));
+        CombineCase c(s, dtype, rounding);
         const int64_t size = s.rows * s.width;
         with_type(dtype, [&](auto zero) {
           using T = decltype(zero);

@@ -114,7 +114,7 @@ def combine(dtype):
     g = generator(9)
     y = torch.randn(6, 33, generator=g).to(dtype)
     rows = {"order": ints(3, 0, 5, 1, 4, 2), "weight": torch.rand(3, 2, generator=g)}
-    return {"y": y, **rows, "full_precision": False}
+    return {"y": y, **rows, "full_precision": False, "round_weights": True}
 
 
 def int8_linear(dtype):

@@ -1,4 +1,4 @@
-"""combine: both roundings bit for bit, any order of pairs, and a whole routed MLP."""
+"""combine: its roundings bit for bit, any order of pairs, and a whole routed MLP."""
 
 import pytest
 import torch
@@ -21,13 +21,18 @@ from dpad import ops
 WIDTHS = (1, 7, 8, 15, 16, 17, 33, 130)
 
 
-def combine_case(seed, dtype, rows, top_k, width, full_precision=True):
+# full_precision, round_weights
+ROUNDINGS = ((True, True), (False, False), (False, True))
+
+
+def combine_case(seed, dtype, rows, top_k, width, rounding=(True, True)):
     g = generator(seed)
     return {
         "y": torch.randn(rows * top_k, width, generator=g).to(dtype),
         "order": torch.randperm(rows * top_k, generator=g),
         "weight": torch.rand(rows, top_k, generator=g),
-        "full_precision": full_precision,
+        "full_precision": rounding[0],
+        "round_weights": rounding[1],
     }
 
 
@@ -36,13 +41,13 @@ def check(args):
     assert_same_bits(call("combine", args), twin("combine", args))
 
 
-@pytest.mark.parametrize("full_precision", [True, False])
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_awkward_shapes(isa, dtype, full_precision):
+def test_awkward_shapes(isa, dtype, rounding):
     for width in WIDTHS:
-        check(combine_case(width, dtype, 3, 8, width, full_precision))
+        check(combine_case(width, dtype, 3, 8, width, rounding))
     for rows, top_k, width in ((0, 4, 9), (1, 1, 24), (5, 3, 0), (4, 0, 9), (40, 2, 3000)):
-        check(combine_case(0, dtype, rows, top_k, width, full_precision))
+        check(combine_case(0, dtype, rows, top_k, width, rounding))
 
 
 @given(st.data())
@@ -53,7 +58,7 @@ def test_random_orders(isa, data):
         data.draw(st.integers(0, 30)),
         data.draw(st.integers(1, 9)),
         data.draw(st.integers(0, 70)),
-        data.draw(st.booleans()),
+        data.draw(st.sampled_from(ROUNDINGS)),
     )
     gap = data.draw(st.integers(0, 3))
     turned = data.draw(st.sampled_from(((0, 1), (1, 0))))
@@ -65,34 +70,39 @@ def test_random_orders(isa, data):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_special_values(isa, dtype):
     """Infinities, NaN and signed zeros stay in their row and column."""
-    for full_precision in (True, False):
-        args = combine_case(1, dtype, 5, 2, 19, full_precision)
+    for rounding in ROUNDINGS:
+        args = combine_case(1, dtype, 5, 2, 19, rounding)
         args["y"][3, 4], args["y"][7, 2], args["y"][1] = float("nan"), float("inf"), -0.0
         args["weight"][2, 1] = float("inf")
         out, expected = call("combine", args), twin("combine", args)
         torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def loop_over_experts(x, expert, weight, function, experts):
+def loop_over_experts(x, expert, weight, function, experts, round_weights):
     """As the published modules do: expert by expert, added into the rows in the dtype."""
     out = torch.zeros_like(x)
+    weight = weight.to(x.dtype) if round_weights else weight
     for e in range(experts):
         row, k = torch.where(expert == e)
         if len(row):
-            out.index_add_(0, row, function(e, x[row]) * weight.to(x.dtype)[row, k, None])
+            y = function(e, x[row]) * weight[row, k, None]
+            out.index_add_(0, row, y.to(x.dtype))
     return out
 
 
+@pytest.mark.parametrize("round_weights", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_loop_over_experts_bit_for_bit(isa, dtype):
+def test_the_loop_over_experts_bit_for_bit(isa, dtype, round_weights):
     """The sum of the models that loop, whatever the experts do (here nothing that rounds)."""
     g = generator(5)
     x = torch.randn(23, 40, generator=g).to(dtype)
     expert, weight, order, _ = ops.route(torch.randn(23, 12, generator=g), None, 4)
-    expected = loop_over_experts(x, expert, weight, lambda e, rows: rows * 2.0 ** (e % 5), 12)
+    function = lambda e, rows: rows * 2.0 ** (e % 5)  # noqa: E731
+    expected = loop_over_experts(x, expert, weight, function, 12, round_weights)
     of_pair = expert.flatten()[order]
     y = x[order // 4] * (2.0 ** (of_pair % 5)).to(dtype)[:, None]
     args = {"y": y, "order": order, "weight": weight, "full_precision": False}
+    args["round_weights"] = round_weights
     assert_same_bits(call("combine", args), expected)
 
 
@@ -129,8 +139,8 @@ def test_a_routed_mlp(isa):
             e = expert[row, k]
             inner = F.silu(gate[e].double() @ wide[row]) * (up[e].double() @ wide[row])
             expected[row] += weight[row, k].double() * (down[e].double() @ inner)
-    for full_precision in (True, False):
-        out = ops.combine(y, order, weight, full_precision)
+    for rounding in ROUNDINGS:
+        out = ops.combine(y, order, weight, *rounding)
         torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
 
 

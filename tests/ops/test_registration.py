@@ -37,7 +37,7 @@ linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor
 route(Tensor logits, Tensor? bias, SymInt top_k, str score, bool normalise, SymInt groups, SymInt
     top_groups, float scaling) -> (Tensor, Tensor, Tensor, Tensor)
 grouped_linear(Tensor x, Tensor weight, Tensor offsets) -> Tensor
-combine(Tensor y, Tensor order, Tensor weight, bool full_precision) -> Tensor
+combine(Tensor y, Tensor order, Tensor weight, bool full_precision, bool round_weights) -> Tensor
 int8_linear(Tensor x, Tensor weight, Tensor scale, Tensor? bias, Tensor? smoothing) -> Tensor
 confidence(Tensor logits, Tensor l_offsets, Tensor position, Tensor rng, Tensor temperature,
     Tensor suppress, Tensor exclude, Tensor? noise, bool round_to_dtype) -> (Tensor, Tensor,

@@ -42,7 +42,7 @@ def grouped_linear(x, weight, offsets):
     return out
 
 
-def combine(y, order, weight, full_precision):
+def combine(y, order, weight, full_precision, round_weights):
     """Twin of `dpad.ops.combine`."""
     places = torch.arange(order.shape[0], device=order.device)
     place = torch.empty_like(order).scatter_(0, order, places).view(weight.shape)
@@ -50,8 +50,8 @@ def combine(y, order, weight, full_precision):
     if not full_precision:  # experts in ascending order
         place, k = place.sort(-1)
         weight = weight.gather(1, k)
-    weight = weight.to(dtype)
+        weight = weight.to(dtype).float() if round_weights else weight
     out = torch.zeros(weight.shape[0], y.shape[1], dtype=dtype, device=y.device)
     for k in range(weight.shape[1]):
-        out = out + y[place[:, k]].to(dtype) * weight[:, k, None]
+        out = out + (y[place[:, k]].float() * weight[:, k, None]).to(dtype)
     return out.to(y.dtype)
