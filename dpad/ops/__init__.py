@@ -416,7 +416,13 @@ def combine(
     return _run("combine", (y, weight), y, order, weight, full_precision, round_weights)
 
 
-def int8_linear(x, weight, scale, bias=None, smoothing=None):
+def int8_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    smoothing: torch.Tensor | None = None,
+) -> torch.Tensor:
     """``x weight^T + bias`` with an 8-bit weight and rows of x made 8-bit as they come.
 
     Row r counts as ``q[r] * s[r]``, with ``s[r]`` its largest magnitude / 127 and q rounded to the
@@ -440,7 +446,7 @@ def int8_linear(x, weight, scale, bias=None, smoothing=None):
     return _run("int8_linear", tensors, *tensors)
 
 
-def cpu_extensions():
+def cpu_extensions() -> set[str]:
     """What the CPU kernels use beyond `cpu_isa`, a set of names: "avx512vnni" for `int8_linear`,
     "avx512bf16" for `linear` in bfloat16.
     """
