@@ -2,8 +2,8 @@
 #include <cmath>
 #include <vector>
 
-#include "catch.h"
 #include "cpu/unmask.h"
+#include "values.h"
 
 using namespace dpad;
 using Ints = std::vector<int64_t>;
@@ -47,7 +47,7 @@ struct Step {
     p.end_ids = &end_id, p.end_count = 1;
     p.batch = 1, p.mask_id = kMask, p.fill_id = kFill;
     p.rule = rule, p.early_stop = early_stop;
-    run_unmask(p);
+    test::run_unmask(p);
   }
 
   int64_t commits() const {
