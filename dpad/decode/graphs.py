@@ -106,7 +106,9 @@ def obstacle(adapter):
     if missing:
         return f"{missing[0]} has no {device} kernel"
     odd = _not_plain(adapter)
-    return odd and f"'{odd}' is no plain module or has hooks"
+    if odd:
+        return f"'{odd}' is no plain module or has hooks"
+    return next(filter(None, (layer.mlp.obstacle(adapter) for layer in adapter.layers)), None)
 
 
 def _modules(adapter):
@@ -144,6 +146,7 @@ def addresses(adapter):
     else of the model is written into them.
     """
     tensors = [t for module in _modules(adapter) for t in _weights(module)]
+    tensors += [t for layer in adapter.layers for t in layer.mlp.tensors()]
     if adapter.fused is not None:
         tensors += adapter.fused.tensors()
     numbers = (adapter.head.scale, *(norm.eps for norm in adapter.norms()))

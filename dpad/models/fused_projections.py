@@ -181,6 +181,10 @@ class FusedProjections:
         fused = self._for(parts, x)
         return None if fused is None else fused.weight
 
+    def of(self, parts):
+        """What is fused of these parts, or None."""
+        return self._fused.get(parts)
+
     def _for(self, parts, x):
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return None

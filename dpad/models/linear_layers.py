@@ -70,6 +70,17 @@ def grouped_product(x, weight, offsets):
     return ops.grouped_linear(x, weight, offsets)
 
 
+def reads_offsets(weight):
+    """Why `grouped_product` with weights like this one reads its offsets on the host, or None."""
+    if weight.device.type != "cuda":
+        return None if weight.is_cpu else f"grouped products on {weight.device.type} may wait"
+    if weight.dtype != torch.bfloat16:
+        return f"grouped products of {weight.dtype} read their offsets (bfloat16 does not)"
+    if torch.cuda.get_device_capability(weight.device) < (9, 0):
+        return "grouped products before Hopper read their offsets"
+    return None
+
+
 def is_plain(module):
     """Whether a call of the module is torch's own Linear and nothing else.
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dpad import ops
-from dpad.models import linear_layers, routing
+from dpad.models import linear_layers
 from dpad.models.fused_projections import EXPERTS
 from dpad.models.parts import Part, Stack, need, part, require
 
@@ -53,6 +53,14 @@ class DenseMLP:
         """What `FusedProjections` may stack, see `dpad.models.parts.Attention.groups`."""
         return [("gate, up", (self.gate_proj, self.up_proj), self.whole_module() is None)]
 
+    def tensors(self):
+        """What operators read of modules that are not called."""
+        return []
+
+    def obstacle(self, adapter):
+        """Why it waits for the device within a pass, or None."""
+        return None
+
     def __call__(self, adapter, x):
         """``[rows, width]`` of normed rows ``[rows, width]``."""
         whole = self.whole_module()
@@ -67,8 +75,8 @@ class DenseMLP:
 @dataclass(frozen=True)
 class Routing:
     """How a router's logits become experts and weights, the arguments of `route`; whether those
-    logits are a product in float32 (`wide`), and whether the experts' results are summed in float32
-    and rounded once (`full_precision`, see `combine`).
+    logits are a product in float32 (`wide`), and how the experts' results are rounded and summed
+    (`full_precision`, `round_weights`, see `combine`).
     """
 
     top_k: int
@@ -79,6 +87,7 @@ class Routing:
     scaling: float = 1.0
     wide: bool = False
     full_precision: bool = True
+    round_weights: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,8 +131,27 @@ class RoutedMLP:
         if self.whole_module() is not None:
             return []
         dense = [*self.experts] if self.shared is None else [*self.experts, self.shared]
-        inner = [self.router] if self.stacked is None else [self.router, self.stacked]
-        return [p.module for p in inner] + [module for mlp in dense for module in mlp.called()]
+        router = [self.router.module] if isinstance(self.router.module, nn.Linear) else []
+        return router + [module for mlp in dense for module in mlp.called()]
+
+    def tensors(self):
+        """What operators read of modules that are not called."""
+        found = [] if isinstance(self.router.module, nn.Linear) else [self.router.module.weight]
+        if self.stacked is not None:
+            found += [self.stacked.module.gate_up_proj, self.stacked.module.down_proj]
+        return found if self.bias is None else [*found, self.bias.module]
+
+    def obstacle(self, adapter):
+        """Why it waits for the device within a pass, or None."""
+        device = adapter.device.type
+        missing = [name for name in ("route", "combine") if not ops.has_kernel(name, device)]
+        if missing:
+            return f"{missing[0]} has no {device} kernel"
+        stacks = (self._into, self._out) if self.stacked is None else ()
+        if any(adapter.fused is None or adapter.fused.of(parts) is None for parts in stacks):
+            name = self.whole.name
+            return f"the experts of '{name}' lie apart and are called (see fuse_projections)"
+        return linear_layers.reads_offsets(adapter.weight)
 
     def inner_width(self):
         """Elements of a row between up and down: all its experts' and its copies for them."""
@@ -151,18 +179,18 @@ class RoutedMLP:
             out = self.whole.module(x[None])  # the released classes take a batch of sequences
             return (out[0] if isinstance(out, tuple) else out)[0]
         how = self.routing
-        bias = None if self.bias is None else self.bias.module
+        bias = None if self.bias is None else self.bias.module.float()
         choice = (how.top_k, how.score, how.normalise, how.groups, how.top_groups, how.scaling)
-        _, weight, order, offsets = routing.route(self._logits(x), bias, *choice)
+        _, weight, order, offsets = ops.route(self._logits(x), bias, *choice)
         rows = x[order // how.top_k]
         if weights is None:
             parts = rows.tensor_split(offsets[:-1].long().cpu())
             pairs = zip(self.experts, parts, strict=True)
             y = torch.cat([expert(adapter, part) for expert, part in pairs if part.shape[0]])
         else:
-            gate, up = routing.grouped_linear(rows, weights[0], offsets).chunk(2, -1)
-            y = routing.grouped_linear(ops.swiglu(gate, up), weights[1], offsets)
-        y = routing.combine(y, order, weight, how.full_precision)
+            gate, up = linear_layers.grouped_product(rows, weights[0], offsets).chunk(2, -1)
+            y = linear_layers.grouped_product(ops.swiglu(gate, up), weights[1], offsets)
+        y = ops.combine(y, order, weight, how.full_precision, how.round_weights)
         return y if self.shared is None else y + self.shared(adapter, x)
 
     def _logits(self, x):
