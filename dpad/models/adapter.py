@@ -16,7 +16,10 @@ from torch import nn
 from dpad.models import fused_projections, linear_layers
 from dpad.models.parts import Head, Layer, Norm, Part, UnsupportedModelError, require
 
-FAMILIES = tuple(f"dpad.models.{name}" for name in ("llada", "dream", "sdar", "fast_dllm_v2"))
+FAMILIES = tuple(
+    f"dpad.models.{name}"
+    for name in ("llada", "dream", "illada", "llada_moe", "llada2", "rnd1", "sdar", "fast_dllm_v2")
+)
 
 
 @dataclass

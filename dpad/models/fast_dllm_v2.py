@@ -17,7 +17,7 @@ _BLOCK, _VOCAB, _MASK = 32, 151936, 151665
 def adapt(model):
     """The adapter of a live Fast-dLLM v2; UnsupportedModelError naming what does not fit."""
     config = need(model, "config")
-    layers = llama_tree.layers(model)
+    layers = llama_tree.layers(model, in_tuple=False)
     mask = getattr(config, "mask_token_id", None)
     if mask is None and config.vocab_size >= _VOCAB:
         mask = _MASK

@@ -29,35 +29,37 @@ def layer(block, head_norms=False, mlp=None):
     )
 
 
-def adapt(model, family, layers, cure="see docs/loading.md", **more):
-    """The `Adapter` of a model of this tree: `layers` are its layers, `more` are fields of it;
-    `cure` is what to do about rotary buffers that do not match the configuration.
+def adapt(model, family, layers, embedding="embed_tokens", cure=None, widened=False, **more):
+    """The `Adapter` of a model of this tree.
+
+    `layers` are its layers, `embedding` the name in ``model.model``, `cure` what to do about rotary
+    buffers that do not match the configuration, `widened` whether logits become float32; `more` are
+    fields of the adapter.
     """
     config, base = need(model, "config"), need(model, "model")
     check(config)
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    theta = rope_theta(config)
+    theta, rotary_dim = rope_theta(config), more.pop("rotary_dim", head_dim)
     tied = getattr(model, "lm_head", None) is None and bool(config.tie_word_embeddings)
+    head = (base, embedding) if tied else (model, "lm_head")
     fields = {
-        "embed": part(base, "embed_tokens"),
-        "head": part(base, "embed_tokens", Head, tied=True)
-        if tied
-        else part(model, "lm_head", Head),
-        "rotary_dim": head_dim,
         "mask_id": getattr(config, "mask_token_id", None),
         "end_ids": ids(config, "eos_token_id"),
         "shift": 0,
-        "notes": rope_notes(base, theta, head_dim, cure),
+        "notes": rope_notes(base, theta, rotary_dim, cure or "see docs/loading.md"),
     }
     return Adapter(
         family=family,
         model=model,
+        embed=part(base, embedding),
         layers=layers,
         final_norm=norm(base, "norm", EPS),
+        head=part(*head, Head, tied=tied, widened=widened),
         num_heads=heads,
         num_kv_heads=config.num_key_value_heads,
         head_dim=head_dim,
+        rotary_dim=rotary_dim,
         rope_theta=theta,
         rope_full_precision=False,
         max_positions=config.max_position_embeddings,
@@ -66,17 +68,14 @@ def adapt(model, family, layers, cure="see docs/loading.md", **more):
     )
 
 
-def blocks(model):
-    """The modules of the layers, in order."""
-    return list(need(model, "model.layers"))
-
-
-def layers(model, **more):
-    """The `Layer` of every block, which knows its place in the tree; `more` as for `layer`."""
+def layers(model, make=layer, in_tuple=True):
+    """The `Layer` that `make` makes of every block, which knows its place in the tree; `in_tuple`:
+    whether the released blocks return their hidden states in a tuple.
+    """
     found = need(model, "model.layers")
     released = not type(need(model, "model")).__module__.startswith("dpad.models.")
     return [
-        replace(layer(block, **more), block=part(found, str(number)), in_tuple=released)
+        replace(make(block), block=part(found, str(number)), in_tuple=released and in_tuple)
         for number, block in enumerate(found)
     ]
 

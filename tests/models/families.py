@@ -22,10 +22,28 @@ SHAPE = {
     "eos_token_id": 59,
     "pad_token_id": 59,
 }
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 # Class name -> fields of a small model, beside `SHAPE`.
 SMALL = {
     "SDARForCausalLM": {"head_dim": 16, "block_size": 4},
     "Fast_dLLM_QwenForCausalLM": {"bd_size": 8},
+    "SDARMoeForCausalLM": {"head_dim": 16, "block_size": 4, "mlp_only_layers": [0], **EXPERTS},
+    "RND1LM": {"head_dim": 16, **EXPERTS},
+    "LLaDAMoEModelLM": {
+        "dense_intermediate_size": 40,
+        "expert_intermediate_size": 24,
+        "moe_layer_freq": [0, 1],
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+    },
+    "LLaDA2MoeModelLM": {
+        "head_dim": 16,
+        **EXPERTS,
+        "num_experts": 8,
+        "n_group": 4,
+        "topk_group": 2,
+    },
+    "ILLaDAForCausalLM": {"rope_theta": 1e4, "rms_norm_eps": 1e-5},
 }
 # (class name, fields beside the class's defaults, parameters, some shapes by key) as released.
 RELEASED = {
@@ -79,6 +97,69 @@ RELEASED = {
         1_543_714_304,
         {"model.embed_tokens.weight": [151936, 1536]},
     ),
+    "SDAR-30B-A3B-Chat": (
+        "SDARMoeForCausalLM",
+        {},
+        30_532_122_624,
+        {
+            "model.layers.47.mlp.gate.weight": [128, 2048],
+            "model.layers.47.mlp.experts.127.down_proj.weight": [2048, 768],
+            "model.layers.0.self_attn.q_norm.weight": [128],
+        },
+    ),
+    "RND1-Base-0910": (
+        "RND1LM",
+        {},
+        30_532_122_624,
+        {
+            "model.layers.47.mlp.experts.127.up_proj.weight": [768, 2048],
+            "model.layers.47.self_attn.k_proj.weight": [512, 2048],
+        },
+    ),
+    "LLaDA-MoE-7B-A1B-Instruct": (
+        "LLaDAMoEModelLM",
+        {},
+        7_356_880_896,
+        {
+            "lm_head.weight": [157184, 2048],
+            "model.layers.15.mlp.experts.63.gate_proj.weight": [1024, 2048],
+            "model.layers.15.self_attn.q_norm.weight": [128],
+        },
+    ),
+    "LLaDA2.0-mini": (
+        "LLaDA2MoeModelLM",
+        {},
+        16_255_638_528,
+        {
+            "model.word_embeddings.weight": [157184, 2048],
+            "model.layers.0.mlp.gate_proj.weight": [5120, 2048],
+            "model.layers.1.attention.query_key_value.weight": [3072, 2048],
+            "model.layers.1.attention.dense.weight": [2048, 2048],
+            "model.layers.19.attention.key_layernorm.weight": [128],
+            "model.layers.19.mlp.gate.weight": [256, 2048],
+            "model.layers.19.mlp.gate.expert_bias": [256],
+            "model.layers.19.mlp.experts.255.up_proj.weight": [512, 2048],
+            "model.layers.19.mlp.shared_experts.down_proj.weight": [2048, 512],
+        },
+    ),
+    "LLaDA2.0-flash": (
+        "LLaDA2MoeModelLM",
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 9216,
+            "moe_intermediate_size": 1024,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+        },
+        102_889_697_280,
+        {"model.layers.31.attention.query_key_value.weight": [5120, 4096]},
+    ),
+    "iLLaDA-8B-Instruct": (
+        "ILLaDAForCausalLM",
+        {"rope_theta": 1e6, "rms_norm_eps": 1e-6},
+        7_615_025_152,
+        {"model.layers.31.self_attn.k_proj.weight": [1024, 4096]},
+    ),
 }
 
 
@@ -90,7 +171,10 @@ def build(name, **fields):
 
 def small(name, **changes):
     """A small float32 model with random weights whose logits are far from flat."""
-    return spread_out(build(name, **{**SHAPE, **SMALL[name], **changes}).float())
+    model = spread_out(build(name, **{**SHAPE, **SMALL[name], **changes}).float())
+    for number, buffer in enumerate(model.buffers()):
+        buffer.normal_(0, 0.3, generator=torch.Generator().manual_seed(number))
+    return model
 
 
 def golden(name, file):

@@ -12,6 +12,7 @@ from tests.models.families import golden
 
 SUITES = {
     "sdar": ("SDARForCausalLM", "sdar_gqa"),
+    "rnd1": ("RND1LM", "rnd1"),
     "fastdllm_v2": ("Fast_dLLM_QwenForCausalLM", "fastv2_gqa"),
 }
 BLOCK = ("block_length", "dllm_block_length", "block_size")
@@ -32,12 +33,13 @@ def traces():
 @pytest.mark.parametrize("trace, name, file", traces())
 def test_commits_follow_from_the_forward(trace, name, file, patched):
     model = golden(name, file)
-    block = next(trace["settings"][n] for n in BLOCK if n in trace["settings"])
-    setattr(model.config, "bd_size" if "Fast" in name else "block_size", block)
+    canvas, seen = [torch.tensor(row) for row in trace.get("canvas", trace["prompt"])], 0
+    block = next((trace["settings"][n] for n in BLOCK if n in trace["settings"]), len(canvas[0]))
+    if model.config.block_length is not None:
+        setattr(model.config, "bd_size" if "Fast" in name else "block_size", block)
     shift = find_adapter(model).shift
     if patched:
         dpad.patch(model)
-    canvas, seen = [torch.tensor(p) for p in trace["prompt"]], 0
     for step in trace["steps"]:
         for row, place, token in step["commit"]:
             # An autoregressive token comes with the pass of the block before.

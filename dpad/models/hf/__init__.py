@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module as _import_module
 
 __all__ = [
+    "RND1LM",
     "AutoConfig",
     "AutoModel",
     "AutoTokenizer",
@@ -17,51 +18,58 @@ __all__ = [
     "DreamModel",
     "Fast_dLLM_QwenConfig",
     "Fast_dLLM_QwenForCausalLM",
+    "ILLaDAConfig",
+    "ILLaDAForCausalLM",
+    "LLaDA2MoeConfig",
+    "LLaDA2MoeModelLM",
     "LLaDAConfig",
+    "LLaDAMoEConfig",
+    "LLaDAMoEModelLM",
     "LLaDAModelLM",
+    "RND1Config",
     "SDARConfig",
     "SDARForCausalLM",
+    "SDARMoeConfig",
+    "SDARMoeForCausalLM",
 ]
 
-# model_type -> architecture name -> (module, model class, config class). Both keys must match:
-# unrelated families share a model_type.
-_FAMILIES = {
-    "llada": {"LLaDAModelLM": ("dpad.models.hf.llada", "LLaDAModelLM", "LLaDAConfig")},
-    "Dream": {"DreamModel": ("dpad.models.hf.dream", "DreamModel", "DreamConfig")},
-    "sdar": {"SDARForCausalLM": ("dpad.models.hf.sdar", "SDARForCausalLM", "SDARConfig")},
-    "Fast_dLLM_Qwen": {
-        "Fast_dLLM_QwenForCausalLM": (
-            "dpad.models.hf.fast_dllm_v2",
-            "Fast_dLLM_QwenForCausalLM",
-            "Fast_dLLM_QwenConfig",
-        )
-    },
-}
+# (model_type, module, model class, config class). The model type and the architecture's name must
+# both match: unrelated families share a model type.
+_CLASSES = (
+    ("llada", "llada", "LLaDAModelLM", "LLaDAConfig"),
+    ("llada", "llada_moe", "LLaDAMoEModelLM", "LLaDAMoEConfig"),
+    ("illada", "illada", "ILLaDAForCausalLM", "ILLaDAConfig"),
+    ("Dream", "dream", "DreamModel", "DreamConfig"),
+    ("sdar", "sdar", "SDARForCausalLM", "SDARConfig"),
+    ("sdar_moe", "sdar", "SDARMoeForCausalLM", "SDARMoeConfig"),
+    ("Fast_dLLM_Qwen", "fast_dllm_v2", "Fast_dLLM_QwenForCausalLM", "Fast_dLLM_QwenConfig"),
+    ("llada2_moe", "llada2", "LLaDA2MoeModelLM", "LLaDA2MoeConfig"),
+    ("rnd1", "rnd1", "RND1LM", "RND1Config"),
+)
 # Tokenizers released as remote code -> the Transformers class that they restate. Dream's is Qwen2's
 # byte-level BPE (the same normalisation, splitting and merges) with other special tokens.
 _TOKENIZERS = {"DreamTokenizer": "Qwen2TokenizerFast"}
 
 
 def __getattr__(name):
-    for family in _FAMILIES.values():
-        for module, *classes in family.values():
-            if name in classes:
-                return getattr(_import_module(module), name)
+    for _, module, *classes in _CLASSES:
+        if name in classes:
+            return getattr(_import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _find(config):
     """(model class, config class) for the dict of a config.json; ValueError if none fits."""
     model_type = config.get("model_type")
-    family = _FAMILIES.get(model_type, {})
+    family = {row[2]: row[1:] for row in _CLASSES if row[0] == model_type}
     # A config without architectures is one of our own defaults or an adapter's: one class fits.
     names = config.get("architectures") or list(family)[:1]
     for name in names:
         if name in family:
-            module, model_class, config_class = family[name]
-            module = _import_module(module)
-            return getattr(module, model_class), getattr(module, config_class)
-    known = ", ".join(f"{a} ({t})" for t, family in _FAMILIES.items() for a in family)
+            module, *classes = family[name]
+            module = _import_module(f"{__name__}.{module}")
+            return tuple(getattr(module, each) for each in classes)
+    known = ", ".join(f"{row[2]} ({row[0]})" for row in _CLASSES)
     raise ValueError(
         f"no native class for architectures={config.get('architectures')!r}, "
         f"model_type={model_type!r}; known are: {known}"

@@ -13,13 +13,13 @@ from torch import nn
 from transformers import PreTrainedModel, modeling_outputs
 
 from dpad.models.hf.decoder_config import DecoderConfig, check_served
+from dpad.models.hf.interface import NativeModel, refuse_inputs
 from dpad.models.hf.llada import padding_bias
-from dpad.models.hf.saving import SavesGenerationConfig
 
 
 def rope_table(config, positions):
-    """Rotary tables (cos, sin), fp32 [B, 1, T, head_width], of int64 positions [B, T]."""
-    width = config.head_width
+    """Rotary tables (cos, sin), fp32 [B, 1, T, rotary_width], of int64 positions [B, T]."""
+    width = config.rotary_width
     index = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
     inverse = 1.0 / (config.rope_theta ** (index / width))
     angles = (positions[..., None].float() * inverse).repeat(1, 1, 2)[:, None]
@@ -27,9 +27,24 @@ def rope_table(config, positions):
 
 
 def rotate(x, cos, sin):
-    """Rotate x [B, H, T, head_width] by half-split tables in x's dtype."""
+    """Rotate the first columns of x [B, H, T, head_width], by half-split tables in x's dtype."""
+    x, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     first, second = x.chunk(2, dim=-1)
-    return x * cos.to(x.dtype) + torch.cat((-second, first), dim=-1) * sin.to(x.dtype)
+    y = x * cos.to(x.dtype) + torch.cat((-second, first), dim=-1) * sin.to(x.dtype)
+    return torch.cat((y, rest), dim=-1) if rest.shape[-1] else y
+
+
+def attend(q, k, v, mask, rope):
+    """Attention [B, T, heads * head_width] of q [B, T, heads, head_width] and k, v [B, T, kv_heads,
+    head_width], before RoPE.
+    """
+    q, k, v = (y.transpose(1, 2) for y in (q, k, v))
+    q, k = rotate(q, *rope), rotate(k, *rope)
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = (y.repeat_interleave(groups, dim=1) for y in (k, v))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return y.transpose(1, 2).flatten(2)
 
 
 class RMSNorm(nn.Module):
@@ -67,13 +82,7 @@ class DecoderAttention(nn.Module):
         q, k, v = (y.view(heads) for y in (self.q_proj(x), self.k_proj(x), self.v_proj(x)))
         if hasattr(self, "q_norm"):
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (y.transpose(1, 2) for y in (q, k, v))
-        q, k = rotate(q, *rope), rotate(k, *rope)
-        groups = q.shape[1] // k.shape[1]
-        if groups > 1:
-            k, v = (y.repeat_interleave(groups, dim=1) for y in (k, v))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.o_proj(y.transpose(1, 2).flatten(2))
+        return self.o_proj(attend(q, k, v, mask, rope))
 
 
 class DecoderMLP(nn.Module):
@@ -89,6 +98,39 @@ class DecoderMLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+class RoutedMLP(nn.Module):
+    """A mixture of experts: a row goes through those that the router scores best, one expert after
+    the other, and their results are added in the dtype, or in float32 and rounded once.
+    """
+
+    full_precision = False
+
+    def __init__(self, config):
+        super().__init__()
+        self.top_k, self.normalise = config.num_experts_per_tok, config.normalise_experts
+        self.round_weights = config.round_expert_weights
+        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        sizes = config.hidden_size, config.expert_width
+        self.experts = nn.ModuleList(DecoderMLP(*sizes) for _ in range(config.num_experts))
+
+    def forward(self, x):
+        rows = x.flatten(0, -2)
+        weight, expert = self.choose(rows)
+        out = torch.zeros_like(rows, dtype=torch.float32 if self.full_precision else x.dtype)
+        for number, mlp in enumerate(self.experts):
+            row, k = torch.where(expert == number)
+            y = mlp(rows[row]) * weight[row, k, None]
+            out = out.index_add(0, row, y.to(out.dtype))
+        return out.to(x.dtype).view(x.shape)
+
+    def choose(self, x):
+        """Weights and experts int64, both [rows, top_k], of rows [rows, hidden_size]."""
+        weight, expert = self.gate(x).float().softmax(-1).topk(self.top_k, dim=-1)
+        if self.normalise:
+            weight = weight / weight.sum(-1, keepdim=True)
+        return weight.to(x.dtype) if self.round_weights else weight, expert
+
+
 class DecoderLayer(nn.Module):
     """Attention and MLP, each behind a norm and added to the residual."""
 
@@ -96,7 +138,8 @@ class DecoderLayer(nn.Module):
         super().__init__()
         width, eps = config.hidden_size, config.rms_norm_eps
         self.self_attn = DecoderAttention(config)
-        self.mlp = DecoderMLP(width, config.intermediate_size)
+        mixture = config.routed(number)
+        self.mlp = RoutedMLP(config) if mixture else DecoderMLP(width, config.mlp_width)
         self.input_layernorm = RMSNorm(width, eps)
         self.post_attention_layernorm = RMSNorm(width, eps)
 
@@ -108,11 +151,11 @@ class DecoderLayer(nn.Module):
 class DecoderModel(nn.Module):
     """Embedding, layers and final norm, under the released module names."""
 
-    def __init__(self, config):
+    def __init__(self, config, layer_class, embedding):
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.add_module(embedding, nn.Embedding(config.vocab_size, config.hidden_size))
         layers = range(config.num_hidden_layers)
-        self.layers = nn.ModuleList(DecoderLayer(config, number) for number in layers)
+        self.layers = nn.ModuleList(layer_class(config, number) for number in layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -136,13 +179,15 @@ def visible(attention_mask, position, block):
     return (blocks & mask) | alone
 
 
-class DecoderLM(SavesGenerationConfig, PreTrainedModel):
-    """The model with its head; a family's class says its configuration and what it returns.
+class DecoderLM(NativeModel, PreTrainedModel):
+    """The model with its head; a family's class says its configuration, what it returns, and its
+    layer and the embedding's name where they are others.
 
     A tied head is a use of the embedding, not a second parameter.
     """
 
     config_class = DecoderConfig
+    layer_class, embedding = DecoderLayer, "embed_tokens"
     base_model_prefix = "model"
     _no_split_modules: ClassVar = ["DecoderLayer"]
     _supports_sdpa = True
@@ -151,7 +196,7 @@ class DecoderLM(SavesGenerationConfig, PreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         check_served(config)  # fields may have been changed since it was made
-        self.model = DecoderModel(config)
+        self.model = DecoderModel(config, self.layer_class, self.embedding)
         if config.tie_word_embeddings:
             self._keys_to_ignore_on_load_unexpected = ["lm_head.weight"]
         else:
@@ -163,9 +208,14 @@ class DecoderLM(SavesGenerationConfig, PreTrainedModel):
         input_ids=None,
         attention_mask=None,
         position_ids=None,
+        past_key_values=None,
         inputs_embeds=None,
+        labels=None,
+        use_cache=None,
+        output_attentions=None,
         output_hidden_states=None,
         return_dict=None,
+        cache_position=None,
         logits_to_keep=0,
     ):
         """Logits of every row, not shifted.
@@ -177,12 +227,14 @@ class DecoderLM(SavesGenerationConfig, PreTrainedModel):
         [B, T, vocab_size] in the model's dtype and `hidden_states` on request (every layer's input
         and what the last norm gives).
 
-        Raises ValueError for both or neither of input_ids and inputs_embeds, or a mask of another
-        shape.
+        Raises ValueError for both or neither of input_ids and inputs_embeds, a mask of another
+        shape, or what this forward cannot give, see `refuse_inputs`.
         """
+        del cache_position  # positions are 0..T-1 or `position_ids`
+        refuse_inputs(self, past_key_values, labels, use_cache, output_attentions)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        x = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
         batch, length = x.shape[:2]
         if position_ids is None:
             position_ids = torch.arange(length, device=x.device)[None]
@@ -208,17 +260,18 @@ class DecoderLM(SavesGenerationConfig, PreTrainedModel):
         return F.linear(x, self.get_output_embeddings().weight)
 
     def get_input_embeddings(self):
-        return self.model.embed_tokens
+        return getattr(self.model, self.embedding)
 
     def set_input_embeddings(self, value):
-        self.model.embed_tokens = value
+        setattr(self.model, self.embedding, value)
 
     def get_output_embeddings(self):
-        return self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
+        tied = self.config.tie_word_embeddings
+        return self.get_input_embeddings() if tied else self.lm_head
 
     def set_output_embeddings(self, value):
         if self.config.tie_word_embeddings:
-            self.model.embed_tokens = value
+            self.set_input_embeddings(value)
         else:
             self.lm_head = value
 

@@ -2,7 +2,18 @@
 
 from typing import ClassVar
 
-from transformers import PretrainedConfig
+from dpad.models.hf.interface import NativeConfig, check_fields
+from dpad.values import (
+    MOST_CONTEXT,
+    MOST_IDS,
+    MOST_LAYERS,
+    MOST_WIDTH,
+    optional,
+    real,
+    token_id,
+    token_ids,
+    whole,
+)
 
 _SHARED = {
     "hidden_act": "silu",
@@ -21,24 +32,37 @@ _SERVED = {
     "use_sliding_window": (False, None),
     "attention_dropout": (0,),
 }
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-)
+_KINDS = {
+    "vocab_size": whole(1, MOST_IDS),
+    **dict.fromkeys(("hidden_size", "num_attention_heads"), whole(1, MOST_WIDTH)),
+    "num_key_value_heads": whole(1, MOST_WIDTH),
+    "num_hidden_layers": whole(1, MOST_LAYERS),
+    "max_position_embeddings": whole(1, MOST_CONTEXT),
+    "initializer_range": real(0),
+    **dict.fromkeys(("rms_norm_eps", "rope_theta"), real(0, above=True)),
+    **dict.fromkeys(("mask_token_id", "pad_token_id", "bos_token_id"), optional(token_id)),
+    "eos_token_id": optional(token_ids),
+}
+# Of fields that some classes have.
+_MORE_KINDS = {
+    **dict.fromkeys(("intermediate_size", "moe_intermediate_size"), whole(1, MOST_WIDTH)),
+    "dense_intermediate_size": whole(1, MOST_WIDTH),
+    "expert_intermediate_size": whole(1, MOST_WIDTH),
+    "head_dim": optional(whole(1, MOST_WIDTH)),
+    "num_experts": whole(1, MOST_WIDTH),
+    "num_experts_per_tok": whole(1, MOST_WIDTH),
+    **dict.fromkeys(("block_size", "bd_size"), whole(1, MOST_CONTEXT)),
+}
 
 
-class DecoderConfig(PretrainedConfig):
+class DecoderConfig(NativeConfig):
     """Base of the configurations: released field names, kept as given; fields of no meaning here
     are kept too.
 
     A subclass names its fields and their published values in `PUBLISHED`, values it does not serve
     in `SERVED`, and says what its layers are: `qkv_bias`, `o_bias`, `head_norms` (RMS norms of q
-    and k), `block_length` (None: attention over everything), `routed` (which layers are mixtures).
+    and k), `block_length` (None: attention over everything), `routed` (which layers are mixtures)
+    and `round_expert_weights` (to the dtype, before they multiply).
 
     Raises:
         ValueError: a field with a value that the class does not serve.
@@ -47,6 +71,7 @@ class DecoderConfig(PretrainedConfig):
     PUBLISHED: ClassVar[dict] = {}
     SERVED: ClassVar[dict] = {}
     head_norms: ClassVar[bool] = False
+    round_expert_weights: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs):
         # Transformers 5 makes dataclasses of configurations without an __init__ of their own.
@@ -55,14 +80,16 @@ class DecoderConfig(PretrainedConfig):
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **kwargs):
-        rope = kwargs.pop("rope_parameters", None) or {}
+        rope = kwargs.pop("rope_parameters", None)
+        rope = rope if isinstance(rope, dict) else {}
         fields = {**_SHARED, **self.PUBLISHED}
         values = {name: kwargs.pop(name, default) for name, default in fields.items()}
         values["rope_theta"] = rope.get("rope_theta", values["rope_theta"])
         for name, value in values.items():
             setattr(self, name, value)
         scaling = kwargs.pop("rope_scaling", None) or rope
-        if scaling and scaling.get("rope_type", scaling.get("type", "default")) != "default":
+        kind = scaling.get("rope_type", "default") if isinstance(scaling, dict) else scaling
+        if kind and kind != "default":
             raise ValueError(f"rope_scaling = {scaling!r}: expected None")
         special = {n: values[n] for n in _SHARED if n.endswith(("_token_id", "_embeddings"))}
         del special["mask_token_id"]
@@ -75,12 +102,32 @@ class DecoderConfig(PretrainedConfig):
         return getattr(self, "head_dim", None) or self.hidden_size // self.num_attention_heads
 
     @property
+    def rotary_width(self) -> int:
+        """Of what RoPE turns of a head, its first columns."""
+        return self.head_width
+
+    @property
     def qkv_bias(self) -> bool:
         return bool(getattr(self, "attention_bias", False))
 
     @property
     def o_bias(self) -> bool:
         return bool(getattr(self, "attention_bias", False))
+
+    @property
+    def mlp_width(self) -> int:
+        """Of a dense MLP's inner rows."""
+        return self.intermediate_size
+
+    @property
+    def expert_width(self) -> int:
+        """Of an expert's inner rows."""
+        return self.moe_intermediate_size
+
+    @property
+    def normalise_experts(self) -> bool:
+        """Whether the weights of a row's experts are divided by their sum."""
+        return bool(self.norm_topk_prob)
 
     @property
     def block_length(self) -> int | None:
@@ -99,21 +146,22 @@ def check_served(config):
         if value not in taken:
             wanted = " or ".join(map(repr, taken))
             raise ValueError(f"{name}: {field} = {value!r} is not supported, only {wanted}")
-    for field in _SIZES:
-        value = getattr(config, field)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: {field} = {value!r} must be a positive integer")
+    more = {field: kind for field, kind in _MORE_KINDS.items() if field in config.PUBLISHED}
+    check_fields(name, config, {**_KINDS, **more})
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     if heads % kv_heads:
         raise ValueError(
             f"{name}: num_key_value_heads = {kv_heads} must divide num_attention_heads = {heads}"
         )
     apart = config.hidden_size % heads and not getattr(config, "head_dim", None)
-    if apart or config.head_width % 2:
+    if apart or config.rotary_width % 2:
         raise ValueError(
             f"{name}: hidden_size = {config.hidden_size}, num_attention_heads = {heads} and "
             f"head_dim = {getattr(config, 'head_dim', None)} give heads of no even width"
         )
-    block = config.block_length
-    if block is not None and (not isinstance(block, int) or block < 1):
-        raise ValueError(f"{name}: a block length of {block!r} must be a positive integer")
+    if any(config.routed(layer) for layer in range(config.num_hidden_layers)):
+        top, experts = config.num_experts_per_tok, config.num_experts
+        if top > experts:
+            raise ValueError(
+                f"{name}: num_experts_per_tok = {top!r} must be from 1 to num_experts = {experts}"
+            )

@@ -131,12 +131,12 @@ def refuse_inputs(model, past_key_values, labels, use_cache, output_attentions):
     if output_attentions is None:
         output_attentions = model.config.output_attentions
     refused = {
-        "past_key_values": (past_key_values is not None, "nothing of the sequence is final"),
+        "past_key_values": (past_key_values is not None, "this forward keeps nothing"),
         "labels": (
             labels is not None,
             "the loss needs the noise level: compute it from the logits",
         ),
-        "use_cache": (bool(use_cache), "nothing of the sequence is final"),
+        "use_cache": (bool(use_cache), "this forward keeps nothing"),
         "output_attentions": (bool(output_attentions), "they are never made"),
     }
     for name, (given, why) in refused.items():

@@ -1,6 +1,6 @@
 """SDAR without remote code: the released configuration and weight names on plain torch.
 
-Covers SDAR-1.7B, 4B and 8B (arXiv 2510.06303) and any smaller model of that shape.
+Covers SDAR-1.7B, 4B, 8B and 30B-A3B (arXiv 2510.06303) and any smaller model of that shape.
 """
 
 from typing import ClassVar
@@ -8,7 +8,7 @@ from typing import ClassVar
 from dpad.models.hf.decoder import DecoderLM
 from dpad.models.hf.decoder_config import DecoderConfig
 
-__all__ = ["SDARConfig", "SDARForCausalLM"]
+__all__ = ["SDARConfig", "SDARForCausalLM", "SDARMoeConfig", "SDARMoeForCausalLM"]
 
 
 class SDARConfig(DecoderConfig):
@@ -41,3 +41,36 @@ class SDARForCausalLM(DecoderLM):
     """SDAR with its language-model head; same weights as the released class of this name."""
 
     config_class = SDARConfig
+
+
+class SDARMoeConfig(SDARConfig):
+    """SDAR-MoE's configuration; defaults are those of SDAR-30B-A3B-Chat.
+
+    A layer is a mixture of experts unless `mlp_only_layers` names it or `decoder_sparse_step` steps
+    over it.
+    """
+
+    model_type = "sdar_moe"
+    PUBLISHED: ClassVar[dict] = {
+        **SDARConfig.PUBLISHED,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "moe_intermediate_size": 768,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 4,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": (),
+    }
+
+    def routed(self, layer):
+        dense = layer in (self.mlp_only_layers or ())
+        return not dense and (layer + 1) % self.decoder_sparse_step == 0
+
+
+class SDARMoeForCausalLM(DecoderLM):
+    """SDAR-MoE with its language-model head; same weights as the released class of this name."""
+
+    config_class = SDARMoeConfig
