@@ -81,7 +81,7 @@ def test_in_an_engine(model):
 def test_likelihood_looks_at_the_answer(model):
     pairs = [([5, 6, 7], [8, 9]), ([5, 6, 7], [8, 9, 10, 11])]
     found = dpad.loglikelihood(model, pairs, samples=4, seed=1)
-    assert found.log_likelihood.shape == (2,) and (found.log_likelihood < 0).all()
+    assert found.value.shape == (2,) and (found.value < 0).all()
 
 
 def test_rnd1_of_the_golden_weights():
