@@ -69,13 +69,19 @@ def test_defaults_approximate_nothing(model):
     assert out.shape == (1, 7) and (out != MASK_ID).all()
 
 
-def test_engine_and_likelihood(model):
-    ids = [[5, 6, 7], list(range(20, 31))]
+def test_in_an_engine(model):
+    prompts = [[5, 6, 7], list(range(20, 31))]
+    wanted = [dpad.generate(model, [prompt], max_new_tokens=8) for prompt in prompts]
     with dpad.Engine(model, max_sequences=2, max_tokens=256) as engine:
-        requests = [engine.submit(prompt, max_new_tokens=8) for prompt in ids]
-        found = [request.result().tokens for request in requests]
-    wanted = [dpad.generate(model, [prompt], max_new_tokens=8)[0].tolist() for prompt in ids]
-    assert [list(f)[-8:] for f in found] == [w[-8:] for w in wanted]
+        requests = [engine.submit(prompt, max_new_tokens=8) for prompt in prompts]
+        found = [request.result().sequences for request in requests]
+    assert all(f.equal(w) for f, w in zip(found, wanted, strict=True))
+
+
+def test_likelihood_looks_at_the_answer(model):
+    pairs = [([5, 6, 7], [8, 9]), ([5, 6, 7], [8, 9, 10, 11])]
+    found = dpad.loglikelihood(model, pairs, samples=4, seed=1)
+    assert found.value.shape == (2,) and (found.value < 0).all()
 
 
 def test_rnd1_of_the_golden_weights():

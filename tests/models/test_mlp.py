@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import Qwen3MoeConfig
 from transformers.models.qwen3_moe import modeling_qwen3_moe as qwen3
 
+from dpad import ops
 from dpad.models import fused_projections
 from dpad.models.mlp import RoutedMLP, Routing, dense, routed
 from dpad.models.parts import part
@@ -265,6 +266,32 @@ def test_it_lists_what_it_calls(block):
     ]
     assert [kind for kind, _, called in mlp.groups() if called] == ["experts", "experts"]
     assert isinstance(mlp, RoutedMLP) and mlp.inner_width() == TOP * (FFN + WIDTH)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_why_a_pass_waits_for_the_device(monkeypatch, grouped):
+    monkeypatch.setattr(ops, "has_kernel", lambda name, device: name != missing)
+    mlp, _ = routed_of(Block(grouped), grouped)
+    view = View(mlp, copies=False)
+    view.device, view.weight = torch.device("cpu"), torch.zeros(1)
+    missing = "combine"
+    assert mlp.obstacle(view) == "combine has no cpu kernel"
+    missing = None
+    assert "'mlp' lie apart" in mlp.obstacle(view)
+    view.fused = View(mlp, copies=True).fused
+    assert mlp.obstacle(view) is None
+    view.weight = SimpleNamespace(device=torch.device("cuda"), is_cpu=False, dtype=torch.float16)
+    assert "torch.float16" in mlp.obstacle(view)
+    assert dense(nn.ModuleDict({"mlp": MLP()}), "mlp").obstacle(view) is None
+
+
+def test_tensors_that_are_read_without_a_call():
+    block = Block(True)
+    mlp, _ = routed_of(block, True)
+    weight, bias = mlp.tensors()
+    assert weight is block.gate.weight and bias is block.gate.expert_bias
+    assert block.gate not in mlp.called()
+    assert routed_of(Block(False))[0].tensors() == []
 
 
 def test_dense_blocks_have_no_experts():
