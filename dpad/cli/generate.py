@@ -152,15 +152,16 @@ def encode(tokenizer, prompt, prefill="", raw=False):
     """Token ids of a prompt, int64 ``[1, length]``, by the chat template if there is one."""
     import torch
 
-    text, special = prompt, True
-    if getattr(tokenizer, "chat_template", None) and not raw:
-        turn = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        special = False  # the template has written them
+    from dpad.prompting import encode_chat, encode_text
+
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": prefill}]
     try:
-        ids = tokenizer(text + prefill, add_special_tokens=special)["input_ids"]
-    except Exception as error:  # the Rust tokenizers raise the bare class
-        raise ValueError(f"--prompt: the tokenizer refuses {text + prefill!r}: {error}") from error
+        if getattr(tokenizer, "chat_template", None) and not raw:
+            ids = encode_chat(tokenizer, turns)
+        else:
+            ids = encode_text(tokenizer, prompt + prefill)
+    except ValueError as error:
+        raise ValueError(f"--prompt: {error}") from error
     return torch.tensor([ids], dtype=torch.int64)
 
 

@@ -218,6 +218,16 @@ class Engine:
         """Whether the engine has a thread of its own."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def accepts(self):
+        """Whether requests may be submitted."""
+        return not self._closing
+
+    @property
+    def broken(self):
+        """Whether the engine itself has failed; every request has ended with the cause."""
+        return self._failure is not None
+
     def step(self):
         """One forward of every running request, after those that wait were admitted.
 

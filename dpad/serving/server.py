@@ -1,0 +1,44 @@
+"""The application on a socket: uvicorn, and what signals do."""
+
+import threading
+
+import uvicorn
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+GRACE = 5  # seconds for the last answers to be read
+
+
+class Server(uvicorn.Server):
+    """Runs until a signal comes; then it drains.
+
+    At the first SIGTERM or SIGINT new requests get 503 while those that the engine has may finish,
+    for `seconds` at most; then the server exits. A second signal does not wait.
+    """
+
+    def __init__(self, app, engine, host, port, seconds, log_level="info"):
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host,
+                port,
+                log_level=log_level,
+                timeout_graceful_shutdown=GRACE,
+                server_header=False,
+            )
+        )
+        self._engine, self._seconds, self._leaving = engine, seconds, False
+
+    def handle_exit(self, sig, frame):
+        """Called by uvicorn for a signal."""
+        if self._leaving:
+            super().handle_exit(sig, frame)
+            return
+        self._leaving = True
+        threading.Thread(target=self._leave, args=(sig, frame), daemon=True).start()
+
+    def _leave(self, sig, frame):
+        try:
+            self._engine.drain(self._seconds)
+            self._engine.close()
+        finally:
+            super().handle_exit(sig, frame)
