@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import dpad
+from dpad import threads
 from dpad.cli.common import Json, check_writable, print_json, quiet_loading
 from dpad.loading import load
 
@@ -67,6 +68,10 @@ def command(
         str, typer.Option(help="float32, bfloat16, float16; auto: the checkpoint's.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda ...; auto: a GPU if any.")] = "auto",
+    cpu_threads: Annotated[
+        int | None,
+        typer.Option("--threads", help="CPU threads; default: OMP_NUM_THREADS, or idle cores."),
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="Write every commit to this file.")] = None,
     json_output: Json = False,
 ):
@@ -102,6 +107,7 @@ def command(
     if trace is not None:
         check_writable("--trace", trace)
     quiet_loading(always=model == "demo")
+    threads.use(cpu_threads)
     loaded, tokenizer = load(model, dtype, device)
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")

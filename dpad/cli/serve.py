@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from dpad.cli.common import quiet_loading
+from dpad import threads
+from dpad.cli.common import Json, print_json, quiet_loading
 from dpad.cli.generate import assignments, configuration
 from dpad.loading import load
 
@@ -60,12 +61,17 @@ def command(
         str, typer.Option(help="float32, bfloat16, float16; auto: the checkpoint's.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda ...; auto: a GPU if any.")] = "auto",
+    cpu_threads: Annotated[
+        int | None,
+        typer.Option("--threads", help="CPU threads; default: OMP_NUM_THREADS, or idle cores."),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="error, warning, info or debug.")] = "info",
+    json_output: Json = False,
 ):
     """Serve a model behind OpenAI's interface, to this machine only unless told otherwise.
 
     Routes: /v1/completions, /v1/chat/completions, /v1/models, /health, /ready, /metrics. SIGTERM
-    finishes what has begun, then exits.
+    finishes what has begun, then exits. --json prints url and model once requests are answered.
     """
     import dpad
     from dpad.serving import Limits, create_app
@@ -79,6 +85,7 @@ def command(
     limits = Limits(body=max_body, choices=max_choices, seconds=timeout)
     config = configuration(preset, assignments(more or ()))
     quiet_loading(always=model == "demo")
+    threads.use(cpu_threads)
     loaded, tokenizer = load(model, dtype, device)
     dpad.patch(loaded)
     sizes = {"max_sequences": max_sequences, "queue": queue, "max_length": max_length}
@@ -94,8 +101,9 @@ def command(
         hosts=hosts,
         generation_config=config,
     )
+    tell = (lambda url: print_json({"url": url, "model": name or model})) if json_output else None
     with engine:
-        Server(app, engine, host, port, drain, log_level).run()
+        Server(app, engine, host, port, drain, log_level, tell).run()
 
 
 def _fitting(model, sizes):

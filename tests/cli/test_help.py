@@ -7,9 +7,9 @@ import sys
 import pytest
 
 import dpad
-from dpad.cli import demo, doctor, generate, plot
+from dpad.cli import demo, doctor, generate, plot, serve
 
-COMMANDS = {"doctor": doctor, "generate": generate, "demo": demo, "plot": plot}
+COMMANDS = {"doctor": doctor, "generate": generate, "demo": demo, "plot": plot, "serve": serve}
 
 
 def flat(text):
@@ -55,6 +55,16 @@ def test_a_missing_extra_is_named(module):
     assert done.returncode == 4
     assert "pip install rich typer" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_server_names_its_extra():
+    code = (
+        "import sys; sys.modules['fastapi'] = None\n"
+        "from dpad.cli import main; sys.exit(main(['serve', 'demo']))"
+    )
+    done = run_python(code)
+    assert done.returncode == 4
+    assert "pip install 'dpad-dllm[serve]'" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_help_imports_neither_torch_nor_transformers():

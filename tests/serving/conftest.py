@@ -63,8 +63,7 @@ def served(model, tokenizer, name="demo", queue=64, max_sequences=8, max_tokens=
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
+    url, port = server.url, int(server.url.rpartition(":")[2])
     client = openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0, timeout=60)
     try:
         yield SimpleNamespace(url=url, port=port, client=client, engine=engine, app=app)
