@@ -7,9 +7,16 @@ import sys
 import pytest
 
 import dpad
-from dpad.cli import demo, doctor, generate, plot, serve
+from dpad.cli import demo, doctor, evaluate, generate, plot, serve
 
-COMMANDS = {"doctor": doctor, "generate": generate, "demo": demo, "plot": plot, "serve": serve}
+COMMANDS = {
+    "doctor": doctor,
+    "generate": generate,
+    "demo": demo,
+    "plot": plot,
+    "serve": serve,
+    "eval": evaluate,
+}
 
 
 def flat(text):
