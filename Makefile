@@ -140,7 +140,7 @@ test-cpp: $(VENV)/.packages $(CATCH2)/.done
 # models and generation and is not marked `once` (pyproject.toml). With what people put on models,
 # both.
 test-python: install $(OVERLAY)/.done $(ECOSYSTEM)/.done
-	$(PYTEST) --ignore tests/ecosystem --ignore tests/eval --ignore tests/site \
+	$(PYTEST) --ignore tests/ecosystem --ignore tests/eval --ignore tests/serving --ignore tests/site \
 	  --ignore tests/package
 	PYTHONPATH=$(OVERLAY) $(PYTEST) -m "not once" tests/models tests/generation
 	PYTHONPATH=$(ECOSYSTEM) $(PYTEST) tests/ecosystem
@@ -167,7 +167,7 @@ test-pythons: wheel
 
 # With the server's packages and OpenAI's client, over 127.0.0.1.
 test-serve: install $(SERVE)/.done
-	PYTHONPATH=$(SERVE) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/serving
+	PYTHONPATH=$(SERVE) $(PYTEST) tests/serving
 
 # Site and notebooks, with the packages of requirements/docs.txt.
 test-docs: install $(DOCS)/.done
