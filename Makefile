@@ -3,7 +3,7 @@
 #
 #   make demo    install, then the demonstration
 #   make test    formatting, C++ tests, Python tests with Transformers 5.x and again with 4.57,
-#                those with lm-evaluation-harness, and those of the wheel
+#                those with lm-evaluation-harness, those of the wheel and of the server
 #   make bench   the benchmarks behind the figures of README.md
 #   make docs    the site, in build/site; `make notebooks` executes and stores the notebooks
 #   make trust   the promises of docs/reliability.md at their full size; CHECKS names some of them
@@ -34,6 +34,7 @@ ECOSYSTEM := $(CURDIR)/$(VENV)/ecosystem
 EVAL := $(CURDIR)/$(VENV)/eval
 DOCS := $(CURDIR)/$(VENV)/docs
 PACKAGE := $(CURDIR)/$(VENV)/package
+SERVE := $(CURDIR)/$(VENV)/serve
 CATCH2 := $(CURDIR)/$(VENV)/catch2
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc cmake -type f)
 CPP_FILES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.c*')
@@ -41,7 +42,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export CXX
 
 .PHONY: demo test install bench wheel docs notebooks trust sanitize lint format clean distclean
-.PHONY: test-cpp test-python test-eval test-docs test-package test-pythons
+.PHONY: test-cpp test-python test-eval test-docs test-package test-serve test-pythons
 .DELETE_ON_ERROR:
 
 demo: install
@@ -50,7 +51,7 @@ demo: install
 # One architecture is enough to test the build: sm_80, with PTX that newer GPUs compile for
 # themselves.
 test: export DPAD_CUDA_ARCHITECTURES ?= 80
-test: lint test-cpp test-python test-eval test-docs test-package
+test: lint test-cpp test-python test-eval test-docs test-package test-serve
 
 install: $(VENV)/.dpad
 
@@ -139,7 +140,7 @@ test-cpp: $(VENV)/.packages $(CATCH2)/.done
 # models and generation and is not marked `once` (pyproject.toml). With what people put on models,
 # both.
 test-python: install $(OVERLAY)/.done $(ECOSYSTEM)/.done
-	$(PYTEST) --ignore tests/ecosystem --ignore tests/eval --ignore tests/site \
+	$(PYTEST) --ignore tests/ecosystem --ignore tests/eval --ignore tests/serving --ignore tests/site \
 	  --ignore tests/package
 	PYTHONPATH=$(OVERLAY) $(PYTEST) -m "not once" tests/models tests/generation
 	PYTHONPATH=$(ECOSYSTEM) $(PYTEST) tests/ecosystem
@@ -163,6 +164,10 @@ test-pythons: wheel
 	  $$folder/bin/pip install --quiet "$$(echo dist/*.whl)[cli]" && \
 	  (cd $$folder && bin/dpad doctor) || exit 1; \
 	done
+
+# With the server's packages and OpenAI's client, over 127.0.0.1.
+test-serve: install $(SERVE)/.done
+	PYTHONPATH=$(SERVE) $(PYTEST) tests/serving
 
 # Site and notebooks, with the packages of requirements/docs.txt.
 test-docs: install $(DOCS)/.done

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import dpad
-from dpad import ops
+from dpad import ops, threads
 from dpad.doctor_cases import cases
 from dpad.ops import reference
 
@@ -25,12 +25,14 @@ def report():
 
     Keys: ``version`` of the report, ``ok`` (False when an operator disagrees with its twin),
     ``versions``, ``modules`` (compiled module -> "loaded" or why not), ``build``, ``cpu``,
-    ``cuda``, ``operators`` (per operator, device and dtype: where it runs, largest error,
-    tolerance, ok; ok is None where the twin itself runs), ``warnings``, ``seconds``.
+    ``threads`` (seconds of a small operation by one thread and by torch's team of them), ``cuda``,
+    ``operators`` (per operator, device and dtype: where it runs, largest error, tolerance, ok; ok
+    is None where the twin itself runs), ``warnings``, ``seconds``.
     """
     begun = time.perf_counter()
     modules, build, isa = _modules()
     operators = [row for device in devices() for row in check_operators(device)]
+    teams = threads.compare()
     return {
         "version": REPORT_VERSION,
         "ok": all(row["ok"] is not False for row in operators),
@@ -38,9 +40,10 @@ def report():
         "modules": modules,
         "build": build,
         "cpu": cpu(isa),
+        "threads": teams,
         "cuda": cuda(),
         "operators": operators,
-        "warnings": warnings(modules, isa),
+        "warnings": warnings(modules, isa, teams),
         "seconds": time.perf_counter() - begun,
     }
 
@@ -111,7 +114,7 @@ def devices():
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def warnings(modules, isa_problem=None):
+def warnings(modules, isa_problem=None, teams=None):
     """What a user should know, as sentences."""
     found = []
     other = _version("dpad")
@@ -120,6 +123,8 @@ def warnings(modules, isa_problem=None):
             f"the unrelated distribution 'dpad' {other} (neuroscience) is installed and uses the "
             "same import name: pip uninstall dpad, then install dpad-dllm again"
         )
+    if teams is not None and threads.advice(teams):
+        found.append(threads.advice(teams))
     if isa_problem is not None:
         found.append(isa_problem)
     if modules["_C"] != "loaded":

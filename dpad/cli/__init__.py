@@ -2,6 +2,8 @@
 
 import sys
 
+from dpad import threads
+
 # Exit codes of every command; scripts may rely on them.
 DONE, FAILED, USAGE, MODEL, MISSING, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -13,6 +15,9 @@ def main(arguments=None):
     command line or value; 3 no such model or file, or not one that dpad knows; 4 a missing package;
     130 interrupted.
     """
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] != ["doctor"]:  # which reports what programs get by themselves
+        threads.wait_passively()
     try:
         from dpad.cli.app import app
     except ModuleNotFoundError as error:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import dpad
-from dpad.cli import demo, doctor, generate, plot
+from dpad.cli import demo, doctor, evaluate, generate, plot, serve
 from dpad.cli.common import examples, guarded
 
 app = typer.Typer(
@@ -34,5 +34,9 @@ def _main(
     """Suffix dropout, caches and parallel decoding for masked-diffusion language models."""
 
 
-for _module in (doctor, generate, demo, plot):
-    app.command(_module.NAME, epilog=examples(_module.EXAMPLES))(guarded(_module.command))
+for _module in (doctor, generate, demo, plot, serve, evaluate):
+    app.command(
+        _module.NAME,
+        epilog=examples(_module.EXAMPLES),
+        context_settings=getattr(_module, "SETTINGS", None),
+    )(guarded(_module.command))

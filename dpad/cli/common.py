@@ -10,6 +10,10 @@ import typer
 
 from dpad import cli
 
+# What is missing -> what to install, where one module does not come alone.
+_SERVER = "fastapi uvicorn prometheus-client"
+TOGETHER = {"fastapi": _SERVER, "uvicorn": _SERVER, "prometheus_client": _SERVER}
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -67,7 +71,8 @@ def report(error, code, as_json):
     """Shows an error: one line, or JSON."""
     message = str(error)
     if code == cli.MISSING and error.name:
-        message += f"; type: pip install {error.name.partition('.')[0]}"
+        module = error.name.partition(".")[0]
+        message += f"; type: pip install {TOGETHER.get(module, module)}"
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": message}, "exit_code": code})
     else:

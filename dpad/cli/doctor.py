@@ -38,6 +38,7 @@ def render(found, console):
         *found["modules"].items(),
         ("CPU kernels", f"{processor['isa']} (supported: {_list(processor['supported'])})"),
         ("CPU of torch", f"{processor['torch']}, {processor['threads']} threads"),
+        ("threads", _threads(found["threads"])),
         ("CUDA devices", _list(cuda)),
     ]
     for name, value in lines:
@@ -52,6 +53,15 @@ def render(found, console):
     wrong = sorted({row["operator"] for row in found["operators"] if row["ok"] is False})
     verdict = f"these operators disagree with their twin: {', '.join(wrong)}" if wrong else "ok"
     console.print(f"{verdict} ({found['seconds']:.1f} s)", style="red" if wrong else "green")
+
+
+def _threads(found):
+    if found["team"] == 1:
+        return "one"
+    return (
+        f"a small operation takes {found['one'] * 1e6:.0f} us with one, "
+        f"{found['all'] * 1e6:.0f} us with {found['team']}"
+    )
 
 
 def _list(values):

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 import dpad
+from dpad import threads
 from dpad.cli.common import Json, check_writable, print_json, quiet_loading
 from dpad.loading import load
 
@@ -67,6 +68,10 @@ def command(
         str, typer.Option(help="float32, bfloat16, float16; auto: the checkpoint's.")
     ] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda ...; auto: a GPU if any.")] = "auto",
+    cpu_threads: Annotated[
+        int | None,
+        typer.Option("--threads", help="CPU threads; default: OMP_NUM_THREADS, or idle cores."),
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="Write every commit to this file.")] = None,
     json_output: Json = False,
 ):
@@ -102,6 +107,7 @@ def command(
     if trace is not None:
         check_writable("--trace", trace)
     quiet_loading(always=model == "demo")
+    threads.use(cpu_threads)
     loaded, tokenizer = load(model, dtype, device)
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
@@ -152,15 +158,16 @@ def encode(tokenizer, prompt, prefill="", raw=False):
     """Token ids of a prompt, int64 ``[1, length]``, by the chat template if there is one."""
     import torch
 
-    text, special = prompt, True
-    if getattr(tokenizer, "chat_template", None) and not raw:
-        turn = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        special = False  # the template has written them
+    from dpad.prompting import encode_chat, encode_text
+
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": prefill}]
     try:
-        ids = tokenizer(text + prefill, add_special_tokens=special)["input_ids"]
-    except Exception as error:  # the Rust tokenizers raise the bare class
-        raise ValueError(f"--prompt: the tokenizer refuses {text + prefill!r}: {error}") from error
+        if getattr(tokenizer, "chat_template", None) and not raw:
+            ids = encode_chat(tokenizer, turns)
+        else:
+            ids = encode_text(tokenizer, prompt + prefill)
+    except ValueError as error:
+        raise ValueError(f"--prompt: {error}") from error
     return torch.tensor([ids], dtype=torch.int64)
 
 

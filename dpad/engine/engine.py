@@ -45,6 +45,8 @@ class Engine:
         queue: how many requests may wait.
         max_length: positions of one request at most; None: as many as the model and `max_tokens`
             allow.
+        on_step: a function (seconds, sequences, positions) that is told about every step, in the
+            thread that took it.
 
     Methods may be called from any thread. Without `start` nothing runs by itself: `step`, or
     whoever waits for a request, does the work.
@@ -54,7 +56,16 @@ class Engine:
         UnsupportedModelError: not a model that dpad knows.
     """
 
-    def __init__(self, model, *, max_sequences=16, max_tokens=65536, queue=256, max_length=None):
+    def __init__(
+        self,
+        model,
+        *,
+        max_sequences=16,
+        max_tokens=65536,
+        queue=256,
+        max_length=None,
+        on_step=None,
+    ):
         max_sequences = whole(1)("max_sequences", max_sequences)
         max_tokens, queue = whole(1)("max_tokens", max_tokens), whole(1)("queue", queue)
         max_length = optional(whole(1))("max_length", max_length)
@@ -64,7 +75,14 @@ class Engine:
         self.max_length = min(max_length or max_tokens, max_tokens, self.adapter.max_positions)
         self._workspace = Workspace(self._handle.cuda_graphs if self._handle else True)
         self._decoder, self._waiting, self._running = None, Waiting(queue), {}
-        self._lock, self._work = threading.RLock(), threading.Condition()
+        # `_lock`: whoever takes a step. `_gate`: the queue, never held for long, so that nobody who
+        # submits waits for a step. Who wants both takes `_lock` first.
+        self._lock, self._gate, self._work = (
+            threading.RLock(),
+            threading.Lock(),
+            threading.Condition(),
+        )
+        self.on_step = on_step
         self._thread, self._closing, self._closed, self._failure = None, False, False, None
         self._submitted, self.steps, self.outcomes = 0, 0, Counter()
 
@@ -126,7 +144,7 @@ class Engine:
         supplied = {"kept_suffix": kept_suffix, "noise": noise, "confidences": confidences}
         options |= {"row_keys": [row_key]} | ({} if seed is None else {"seed": seed})
         job = self._job(ids, generation_config, options, supplied, conventions)
-        with self._lock:
+        with self._gate:
             if self._closing:
                 raise EngineClosed("the engine takes no more requests")
             if self._waiting.full:
@@ -200,6 +218,16 @@ class Engine:
         """Whether the engine has a thread of its own."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def accepts(self):
+        """Whether requests may be submitted."""
+        return not self._closing
+
+    @property
+    def broken(self):
+        """Whether the engine itself has failed; every request has ended with the cause."""
+        return self._failure is not None
+
     def step(self):
         """One forward of every running request, after those that wait were admitted.
 
@@ -222,10 +250,14 @@ class Engine:
         if not self._running:
             return False
         self.steps += 1
+        begun, count, before = time.perf_counter(), len(self._running), self._decoder.positions
         with self._decoder.stepping():
             ended = self._decoder.step()
         for q in ended:
             self._end(self._running.pop(q), q.reason, q.error)
+        if self.on_step is not None:
+            seconds = time.perf_counter() - begun
+            self.on_step(seconds, count, self._decoder.positions - before)
         return True
 
     def _drop(self):
@@ -240,7 +272,7 @@ class Engine:
                 del self._running[request.sequence]
                 self._decoder.retire(request.sequence, reason)
             else:
-                self._waiting.remove(request)
+                self._leave_queue(request)
             self._end(request, reason)
 
     def _admit(self):
@@ -255,9 +287,13 @@ class Engine:
                 self.adapter.fused.refresh()
             if not self._decoder.admit(request.sequence):
                 return  # it waits for room, and nobody overtakes it
-            self._waiting.remove(request)
+            self._leave_queue(request)
             self._running[request.sequence] = request
             request.admit()
+
+    def _leave_queue(self, request):
+        with self._gate:
+            self._waiting.remove(request)
 
     def _allocate(self):
         size = (self.max_sequences, self.max_length, self.max_tokens)
@@ -274,12 +310,13 @@ class Engine:
 
     def _fail(self, error):
         """The engine itself broke: nobody waits for ever."""
-        self._failure, self._closing = error, True
-        for request in [*self._running.values(), *self._waiting]:
+        with self._gate:
+            self._failure, self._closing = error, True
+            waiting, self._waiting = self._waiting, Waiting(1)
+        for request in [*self._running.values(), *waiting]:
             with suppress(Exception):
                 self._end(request, "error", error)
         self._running.clear()
-        self._waiting = Waiting(1)
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -311,7 +348,8 @@ class Engine:
         """Takes no more requests, and waits until all have ended; False if `timeout` seconds were
         not enough.
         """
-        self._closing = True
+        with self._gate:
+            self._closing = True
         end = None if timeout is None else time.perf_counter() + timeout
         while self._running or len(self._waiting):
             if end is not None and time.perf_counter() >= end:
@@ -324,7 +362,8 @@ class Engine:
 
     def close(self):
         """Cancels what has not ended, stops the thread and frees the buffers; twice is harmless."""
-        self._closing = self._closed = True
+        with self._gate:
+            self._closing = self._closed = True
         self._wake()
         if self.running and self._thread is not threading.current_thread():
             self._thread.join()

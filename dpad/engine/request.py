@@ -49,11 +49,13 @@ class Draft:
     """What the current block looks like after a step; the next one may differ.
 
     `tokens` int64 ``[block]``: what is committed, and the model's prediction elsewhere;
-    `confidence` float64 ``[block]``: probability of what it predicts; both on the CPU.
+    `confidence` float64 ``[block]``: probability of what it predicts; `open` bool ``[block]``:
+    where nothing is committed yet. All on the CPU.
     """
 
     tokens: torch.Tensor
     confidence: torch.Tensor
+    open: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,9 @@ class Request:
     def _on_step(self, step):
         q = self.sequence
         tokens = step.canvas.tokens[q.row, step.targets.position]
-        tokens = torch.where(tokens == q.mask_id, step.token, tokens)
-        self._publish(Draft(tokens.cpu(), step.probability.cpu()))
+        masked = tokens == q.mask_id
+        tokens = torch.where(masked, step.token, tokens)
+        self._publish(Draft(tokens.cpu(), step.probability.cpu(), masked.cpu()))
 
     def _publish(self, event):
         with self._news:

@@ -7,9 +7,16 @@ import sys
 import pytest
 
 import dpad
-from dpad.cli import demo, doctor, generate, plot
+from dpad.cli import demo, doctor, evaluate, generate, plot, serve
 
-COMMANDS = {"doctor": doctor, "generate": generate, "demo": demo, "plot": plot}
+COMMANDS = {
+    "doctor": doctor,
+    "generate": generate,
+    "demo": demo,
+    "plot": plot,
+    "serve": serve,
+    "eval": evaluate,
+}
 
 
 def flat(text):
@@ -54,6 +61,17 @@ def test_a_missing_extra_is_named(module):
     done = run_python(code)
     assert done.returncode == 4
     assert "pip install rich typer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_server_names_its_extra():
+    code = (
+        "import sys; sys.modules['fastapi'] = None\n"
+        "from dpad.cli import main; sys.exit(main(['serve', 'demo']))"
+    )
+    done = run_python(code)
+    assert done.returncode == 4
+    assert "pip install fastapi uvicorn prometheus-client" in done.stderr
     assert "Traceback" not in done.stderr
 
 

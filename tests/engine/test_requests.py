@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -39,15 +40,19 @@ def test_blocks_then_the_end(model, engine):
 
 def test_drafts_become_the_block(engine):
     request = engine.submit([1, 2, 3], stream="drafts", **OPTIONS)
-    events, draft = list(request), None
+    events, draft, before = list(request), None, None
     drafts = [e for e in events if isinstance(e, Draft)]
     assert len(drafts) == request.result().forwards.item()
     for event in events:
         if isinstance(event, Draft):
             draft = event
             assert MASK_ID not in draft.tokens and draft.confidence.shape == draft.tokens.shape
+            assert before is None or not (draft.open & ~before).any()  # what is firm stays so
+            before = draft.open
         elif isinstance(event, Block):
             assert torch.equal(event.tokens, draft.tokens)
+            assert not draft.open.any()
+            before = None
 
 
 def test_only_the_end_without_a_stream(engine):
@@ -160,6 +165,29 @@ def test_admission_waits_for_room_and_is_not_overtaken(engine):
     assert [r.status for r in (first, second, small)] == ["decoding", "pending", "pending"]
     assert small.result().sequences.shape == (1, 25)
     assert second.status == "decoding"
+
+
+def test_nobody_who_submits_waits_for_a_step(engine):
+    """Whoever takes a step holds its lock for as long as a forward takes."""
+    with ThreadPoolExecutor(1) as pool, engine._lock:
+        request = pool.submit(engine.submit, [1], **OPTIONS).result(timeout=10)
+        assert engine.stats()["waiting"] == 1
+    assert request.result().sequences.shape == (1, 25)
+
+
+def test_every_step_is_told(model):
+    seen = []
+    engine = dpad.Engine(
+        model, max_sequences=4, max_tokens=256, on_step=lambda *told: seen.append(told)
+    )
+    with engine:
+        [engine.submit([n], **OPTIONS) for n in range(3)]
+        while engine.step():
+            pass
+        stats = engine.stats()
+    assert len(seen) == stats["steps"] and seen[0][1] == 3
+    assert sum(positions for _, _, positions in seen) == stats["positions"] > 0
+    assert all(seconds > 0 for seconds, _, _ in seen)
 
 
 def test_priority_ages(model):

@@ -1,0 +1,114 @@
+"""``dpad serve``."""
+
+from typing import Annotated
+
+import typer
+
+from dpad import threads
+from dpad.cli.common import Json, print_json, quiet_loading
+from dpad.cli.generate import assignments, configuration
+from dpad.loading import load
+
+NAME = "serve"
+EXAMPLES = (
+    "dpad serve demo",
+    "dpad serve GSAI-ML/LLaDA-8B-Instruct --preset llada-8b-instruct/gsm8k --port 8001",
+    "dpad serve demo --max-sequences 4 --queue 16 --timeout 60 --set cache=dual",
+)
+TOKENS = 65536  # K/V slots, where they fit
+
+
+def _option(text, panel, *names, **more):
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help='Repository or folder; "demo" is the shipped tiny model.')
+    ],
+    host: Annotated[str, _option("Address to listen on.", "Network")] = "127.0.0.1",
+    port: Annotated[int, _option("Port; 0: any free one.", "Network")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        _option(
+            "Key that clients must know; may be given several times.",
+            "Network",
+            envvar="DPAD_API_KEY",
+        ),
+    ] = None,
+    public: Annotated[
+        bool, _option("Let others than this machine ask without a key.", "Network", "--public")
+    ] = False,
+    name: Annotated[str | None, _option("Name of the model for clients.", "Network")] = None,
+    max_sequences: Annotated[int, _option("Requests decoded at a time.", "Limits")] = 16,
+    max_tokens: Annotated[
+        int | None, _option("K/V slots of all of them; default: 65536, or what fits.", "Limits")
+    ] = None,
+    max_length: Annotated[int | None, _option("Positions of one request.", "Limits")] = None,
+    queue: Annotated[int, _option("Requests that may wait; others get 429.", "Limits")] = 256,
+    timeout: Annotated[float, _option("Seconds for a request, waiting included.", "Limits")] = 600,
+    max_body: Annotated[int, _option("Bytes of a request.", "Limits")] = 2**20,
+    max_choices: Annotated[int, _option("Answers of a request: prompts times n.", "Limits")] = 16,
+    drain: Annotated[float, _option("Seconds to finish in after SIGTERM.", "Limits")] = 30,
+    preset: Annotated[
+        str | None, _option("Published settings by name, model/task.", "Decoding")
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        _option("Default of an option of the configuration: name=value.", "Decoding", "--set"),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16; auto: the checkpoint's.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda ...; auto: a GPU if any.")] = "auto",
+    cpu_threads: Annotated[
+        int | None,
+        typer.Option("--threads", help="CPU threads; default: OMP_NUM_THREADS, or idle cores."),
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="error, warning, info or debug.")] = "info",
+    json_output: Json = False,
+):
+    """Serve a model behind OpenAI's interface, to this machine only unless told otherwise.
+
+    Routes: /v1/completions, /v1/chat/completions, /v1/models, /health, /ready, /metrics. SIGTERM
+    finishes what has begun, then exits. --json prints url and model once requests are answered.
+    """
+    import dpad
+    from dpad.serving import Limits, create_app
+    from dpad.serving.server import LOOPBACK, Server
+
+    local = host in LOOPBACK
+    if not (local or api_key or public):
+        raise ValueError(
+            f"--host {host} lets other machines ask: give --api-key (or DPAD_API_KEY), or --public"
+        )
+    limits = Limits(body=max_body, choices=max_choices, seconds=timeout)
+    config = configuration(preset, assignments(more or ()))
+    quiet_loading(always=model == "demo")
+    threads.use(cpu_threads)
+    loaded, tokenizer = load(model, dtype, device)
+    dpad.patch(loaded)
+    sizes = {"max_sequences": max_sequences, "queue": queue, "max_length": max_length}
+    engine = dpad.Engine(loaded, max_tokens=max_tokens or _fitting(loaded, sizes), **sizes)
+    # Pages of other sites may make a browser ask this machine by another name.
+    hosts = [*LOOPBACK, "[::1]"] if local and not api_key else None
+    app = create_app(
+        engine.start(),
+        tokenizer,
+        name=name or model,
+        api_keys=api_key or (),
+        limits=limits,
+        hosts=hosts,
+        generation_config=config,
+    )
+    tell = (lambda url: print_json({"url": url, "model": name or model})) if json_output else None
+    with engine:
+        Server(app, engine, host, port, drain, log_level, tell).run()
+
+
+def _fitting(model, sizes):
+    """K/V slots that fit, `TOKENS` at most."""
+    import dpad
+
+    found = dpad.Engine(model, max_tokens=TOKENS, **sizes).capacity()
+    return TOKENS if found.max_tokens is None else max(1, min(TOKENS, found.max_tokens))

@@ -1,0 +1,149 @@
+"""The ASGI application: OpenAI's routes around a `dpad.Engine`."""
+
+import asyncio
+
+import anyio
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import JSONResponse, StreamingResponse
+
+from dpad.serving.answers import Form, event
+from dpad.serving.errors import Refused, add_handlers, body_of
+from dpad.serving.guards import BodyLimit, KeyCheck, Watch
+from dpad.serving.limits import Limits
+from dpad.serving.metrics import Metrics
+from dpad.serving.schema import ChatRequest, CompletionRequest
+from dpad.serving.service import Service
+
+GRACE = 10  # seconds beyond a request's deadline in which its stream must be read
+
+
+def create_app(
+    engine, tokenizer, *, name, api_keys=(), limits=None, hosts=None, generation_config=None
+):
+    """An ASGI application that answers with an engine.
+
+    Args:
+        engine: a `dpad.Engine`, started.
+        tokenizer: of its model.
+        name: under which clients ask for the model.
+        api_keys: who knows one may ask; empty: everybody.
+        limits: `Limits` of a request.
+        hosts: values of the Host header that are answered; None: all.
+        generation_config: a `DPadGenerationConfig`: what holds where a body says nothing.
+    """
+    limits = limits or Limits()
+    guards = [Middleware(Watch), Middleware(KeyCheck, keys=api_keys)]
+    guards.append(Middleware(BodyLimit, size=limits.body))
+    if hosts is not None:
+        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)))
+    app = FastAPI(title="dpad", middleware=guards)
+    app.state.service = service = Service(engine, tokenizer, name, limits, generation_config)
+    app.state.metrics = Metrics(engine)
+    add_handlers(app)
+    _add_state_routes(app, engine)
+
+    @app.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request):
+        return await _answer(service, body, request)
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatRequest, request: Request):
+        return await _answer(service, body, request)
+
+    model = {"id": name, "object": "model", "created": 0, "owned_by": "dpad"}
+
+    @app.get("/v1/models")
+    async def models():
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{model_name:path}")
+    async def one_model(model_name: str):
+        service.check_model(model_name)
+        return model
+
+    return app
+
+
+def _add_state_routes(app, engine):
+    @app.get("/health")
+    async def health():
+        """200 while the engine works, ending requests included."""
+        if engine.broken:
+            raise Refused(503, "the engine has failed")
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready():
+        """200 while new requests are taken."""
+        if not engine.accepts:
+            raise Refused(503, "the server is shutting down")
+        return {"status": "ready"}
+
+    @app.get("/metrics")
+    async def metrics():
+        return PlainTextResponse(app.state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _answer(service, body, request):
+    """The response to a body that is well formed."""
+    work = await service.submit(body)
+    watch = request.app.state.metrics
+    form = Form(isinstance(body, ChatRequest), service.name, work)
+    if body.stream:
+        return _EventStream(form.chunks(body.stream_options), work, watch, service.limits.seconds)
+    texts = asyncio.ensure_future(work.texts())
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((texts, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not texts.done():
+            raise Refused(499, "the client closed the connection")
+        return JSONResponse(form.whole(await texts))
+    finally:
+        texts.cancel()
+        gone.cancel()
+        _finish(work, watch)
+
+
+async def _disconnected(request):
+    """Returns when the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _finish(work, metrics):
+    """However a response ended: its requests end too, and are counted."""
+    work.cancel()
+    for answer in work.answers:
+        if answer.end is not None:
+            metrics.end(answer.end)
+
+
+class _EventStream(StreamingResponse):
+    """A stream that ends with its client, or when that does not read it in time."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, chunks, work, metrics, seconds):
+        super().__init__(self._told(chunks), headers={"Cache-Control": "no-cache"})
+        self._work, self._metrics, self._seconds = work, metrics, seconds + GRACE
+
+    @staticmethod
+    async def _told(chunks):
+        """The chunks; an error on the way is the last one."""
+        try:
+            async for chunk in chunks:
+                yield chunk
+        except Refused as error:
+            yield event(body_of(error))
+
+    async def __call__(self, scope, receive, send):
+        try:
+            # Beyond that nobody reads; the server closes a response that did not end.
+            with anyio.move_on_after(self._seconds):
+                await super().__call__(scope, receive, send)
+        finally:
+            _finish(self._work, self._metrics)

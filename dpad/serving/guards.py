@@ -1,0 +1,96 @@
+"""ASGI middleware: who may ask, how much, and what became of it."""
+
+import secrets
+
+import anyio
+
+from dpad.serving.errors import Refused, response_to
+
+PUBLIC = ("/health", "/ready")  # without a key: load balancers ask
+BODY_SECONDS = 60  # in which a body must have come
+
+
+class Watch:
+    """Counts responses by their status; one that was not finished is a 499."""
+
+    def __init__(self, app):
+        self._app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, complete = 500, False
+
+        async def watched(message):
+            nonlocal status, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif message["type"] == "http.response.body":
+                complete = not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            code = status if complete else 499
+            scope["app"].state.metrics.responses.labels(str(code)).inc()
+
+
+class KeyCheck:
+    """Answers 401 to whoever does not know a key, before the body is read."""
+
+    def __init__(self, app, keys):
+        self._app, self._keys = app, [key.encode() for key in keys]
+
+    async def __call__(self, scope, receive, send):
+        closed = scope["type"] in ("http", "websocket") and scope["path"] not in PUBLIC
+        if self._keys and closed and not self._known(scope):
+            told = "wrong or missing API key: expected 'Authorization: Bearer KEY'"
+            await response_to(Refused(401, told))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _known(self, scope):
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        kind, _, key = given.partition(b" ")
+        # Each comparison takes the same time, wherever the first difference is.
+        return kind.lower() == b"bearer" and any(
+            [secrets.compare_digest(key, known) for known in self._keys]
+        )
+
+
+class BodyLimit:
+    """Answers 413 to bodies of more than `size` bytes, at their header where it says so."""
+
+    def __init__(self, app, size):
+        self._app, self._size = app, size
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        told = dict(scope["headers"]).get(b"content-length", b"0")
+        if len(told) > 18 or int(told) > self._size:  # the server has checked that it is a number
+            await response_to(self._refusal())(scope, receive, send)
+            return
+        seen, complete = 0, False
+
+        async def counted():
+            nonlocal seen, complete
+            if complete:
+                return await receive()
+            with anyio.move_on_after(BODY_SECONDS) as limit:
+                message = await receive()
+            if limit.cancelled_caught:
+                raise Refused(408, f"the body has not come in {BODY_SECONDS} s")
+            seen += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if seen > self._size:
+                raise self._refusal()
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _refusal(self):
+        return Refused(413, f"the body has more than {self._size} bytes")

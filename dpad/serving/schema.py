@@ -1,0 +1,148 @@
+"""Bodies of requests. Fields that are not listed are refused by name."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Whole numbers that every operator can take, and token ids.
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+# Positions of a suffix: a table as long as this is made for it.
+Span = Annotated[int, Field(ge=0, le=2**20)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+# Large enough for every use, small enough for float16 logits.
+Weight = Annotated[float, Field(ge=0, le=1000)]
+
+
+class Body(BaseModel):
+    """A JSON object whose fields that are null count as not given."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value):
+        if not isinstance(value, dict):
+            return value
+        return {name: entry for name, entry in value.items() if entry is not None}
+
+
+class SuffixOptions(Body):
+    """Fields of `dpad.Suffix`."""
+
+    kind: str | None = None
+    window: Span | None = None
+    decay: Weight | None = None
+    scale: Weight | None = None
+    density: Share | None = None
+    count: Annotated[float, Field(ge=0, le=2**20)] | None = None
+    near: Span | None = None
+    keep_last: bool | None = None
+
+
+class Options(Body):
+    """dpad's own options: fields of `DPadGenerationConfig`, or a preset by its name."""
+
+    preset: str | None = None
+    block_length: Count | None = None
+    steps: Count | None = None
+    confidence_threshold: Weight | None = None
+    threshold: Weight | None = None
+    factor: Weight | None = None
+    entropy_bound: Weight | None = None
+    alg: str | None = None
+    alg_temp: Annotated[float, Field(ge=0, le=100)] | None = None
+    eps: Share | None = None
+    top_k: Count | None = None
+    cfg_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    remasking: str | None = None
+    logits_eos_inf: bool | None = None
+    confidence_eos_eot_inf: bool | None = None
+    suffix: SuffixOptions | None = None
+    cache: str | None = None
+    early_stop: bool | None = None
+    batch_invariant: bool | None = None
+    compatible: str | None = None
+
+
+class StreamOptions(Body):
+    """`include_usage` as OpenAI has it; `drafts`: every step sends what the block looks like."""
+
+    include_usage: bool = False
+    drafts: bool = False
+
+
+class Request(Options):
+    """What completions and chat share; the names are OpenAI's."""
+
+    model: str
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Count = 1
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: str | list[str] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _streams(self):
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options goes with stream = true")
+        return self
+
+    def stop_strings(self):
+        """`stop` as a list."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+
+    def generation_options(self):
+        """Options of `generate`: name -> value."""
+        names = (set(Options.model_fields) - {"preset"}) | {"temperature", "top_p"}
+        values = self.model_dump(include=names, exclude_none=True)
+        if self.max_tokens is not None:
+            values["max_new_tokens"] = self.max_tokens
+        return values
+
+
+class CompletionRequest(Request):
+    """Body of ``/v1/completions``: texts or token ids."""
+
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+
+
+class TextPart(Body):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Body):
+    """A turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def as_turn(self):
+        """What a chat template takes."""
+        text = self.content
+        if not isinstance(text, str):
+            text = "".join(part.text for part in text)
+        return {"role": self.role, "content": text}
+
+
+class ChatRequest(Request):
+    """Body of ``/v1/chat/completions``."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Count | None = None
+
+    @model_validator(mode="after")
+    def _length(self):
+        newer = self.max_completion_tokens
+        if newer is not None and self.max_tokens not in (None, newer):
+            raise ValueError("max_tokens and max_completion_tokens differ")
+        self.max_tokens = self.max_tokens if newer is None else newer
+        return self

@@ -1,0 +1,83 @@
+"""What the routes share: from a body to its work."""
+
+import threading
+
+from starlette.concurrency import run_in_threadpool
+
+from dpad.generation import presets
+from dpad.prompting import encode_chat, encode_text
+from dpad.serving.errors import Refused, refusal
+from dpad.serving.schema import ChatRequest
+from dpad.serving.work import Work, checked_biases
+
+
+class Service:
+    """One model behind HTTP.
+
+    Args:
+        engine: a `dpad.Engine`.
+        tokenizer: of its model.
+        name: under which it is served.
+        limits: `Limits`.
+        config: a `DPadGenerationConfig` for bodies without a preset, or None.
+    """
+
+    def __init__(self, engine, tokenizer, name, limits, config=None):
+        self.engine, self.tokenizer, self.name, self.limits = engine, tokenizer, name, limits
+        self.config = config
+        # Tokenizers refuse to be used by two threads at a time when one of them changes a setting.
+        self._tokenizing = threading.Lock()
+
+    def check_model(self, name):
+        """Refuses another model's name."""
+        if name != self.name:
+            told = f"the model {name[:100]!r} does not exist; this server has {self.name!r}"
+            raise Refused(404, told, "model", "model_not_found")
+
+    async def submit(self, body):
+        """The `Work` of a body, queued; raises `Refused`."""
+        self.check_model(body.model)
+        self._check(body)
+        return await run_in_threadpool(self._submit, body)
+
+    def _check(self, body):
+        limits, stops = self.limits, body.stop_strings()
+        if len(stops) > limits.stops:
+            raise Refused(400, f"stop: {len(stops)} strings, at most {limits.stops}", "stop")
+        for stop in stops:
+            if not 0 < len(stop) <= limits.stop_length:
+                told = f"stop: a string of {len(stop)} characters, expected 1 to "
+                raise Refused(400, f"{told}{limits.stop_length}", "stop")
+        checked_biases(body.logit_bias, self.engine.adapter.vocab_size)
+        length = self.engine.max_length
+        if body.max_tokens is not None and body.max_tokens > length:
+            told = f"max_tokens = {body.max_tokens}: the longest request has {length} positions"
+            raise Refused(400, told, "max_tokens", "context_length_exceeded")
+        if body.steps is not None and body.steps > length:
+            raise Refused(400, f"steps = {body.steps}: expected at most {length}", "steps")
+
+    def _submit(self, body):
+        try:
+            prompts = self._prompts(body)
+            count = len(prompts) * body.n
+            if not 0 < count <= self.limits.choices:
+                told = f"{len(prompts)} prompts, n = {body.n}: 1 to {self.limits.choices} answers"
+                raise Refused(400, told, "n")
+            config = self.config if body.preset is None else presets.get(body.preset)
+            engine, seconds = self.engine, self.limits.seconds
+            return Work(engine, self.tokenizer, prompts, body, config, seconds)
+        except (ValueError, TypeError, KeyError) as error:
+            raise Refused(400, str(error)) from error
+        except Exception as error:
+            raise refusal(error) from error
+
+    def _prompts(self, body):
+        """Token ids of each prompt of a body."""
+        with self._tokenizing:
+            if isinstance(body, ChatRequest):
+                return [encode_chat(self.tokenizer, [m.as_turn() for m in body.messages])]
+            prompt = body.prompt
+            if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+                prompt = [prompt]
+            encode = lambda p: encode_text(self.tokenizer, p) if isinstance(p, str) else p  # noqa: E731
+            return [encode(p) for p in prompt[: self.limits.choices + 1]]

@@ -1,0 +1,171 @@
+"""The answers of one request to the server: submitted together, ended together."""
+
+import asyncio
+import random
+import time
+
+import torch
+
+from dpad.engine import Block, Draft, End
+from dpad.serving.errors import Refused, refusal
+from dpad.serving.text import StopCriterion, TextStream
+
+
+class LogitBias:
+    """A logits processor that adds to the logits of some tokens: id -> number."""
+
+    def __init__(self, biases):
+        self._ids = torch.tensor(list(biases), dtype=torch.int64)
+        self._values = torch.tensor(list(biases.values()), dtype=torch.float32)
+
+    def __call__(self, ids, scores):
+        self._ids, self._values = self._ids.to(scores.device), self._values.to(scores.device)
+        return scores.index_add(1, self._ids, self._values.expand(scores.shape[0], -1))
+
+
+class Answer:
+    """One choice: `index`, its engine `request`, and its text so far."""
+
+    def __init__(self, index, request, text):
+        self.index, self.request, self.text = index, request, text
+        self.end = None  # its `End`
+
+    def ids(self, tokens):
+        """`tokens` as a list, up to the first end id, which is left out."""
+        ends, found = self.request.sequence.end_ids, tokens.tolist()
+        return found[: next((i for i, token in enumerate(found) if token in ends), None)]
+
+    @property
+    def canvas(self):
+        """Length of the generated part."""
+        return self.request.sequence.length - self.request.sequence.prompt_length
+
+    @property
+    def finish_reason(self):
+        """ "stop" or "length", as OpenAI has it."""
+        whole = self.end.reason == "length" and self.end.usage.completion_tokens == self.canvas
+        return "length" if whole and not self.text.stopped else "stop"
+
+
+class Work:
+    """Answers to one body: each prompt n times.
+
+    Answer j of a prompt has row key j, so that it is the same whatever else is asked, and n answers
+    are those of ``dpad.generate(num_return_sequences=n)``.
+
+    Args:
+        engine: a `dpad.Engine`.
+        tokenizer: for the text.
+        prompts: token ids each.
+        body: a `schema.Request`.
+        config: a `DPadGenerationConfig`, or None: what the body's options stand on.
+        seconds: until the deadline.
+
+    Raises:
+        ValueError, TypeError: an option that the engine refuses.
+        QueueFull, EngineClosed: nothing is left of the request then.
+    """
+
+    def __init__(self, engine, tokenizer, prompts, body, config, seconds):
+        self.seed = random.getrandbits(63) if body.seed is None else body.seed
+        self.created, self.answers = int(time.time()), []
+        drafts = body.stream and body.stream_options is not None and body.stream_options.drafts
+        stops, biases = body.stop_strings(), body.logit_bias
+        processors = [LogitBias({int(i): v for i, v in biases.items()})] if biases else None
+        options = body.generation_options()
+        try:
+            for index in range(len(prompts) * body.n):
+                criteria = [StopCriterion(tokenizer, stops)] if stops else None
+                request = engine.submit(
+                    prompts[index // body.n],
+                    generation_config=config,
+                    seed=self.seed,
+                    row_key=index % body.n,
+                    timeout=seconds,
+                    stream="drafts" if drafts else "blocks",
+                    logits_processor=processors,
+                    stopping_criteria=criteria,
+                    **options,
+                )
+                self.answers.append(Answer(index, request, TextStream(tokenizer, stops)))
+        except BaseException:
+            self.cancel()
+            raise
+        self.prompt_tokens = sum(len(p) for p in prompts)
+
+    def cancel(self):
+        """Ends what has not ended; harmless afterwards."""
+        for answer in self.answers:
+            if answer.end is None:
+                answer.request.cancel()
+
+    async def pieces(self):
+        """(answer, text, draft) as they come: new text, or a `Draft`; `answer.end` at its last.
+
+        Raises `Refused` where an answer failed; the others are cancelled then.
+        """
+        queue = asyncio.Queue()
+
+        async def pump(answer):
+            async for event in answer.request:
+                queue.put_nowait((answer, event))
+
+        pumps = [asyncio.create_task(pump(answer)) for answer in self.answers]
+        try:
+            while any(answer.end is None for answer in self.answers):
+                answer, event = await queue.get()
+                if isinstance(event, Draft):
+                    yield answer, "", event
+                elif isinstance(event, Block):
+                    yield answer, answer.text.push(answer.ids(event.tokens)), None
+                elif isinstance(event, End):
+                    await self._ended(answer, event)
+                    yield answer, answer.text.end(), None
+        finally:
+            self.cancel()
+            for task in pumps:
+                task.cancel()
+
+    @staticmethod
+    async def _ended(answer, event):
+        answer.end = event
+        try:
+            await answer.request
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            raise refusal(error) from error
+
+    async def texts(self):
+        """The whole text of each answer."""
+        texts = [""] * len(self.answers)
+        async for answer, text, _ in self.pieces():
+            texts[answer.index] += text
+        return texts
+
+    def usage(self):
+        """OpenAI's counts, after the end: tokens up to the end ids."""
+        completion = sum(a.end.usage.completion_tokens for a in self.answers)
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": completion,
+            "total_tokens": self.prompt_tokens + completion,
+        }
+
+    def details(self):
+        """What dpad adds to an answer, after the end."""
+        return {
+            "seed": self.seed,
+            "canvas": self.answers[0].canvas,
+            "forwards": [a.end.usage.forwards for a in self.answers],
+            "seconds": max(a.end.timings.total for a in self.answers),
+        }
+
+
+def checked_biases(biases, vocabulary):
+    """Refuses a `logit_bias` of ids that the model does not have."""
+    for name in biases or {}:
+        number = name.isascii() and name.isdigit() and len(name) < 10
+        if not (number and int(name) < vocabulary):
+            told = f"logit_bias: {name[:20]!r} is no token id of the model"
+            raise Refused(400, told, "logit_bias")

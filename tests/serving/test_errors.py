@@ -1,0 +1,265 @@
+"""What is refused, in OpenAI's form and as the classes of its client; hostile bodies are 4xx."""
+
+import json
+import os
+import random
+
+import httpx2 as httpx
+import openai
+import pytest
+
+from dpad.serving import Limits
+from tests.serving.conftest import served, wait_for
+from tests.serving.test_answers import RANDOM
+
+PROMPT = {"model": "demo", "prompt": "by 3 forward from"}
+TURN = {"role": "user", "content": "by 3 forward from"}
+LONG = {"max_tokens": 512, "extra_body": {"steps": 512, "early_stop": False}}
+
+
+def post(server, body, path="/v1/completions", **more):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", **more.pop("headers", {})}
+    return httpx.post(server.url + path, content=content, headers=headers, timeout=60, **more)
+
+
+def error_of(response):
+    """The error of a response, whose form is checked."""
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"} and error["message"]
+    return error
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("logprobs", 5),
+        ("echo", True),
+        ("best_of", 2),
+        ("presence_penalty", 0.5),
+        ("tools", []),
+        ("max_new_tokens", 3),
+        ("row_keys", [1]),
+        ("micro_batch", 1),
+        ("temperature", -1),
+        ("temperature", "0.5"),
+        ("temperature", 1e400),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("n", 0),
+        ("n", 17),
+        ("n", 10**30),
+        ("n", True),
+        ("seed", 2**64),
+        ("seed", 1.5),
+        ("max_tokens", 0),
+        ("max_tokens", 10**9),
+        ("max_tokens", 10**30),
+        ("stop", ""),
+        ("stop", ["x"] * 17),
+        ("stop", "x" * 257),
+        ("stop", 5),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {"99999": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"1": 1000}),
+        ("stream_options", {"include_usage": True}),
+        ("block_length", 0),
+        ("steps", 10**9),
+        ("alg", "best"),
+        ("cache", "all"),
+        ("suffix", {"kind": "nothing"}),
+        ("suffix", {"window": 10**20}),
+        ("suffix", {"colour": 1}),
+        ("preset", "nobody/nothing"),
+        ("threshold", -1),
+        ("compatible", "nobody"),
+        ("prompt", ""),
+        ("prompt", []),
+        ("prompt", [[]]),
+        ("prompt", [1, "a"]),
+        ("prompt", [-1]),
+        ("prompt", [10**9]),
+        ("prompt", ["a"] * 17),
+        ("prompt", "\ud800"),
+        ("prompt", None),
+        ("prompt", "<|mdm_mask|>"),
+        ("prompt", {"a": 1}),
+        ("prompt", "a" * 5000),
+        ("stream", "yes"),
+        ("model", 5),
+    ],
+)
+def test_a_bad_field_is_a_400(server, field, value):
+    before = server.engine.stats()["submitted"]
+    empty = field == "prompt" and value in ("", [[]])
+    response = post(server, {**PROMPT, field: value})
+    if empty:  # this model can begin with nothing; others refuse it
+        assert response.status_code == 200
+        return
+    assert response.status_code == 400, response.text
+    error = error_of(response)
+    assert error["type"] == "invalid_request_error"
+    told = error["message"] + str(error["param"])
+    others = {"max_tokens": "max_", "prompt": ""}
+    assert others.get(field, field) in told.lower()
+    assert server.engine.stats()["submitted"] == before
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        "hello",
+        [{"role": "tool", "content": "x"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": 5}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        [{**TURN, "tool_calls": []}],
+        [{"role": "user", "content": "\udc00"}],
+        [5],
+    ],
+)
+def test_bad_conversations_are_a_400(server, messages):
+    response = post(server, {"model": "demo", "messages": messages}, "/v1/chat/completions")
+    assert response.status_code == 400 and error_of(response)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"model": "demo", "prompt": ' + b"[" * 100_000,
+        b'{"model": "demo", "prompt": "a", "n": ' + b"9" * 10_000 + b"}",
+        b'{"model": "demo", "prompt": "a", "temperature": NaN}',
+        b'{"model": "demo", "prompt": "a", "temperature": -Infinity}',
+        b'{"model": "demo", "prompt": "a", "' + b"x" * 10_000 + b'": 1}',
+    ],
+)
+def test_hostile_bodies_are_a_400(server, body):
+    response = post(server, body)
+    assert response.status_code == 400 and error_of(response), response.text
+
+
+def test_other_content_types_are_refused(server):
+    """A form of another site's page cannot ask."""
+    response = post(server, PROMPT, headers={"Content-Type": "text/plain"})
+    assert response.status_code == 400 and error_of(response)
+
+
+def test_random_bodies_are_never_a_500(server):
+    rng = random.Random(5)
+    fields = list(server.app.openapi()["components"]["schemas"]["CompletionRequest"]["properties"])
+    values = [0, 1, -1, 2, 7, 1e-300, 1e300, 0.5, 2**31 - 1, 2**63 - 1, "", "a", "dual", "entropy"]
+    values += ["random", True, False, [], {}, None, [1, 2], {"kind": "uniform", "count": 2}]
+    values += [
+        {"kind": "window", "window": 2**20},
+        {"kind": "window", "window": 2**31},
+        {"1": 5},
+        "confidence_threshold",
+        "origin",
+    ]
+    codes = set()
+    for _ in range(int(os.environ.get("DPAD_CASES", "250"))):
+        body = {"max_tokens": 16, **PROMPT}
+        for name in rng.sample(fields, rng.randint(1, 4)):
+            if name not in ("model", "stream"):
+                body[name] = rng.choice(values)
+        response = post(server, body)
+        codes.add(response.status_code)
+        assert response.status_code in (200, 400, 404), (body, response.text)
+    assert codes == {200, 400}
+
+
+def test_classes_of_the_client(server):
+    ask = server.client.completions.create
+    with pytest.raises(openai.BadRequestError, match="frequency_penalty"):
+        ask(**PROMPT, frequency_penalty=1.0)
+    with pytest.raises(openai.NotFoundError, match="'gpt-4'"):
+        ask(model="gpt-4", prompt="a")
+    with pytest.raises(openai.NotFoundError):
+        server.client.models.retrieve("gpt-4")
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(**PROMPT, max_tokens=100_000)
+    assert caught.value.code == "context_length_exceeded"
+    assert httpx.get(server.url + "/v1/nothing").status_code == 404
+    assert error_of(httpx.get(server.url + "/v1/completions"))
+
+
+def test_keys(demo):
+    with served(*demo, api_keys=["first", "sécond"]) as server:
+        for key in ("first", "sécond"):
+            headers = {"Authorization": f"Bearer {key}".encode()}
+            assert httpx.get(server.url + "/v1/models", headers=headers).status_code == 200
+        for key in ("x", "firs", "firstx", "second", "FIRST"):
+            headers = {"Authorization": f"Bearer {key}"}
+            response = httpx.get(server.url + "/v1/models", headers=headers)
+            assert response.status_code == 401
+            assert error_of(response)["code"] == "invalid_api_key"
+        with pytest.raises(openai.AuthenticationError):
+            server.client.models.list()
+        assert server.client.with_options(api_key="first").models.list()
+        assert httpx.get(server.url + "/health").status_code == 200
+        assert httpx.get(server.url + "/ready").status_code == 200
+        assert httpx.get(server.url + "/metrics").status_code == 401
+
+
+def test_other_hosts(demo):
+    """A page whose name was made to point to this machine cannot ask."""
+    with served(*demo, hosts=["127.0.0.1", "localhost"]) as server:
+        assert httpx.get(server.url + "/v1/models").status_code == 200
+        response = httpx.get(server.url + "/v1/models", headers={"Host": "evil.example"})
+        assert response.status_code == 400
+
+
+def test_a_large_body_is_a_413(demo):
+    with served(*demo, limits=Limits(body=10_000)) as server:
+        assert post(server, {**PROMPT, "stop": "x" * 9_000}).status_code == 400
+        response = post(server, {**PROMPT, "stop": "x" * 11_000})
+        assert response.status_code == 413 and error_of(response)["code"] == "body_too_large"
+
+        def parts():  # without a length in the header
+            for _ in range(100):
+                yield b"x" * 1000
+
+        url = server.url + "/v1/completions"
+        headers = {"Content-Type": "application/json"}
+        assert httpx.post(url, content=parts(), headers=headers).status_code == 413
+        with pytest.raises(openai.APIStatusError) as caught:
+            server.client.completions.create(model="demo", prompt="x" * 20_000)
+        assert caught.value.status_code == 413
+
+
+def test_a_full_queue_is_a_429(byte_demo):
+    with served(*byte_demo, queue=2, max_sequences=1) as server:
+        ask = server.client.completions.create
+        streams = [ask(model="demo", prompt="a", stream=True, **LONG)]
+        wait_for(lambda: server.engine.stats()["running"] == 1)
+        streams += [ask(model="demo", prompt="a", stream=True, **LONG) for _ in range(2)]
+        with pytest.raises(openai.RateLimitError) as caught:
+            ask(model="demo", prompt="a")
+        assert caught.value.response.headers["retry-after"] == "1"
+        # All or nothing: of three answers none is begun.
+        with pytest.raises(openai.RateLimitError):
+            ask(model="demo", prompt="a", n=3)
+        for stream in streams:
+            stream.close()
+        wait_for(lambda: server.engine.stats()["running"] == server.engine.stats()["waiting"] == 0)
+        assert ask(model="demo", prompt="a", seed=1, **RANDOM).choices
+
+
+def test_a_deadline_is_a_503(byte_demo):
+    with served(*byte_demo, limits=Limits(seconds=0.05)) as server:
+        ask = server.client.completions.create
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask(model="demo", prompt="a", **LONG)
+        assert caught.value.status_code == 503 and caught.value.code == "timeout"
+        with pytest.raises(openai.APIError, match="deadline"):
+            list(ask(model="demo", prompt="a", stream=True, **LONG))
+        assert server.engine.stats()["kv_slots"] == 0
