@@ -14,8 +14,8 @@ namespace dpad {
 
 enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
-// How unmask_ chooses among the eligible positions of a block; by every rule at most `quota` of
-// them. At least one is committed, except by kBelow and by a quota of 0.
+// How unmask_ chooses among the eligible positions of a block; by every rule but kAtLeast at most
+// `quota` of them. At least one is committed, except by kBelow and by a quota of 0.
 enum class Rule : int32_t {
   kThreshold = 0,        // every position with score >= amount
   kFactor = 1,           // largest m with (j + 1)(1 - score_j) <= amount for j = 2..m, descending
@@ -23,6 +23,15 @@ enum class Rule : int32_t {
   kEntropyBound = 3,     // ascending entropy, while the sum without its largest term <= amount
   kFactorPublished = 4,  // kFactor as published: a failure of the last candidate is overlooked
   kBelow = 5,            // every position with score < amount, ascending; possibly none
+  kAtLeast = 6,          // every position with score >= amount, and the best up to the quota
+  kEntropySum = 7,       // ascending entropy, while the sum of all stays < amount
+};
+
+// When the end ids are looked for that end a sequence.
+enum class Stop : int32_t {
+  kNever = 0,
+  kBlock = 1,  // in a block without masks
+  kText = 2,   // in every step: an end id that no mask of the pass's targets precedes
 };
 
 // What a routed MLP makes of its router's logits; float32.
@@ -240,7 +249,7 @@ struct UnmaskParams {
   int64_t batch, mask_id, fill_id;
   int64_t canvas_rows, rows;  // bounds; rows: logit rows
   Rule rule;
-  bool early_stop;  // a finished block that holds an end id finishes the sequence
+  Stop early_stop;
 };
 
 }  // namespace dpad

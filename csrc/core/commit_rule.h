@@ -8,7 +8,7 @@ namespace dpad {
 
 // True where low scores come first.
 DPAD_HOST_DEVICE constexpr bool ascending(Rule rule) {
-  return rule == Rule::kEntropyBound || rule == Rule::kBelow;
+  return rule == Rule::kEntropyBound || rule == Rule::kBelow || rule == Rule::kEntropySum;
 }
 
 // Of the n >= 1 candidates those that the rule accepts; score(j) is the score of rank j.
@@ -17,6 +17,7 @@ DPAD_HOST_DEVICE inline int64_t accepted(Rule rule, int64_t n, double amount, co
   int64_t m = 1;
   switch (rule) {
     case Rule::kThreshold:
+    case Rule::kAtLeast:
       while (m < n && score(m) >= amount) ++m;
       return m;
     case Rule::kFactor:
@@ -34,6 +35,11 @@ DPAD_HOST_DEVICE inline int64_t accepted(Rule rule, int64_t n, double amount, co
       while (m < n && smaller <= amount) smaller += score(m++);
       return m;
     }
+    case Rule::kEntropySum: {
+      double sum = score(0);
+      while (m < n && (sum += score(m)) < amount) ++m;
+      return m;
+    }
     case Rule::kBelow:
       m = 0;
       while (m < n && score(m) < amount) ++m;
@@ -42,12 +48,13 @@ DPAD_HOST_DEVICE inline int64_t accepted(Rule rule, int64_t n, double amount, co
   return m;
 }
 
-// Of the n candidates those that are committed: at most `quota`, by every rule.
+// Of the n candidates those that are committed: at most `quota`, and by kAtLeast no fewer.
 template <class Score>
 DPAD_HOST_DEVICE inline int64_t commits(Rule rule, int64_t n, double amount, int64_t quota,
                                         const Score& score) {
   const int64_t most = quota < 0 ? 0 : quota;
   const int64_t m = n == 0 || most == 0 ? 0 : accepted(rule, n, amount, score);
+  if (rule == Rule::kAtLeast) return m > most ? m : (most < n ? most : n);
   return m < most ? m : most;
 }
 

@@ -12,10 +12,12 @@
 namespace dpad {
 
 inline constexpr const char* kRuleNames[] = {"threshold",     "factor",           "quota",
-                                             "entropy_bound", "factor_published", "below"};
+                                             "entropy_bound", "factor_published", "below",
+                                             "at_least",      "entropy_sum"};
 inline constexpr const char* kScopeNames[] = {"all", "suffix", "block"};
 inline constexpr const char* kStatusNames[] = {"running", "block_done", "finished", "nan",
                                                "invalid"};
+inline constexpr const char* kStopNames[] = {"never", "block", "text"};
 inline constexpr const char* kSuffixNames[] = {"none", "all", "gaussian", "uniform", "window"};
 
 template <int64_t N>
@@ -32,9 +34,10 @@ int64_t number_of(const char* const (&names)[N], const char* name) {
   return -1;
 }
 
-static_assert(count_of(kRuleNames) == static_cast<int64_t>(Rule::kBelow) + 1);
+static_assert(count_of(kRuleNames) == static_cast<int64_t>(Rule::kEntropySum) + 1);
 static_assert(count_of(kScopeNames) == static_cast<int64_t>(Scope::kBlock) + 1);
 static_assert(count_of(kStatusNames) == static_cast<int64_t>(SequenceStatus::kInvalid) + 1);
+static_assert(count_of(kStopNames) == static_cast<int64_t>(Stop::kText) + 1);
 static_assert(count_of(kSuffixNames) == static_cast<int64_t>(SuffixKind::kWindow) + 1);
 
 }  // namespace dpad

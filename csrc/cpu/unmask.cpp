@@ -8,8 +8,11 @@
 namespace dpad::cpu {
 namespace {
 
-bool holds_end(const UnmaskParams& p, const int64_t* canvas, int64_t begin, int64_t end) {
+// Whether one of the targets before `until` is an end id.
+bool holds_end(const UnmaskParams& p, const int64_t* canvas, int64_t begin, int64_t end,
+               int64_t until) {
   for (int64_t i = begin; i < end; ++i) {
+    if (p.position[i] >= until) continue;
     const int64_t* last = p.end_ids + p.end_count;
     if (std::find(p.end_ids, last, canvas[p.position[i]]) != last) return true;
   }
@@ -53,14 +56,15 @@ void unmask_sequence(const UnmaskParams& p, int64_t b, int64_t* order) {
     p.committed_at[row * p.canvas_stride + position] = now;
     p.committed[row * p.canvas_stride + position] = p.probability[order[j]];
   }
+  int64_t first_mask = last + 1;  // of the targets
+  for (int64_t j = m; j < n; ++j) first_mask = std::min(first_mask, p.position[order[j]]);
   p.masks_left[row] = n - m;
-  SequenceStatus status = SequenceStatus::kRunning;
-  if (p.masks_left[row] == 0) {
-    status = SequenceStatus::kBlockDone;
-    if (p.early_stop && holds_end(p, canvas, begin, end)) {
-      status = SequenceStatus::kFinished;
-      fill_tail(p, canvas, last + 1, p.length[b]);
-    }
+  SequenceStatus status = m == n ? SequenceStatus::kBlockDone : SequenceStatus::kRunning;
+  const bool looks = p.early_stop == Stop::kText || (p.early_stop == Stop::kBlock && m == n);
+  if (looks && holds_end(p, canvas, begin, end, first_mask)) {
+    status = SequenceStatus::kFinished;
+    fill_tail(p, canvas, first_mask, p.length[b]);
+    p.masks_left[row] = 0;
   }
   p.status[row] = static_cast<int64_t>(status);
 }

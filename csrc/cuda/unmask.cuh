@@ -62,10 +62,22 @@ DPAD_DEVICE void rank_rows(const UnmaskParams& p, const int64_t* canvas, int64_t
   }
 }
 
-DPAD_DEVICE bool holds_end(const UnmaskParams& p, const int64_t* canvas, int64_t begin,
-                           int64_t end) {
+// The first target that still holds a mask, or `behind` them all.
+DPAD_DEVICE int64_t first_mask(const UnmaskParams& p, const int64_t* canvas, int64_t begin,
+                               int64_t end, int64_t behind) {
+  int64_t first = behind;
+  for (int64_t i = begin + thread_index(); i < end; i += kThreads) {
+    if (eligible(p, canvas, i) && p.position[i] < first) first = p.position[i];
+  }
+  return -block_reduce(-first, Largest());
+}
+
+// Whether one of the targets before `until` is an end id.
+DPAD_DEVICE bool holds_end(const UnmaskParams& p, const int64_t* canvas, int64_t begin, int64_t end,
+                           int64_t until) {
   bool found = false;
   for (int64_t i = begin + thread_index(); i < end; i += kThreads) {
+    if (p.position[i] >= until) continue;
     for (int64_t e = 0; e < p.end_count; ++e) {
       found = found || canvas[p.position[i]] == p.end_ids[e];
     }
@@ -104,11 +116,15 @@ DPAD_KERNEL(kThreads, 4) unmask_kernel(const UnmaskParams p, int32_t* scratch) {
     p.committed[at] = p.probability[i];
   }
   if (thread_index() == 0) p.masks_left[row] = n - m;
-  if (m < n) return report(SequenceStatus::kRunning);
   block_sync();  // the canvas is written
-  if (!p.early_stop || !holds_end(p, canvas, begin, end)) return report(SequenceStatus::kBlockDone);
+  const auto status = m < n ? SequenceStatus::kRunning : SequenceStatus::kBlockDone;
+  const bool looks = p.early_stop == Stop::kText || (p.early_stop == Stop::kBlock && m == n);
+  if (!looks) return report(status);
+  const int64_t until = first_mask(p, canvas, begin, end, found.last + 1);
+  if (!holds_end(p, canvas, begin, end, until)) return report(status);
   report(SequenceStatus::kFinished);
-  for (int64_t i = found.last + 1 + thread_index(); i < length; i += kThreads) {
+  if (thread_index() == 0) p.masks_left[row] = 0;
+  for (int64_t i = until + thread_index(); i < length; i += kThreads) {
     if (canvas[i] == p.mask_id) canvas[i] = p.fill_id;
   }
 }

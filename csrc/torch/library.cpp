@@ -64,7 +64,7 @@ STABLE_TORCH_LIBRARY(dpad, m) {
       "unmask_(Tensor(a!) canvas, Tensor(b!) committed_at, Tensor(c!) committed, "
       "Tensor(d!) masks_left, Tensor(e!) status, Tensor(f!) forward, Tensor canvas_row, "
       "Tensor l_offsets, Tensor position, Tensor token, Tensor score, Tensor probability, "
-      "Tensor amount, Tensor quota, Tensor length, Tensor end_ids, int rule, bool early_stop, "
+      "Tensor amount, Tensor quota, Tensor length, Tensor end_ids, int rule, int early_stop, "
       "SymInt mask_id, SymInt fill_id) -> ()");
 
   // Build and run-time information.
@@ -127,6 +127,7 @@ PyMODINIT_FUNC PyInit__C() {
   const std::pair<const char*, std::string> constants[] = {{"schema_version", DPAD_SCHEMA_VERSION},
                                                            {"RULES", joined(dpad::kRuleNames)},
                                                            {"SCOPES", joined(dpad::kScopeNames)},
+                                                           {"STOPS", joined(dpad::kStopNames)},
                                                            {"STATUS", joined(dpad::kStatusNames)}};
   for (const auto& [name, text] : constants) {
     if (PyModule_AddStringConstant(module, name, text.c_str()) == 0) continue;

@@ -36,7 +36,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
                const Tensor& canvas_row, const Tensor& l_offsets, const Tensor& position,
                const Tensor& token, const Tensor& score, const Tensor& probability,
                const Tensor& amount, const Tensor& quota, const Tensor& length,
-               const Tensor& end_ids, int64_t rule, bool early_stop, int64_t mask_id,
+               const Tensor& end_ids, int64_t rule, int64_t early_stop, int64_t mask_id,
                int64_t fill_id) {
   const Checks check("unmask_", canvas);
   check.tensor("canvas", canvas, ScalarType::Long, {-1, -1});
@@ -83,6 +83,9 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
   if (rule < 0 || rule >= count_of(kRuleNames)) {
     check.raise({"rule", "the number of a commit rule", -1, double(rule)});
   }
+  if (early_stop < 0 || early_stop >= count_of(kStopNames)) {
+    check.raise({"early_stop", "0 (never), 1 (block) or 2 (text)", -1, double(early_stop)});
+  }
   for (int64_t i = 0; check.sees_values() && i < logit_rows; ++i) {
     if (int64_data(tokens)[i] == mask_id) {
       check.raise({"token", "a token that is not the mask", i, double(mask_id)});
@@ -121,7 +124,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
   p.batch = batch, p.mask_id = mask_id, p.fill_id = fill_id;
   p.canvas_rows = canvases, p.rows = logit_rows;
   p.rule = static_cast<Rule>(rule);
-  p.early_stop = early_stop;
+  p.early_stop = static_cast<Stop>(early_stop);
   run({check, canvas}, p);
 }
 

@@ -23,7 +23,7 @@ import torch
 
 from dpad.ops import reference
 from dpad.ops._load import build_info, has_kernel, loaded
-from dpad.ops._names import RULES, SCOPES, STATUS
+from dpad.ops._names import RULES, SCOPES, STATUS, STOPS
 
 if loaded("_C"):
     from dpad.ops import _fakes
@@ -34,6 +34,7 @@ __all__ = [
     "RULES",
     "SCOPES",
     "STATUS",
+    "STOPS",
     "add_rms_norm_",
     "block_attention",
     "build_info",
@@ -522,14 +523,16 @@ def unmask_(
     """Commits tokens to the canvas and updates its state.
 
     In each sequence at least one token is committed, except by the rule "below" (score < amount,
-    possibly none), and by every rule at most `quota`: 0 waits.
+    possibly none), and at most `quota`: 0 waits. "at_least" commits every score >= amount, and the
+    best up to the quota.
 
     A position is eligible when the canvas holds `mask_id` there. Written, per canvas row: canvas,
     committed_at (number of the forward) and committed (probability), all ``[canvas_rows, length]``;
-    masks_left, status (`STATUS`) and forward, int64 ``[canvas_rows]``. With `early_stop` a finished
-    block that holds one of `end_ids` finishes the sequence and fills the masks behind it. Only the
-    positions of the pass's targets are looked at: an end id elsewhere ends nothing, and a sequence
-    without targets is "running", its masks_left unchanged.
+    masks_left, status (`STATUS`) and forward, int64 ``[canvas_rows]``. By `early_stop` (a value of
+    `STOPS`) one of `end_ids` finishes the sequence, in a finished block ("block") or as soon as no
+    mask precedes it ("text"), and the masks behind are filled. Only the positions of the pass's
+    targets are looked at: an end id elsewhere ends nothing, and a sequence without targets is
+    "running", its masks_left unchanged.
 
     Args:
         canvas_row: int64 ``[batch]``, distinct.

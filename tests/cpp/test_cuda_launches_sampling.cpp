@@ -136,7 +136,7 @@ struct Canvas {
 };
 
 // One canvas more than sequences, each `width` long; every third position is decoded already.
-void check_unmask(const Ints& counts, int64_t width, Rule rule, bool early_stop) {
+void check_unmask(const Ints& counts, int64_t width, Rule rule, Stop early_stop) {
   CAPTURE(counts.size(), counts.back(), width, static_cast<int>(rule));
   const auto batch = static_cast<int64_t>(counts.size());
   const Ints offsets = offsets_of(counts), ends{kFill, 3};
@@ -184,15 +184,16 @@ void check_unmask(const Ints& counts, int64_t width, Rule rule, bool early_stop)
 
 TEST_CASE("unmask_, launched: few rows, and more than a block ranks in shared memory") {
   fake_cuda().reset();
-  for (const Rule rule : {Rule::kThreshold, Rule::kFactor, Rule::kQuota, Rule::kEntropyBound,
-                          Rule::kFactorPublished, Rule::kBelow}) {
-    for (const bool early_stop : {false, true}) {
+  for (const Rule rule :
+       {Rule::kThreshold, Rule::kFactor, Rule::kQuota, Rule::kEntropyBound, Rule::kFactorPublished,
+        Rule::kBelow, Rule::kAtLeast, Rule::kEntropySum}) {
+    for (const Stop early_stop : {Stop::kNever, Stop::kBlock, Stop::kText}) {
       check_unmask({1}, 5, rule, early_stop);
       check_unmask({0, 32, 0, 7, 64, 1}, 80, rule, early_stop);
     }
-    check_unmask(Ints(40, 3), 16, rule, true);
+    check_unmask(Ints(40, 3), 16, rule, Stop::kBlock);
   }
-  check_unmask({1024}, 1500, Rule::kQuota, true);
-  check_unmask({1025}, 1500, Rule::kThreshold, true);
-  check_unmask({3, 1100, 0, 1024, 1300}, 1500, Rule::kQuota, false);
+  check_unmask({1024}, 1500, Rule::kQuota, Stop::kBlock);
+  check_unmask({1025}, 1500, Rule::kThreshold, Stop::kBlock);
+  check_unmask({3, 1100, 0, 1024, 1300}, 1500, Rule::kQuota, Stop::kText);
 }

@@ -218,7 +218,7 @@ struct Commit {
   Doubles score, probability, amount;
   int64_t width, batch;
   Rule rule = Rule::kThreshold;
-  bool early_stop = true;
+  Stop early_stop = Stop::kBlock;
 
   Commit(const Ints& counts, uint32_t seed, int64_t columns = kLength)
       : width(columns), batch(static_cast<int64_t>(counts.size())) {
@@ -280,11 +280,11 @@ struct Commit {
 }  // namespace
 
 TEST_CASE("unmask kernel: the CPU's canvas and state by every rule") {
-  for (int rule = 0; rule < 6; ++rule) {
+  for (int rule = 0; rule < 8; ++rule) {
     for (uint32_t seed = 0; seed < 12; ++seed) {
       Commit c({32, 0, 5, 1, 33}, seed);
       c.rule = static_cast<Rule>(rule);
-      c.early_stop = seed % 3 != 0;
+      c.early_stop = static_cast<Stop>(seed % 3);
       if (seed % 2) std::fill(c.quota.begin(), c.quota.end(), 40);
       if (seed % 4 == 0) c.score[7] = NAN, c.score[34] = NAN;
       if (seed % 4 == 1) std::fill(c.amount.begin(), c.amount.end(), rule == 3 ? 50.0 : -1.0);

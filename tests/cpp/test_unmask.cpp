@@ -21,7 +21,7 @@ struct Step {
   Rule rule = Rule::kThreshold;
   double amount = 0.9;
   int64_t quota = kAll;
-  bool early_stop = true;
+  Stop early_stop = Stop::kBlock;
 
   Ints position, token, committed_at, offsets;
   Doubles committed;
@@ -150,7 +150,7 @@ TEST_CASE("a finished block with an end id finishes the sequence and fills the m
     CHECK(status_of(step) == SequenceStatus::kFinished);
   }
   SECTION("no early stop") {
-    step.early_stop = false;
+    step.early_stop = Stop::kNever;
     step.run();
     CHECK(step.canvas == Ints{kEnd, kEnd, 30, kMask, 55, kMask});
     CHECK(status_of(step) == SequenceStatus::kBlockDone);

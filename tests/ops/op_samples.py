@@ -165,7 +165,7 @@ def unmask_(dtype):
         "length": ints(12, 8),
         "end_ids": ints(1, 2),
         "rule": 0,
-        "early_stop": True,
+        "early_stop": 1,
         "mask_id": 99,
         "fill_id": 2,
     }

@@ -340,7 +340,8 @@ BAD = {
         ({"length": ints(12, -1)}, "length", "-1"),
         ({"l_offsets": ints(0, 3, 6)}, "l_offsets", "5"),
         ({"token": with_value("token", 3, 99)}, "token", "99"),
-        ({"rule": 6}, "rule", "6"),
+        ({"rule": 8}, "rule", "8"),
+        ({"early_stop": 3}, "early_stop", "3"),
         ({"rule": -1}, "rule", "-1"),
     ],
 }

@@ -46,7 +46,7 @@ uniform(Tensor rng, Tensor l_offsets, Tensor position) -> Tensor
 unmask_(Tensor(a!) canvas, Tensor(b!) committed_at, Tensor(c!) committed, Tensor(d!) masks_left,
     Tensor(e!) status, Tensor(f!) forward, Tensor canvas_row, Tensor l_offsets, Tensor position,
     Tensor token, Tensor score, Tensor probability, Tensor amount, Tensor quota, Tensor length,
-    Tensor end_ids, int rule, bool early_stop, SymInt mask_id, SymInt fill_id) -> ()
+    Tensor end_ids, int rule, int early_stop, SymInt mask_id, SymInt fill_id) -> ()
 build_info() -> str
 cpu_isa() -> str
 set_cpu_isa(str name) -> ()

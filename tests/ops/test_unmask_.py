@@ -46,7 +46,7 @@ def step_case(seed, counts, rule="threshold", amount=0.5, quota=ALL, masked=0.7,
         ),
         "end_ids": torch.tensor(END),
         "rule": ops.RULES[rule],
-        "early_stop": False,
+        "early_stop": 0,
         "mask_id": MASK,
         "fill_id": FILL,
     }
@@ -99,7 +99,7 @@ def test_random_steps_equal_the_twin(data):
         data.draw(st.sampled_from((0.0, 0.5, 0.9, 1.0))),
         data.draw(st.booleans()),
     )
-    args["early_stop"] = data.draw(st.booleans())
+    args["early_stop"] = data.draw(st.sampled_from(sorted(ops.STOPS.values())))
     if args["score"].numel() and data.draw(st.booleans()):
         args["score"][0] = data.draw(st.sampled_from((NAN, INF, -INF)))
     guarded = Guarded()
@@ -146,6 +146,35 @@ def test_published_factor_overlooks_the_last_failure(scores, amount):
 def test_quota_commits_that_many(scores, quota):
     wanted = min(max(quota, 0), len(scores))
     assert committed(block(scores, "quota", quota=quota)) == best(scores, wanted)
+
+
+@given(RANDOM, st.sampled_from((0.0, 0.3, 0.6, 1.5)), st.integers(0, 12))
+def test_at_least_commits_the_sure_ones_and_the_best_of_the_quota(scores, amount, quota):
+    """SDAR's dynamic rule, its quota clamped to the masks (arXiv 2510.06303)."""
+    sure = max(sum(s >= amount for s in scores), 1)
+    wanted = 0 if quota == 0 else min(max(sure, quota), len(scores))
+    assert committed(block(scores, "at_least", amount, quota)) == best(scores, wanted)
+
+
+@given(RANDOM, st.sampled_from((0.0, 0.2, 0.7, 3.0)))
+def test_entropy_sum_stays_below_the_bound(scores, amount):
+    ranked = sorted(scores)
+    m = sum(sum(ranked[:k]) < amount for k in range(1, len(ranked) + 1))
+    assert committed(block(scores, "entropy_sum", amount)) == best(scores, max(m, 1), lowest=True)
+
+
+@pytest.mark.parametrize("behind_a_mask", [False, True])
+def test_an_end_without_masks_before_it_ends_the_text(behind_a_mask):
+    scores = [0.9, 0.1, 0.9, 0.2] if behind_a_mask else [0.9, 0.9, 0.1, 0.2]
+    args = block(scores, "threshold", 0.5, early_stop=ops.STOPS["text"])
+    at = 2 if behind_a_mask else 1
+    args["token"][at], args["canvas"][1, 6:9] = END[1], MASK
+    args["length"][0] = 8
+    assert committed(args) == [0, at]
+    assert args["status"][1] == ops.STATUS["running" if behind_a_mask else "finished"]
+    masks = (args["canvas"][1] == MASK).nonzero()[:, 0].tolist()
+    assert masks == ([2, 4, 6, 7, 8] if behind_a_mask else [8])
+    assert args["masks_left"][1] == (2 if behind_a_mask else 0)
 
 
 @given(RANDOM, st.sampled_from((0.0, 0.2, 0.7, 3.0)))

@@ -2,7 +2,7 @@
 
 import torch
 
-from dpad.ops._names import RULES, STATUS
+from dpad.ops._names import RULES, STATUS, STOPS
 from dpad.ops.reference.philox import philox, stream_key, words
 
 
@@ -85,7 +85,7 @@ def uniform(rng, l_offsets, position):
 def _accepted(rule, score, amount):
     """How many of the ranked candidates (a list of scores in rank order) a rule accepts."""
     n, m = len(score), 1
-    if rule == RULES["threshold"]:
+    if rule in (RULES["threshold"], RULES["at_least"]):
         while m < n and score[m] >= amount:
             m += 1
     elif rule == RULES["factor"]:
@@ -97,6 +97,10 @@ def _accepted(rule, score, amount):
         smaller = score[0]
         while m < n and smaller <= amount:
             smaller += score[m]
+            m += 1
+    elif rule == RULES["entropy_sum"]:
+        total = score[0]
+        while m < n and (total := total + score[m]) < amount:
             m += 1
     elif rule == RULES["below"]:
         m = sum(s < amount for s in score)
@@ -130,7 +134,8 @@ def unmask_(
     fill_id,
 ):
     """Twin of `dpad.ops.unmask_`: one sequence after the other."""
-    bounds, ascending = l_offsets.tolist(), (RULES["entropy_bound"], RULES["below"])
+    bounds = l_offsets.tolist()
+    ascending = [RULES[n] for n in ("entropy_bound", "below", "entropy_sum")]
     for b, row in enumerate(canvas_row.tolist()):
         rows = slice(bounds[b], bounds[b + 1])
         places, tokens = position[rows], token[rows]
@@ -147,14 +152,20 @@ def unmask_(
         order = torch.sort(scores, descending=rule not in ascending, stable=True).indices
         ranked = scores[order].tolist()
         m = _accepted(rule, ranked, float(amount[b])) if ranked else 0
-        m = min(m, max(int(quota[b]), 0))
+        most = min(max(int(quota[b]), 0), len(ranked))
+        if not most or rule != RULES["at_least"]:
+            m = min(m, most)
+        m = max(m, most) if rule == RULES["at_least"] else m
         chosen = eligible[order[:m]]
         canvas[row, places[chosen]] = tokens[chosen]
         committed_at[row, places[chosen]] = now
         committed[row, places[chosen]] = probability[rows][chosen]
         masks_left[row] = len(ranked) - m
         status[row] = STATUS["running" if len(ranked) > m else "block_done"]
-        if len(ranked) == m and early_stop and torch.isin(canvas[row, places], end_ids).any():
-            status[row] = STATUS["finished"]
-            tail = canvas[row, int(places.max()) + 1 : int(length[b])]
+        looks = early_stop == STOPS["text"] or (early_stop and len(ranked) == m)
+        left = places[canvas[row, places] == mask_id].tolist()
+        until = min(left, default=int(places.max()) + 1)
+        if looks and torch.isin(canvas[row, places[places < until]], end_ids).any():
+            status[row], masks_left[row] = STATUS["finished"], 0
+            tail = canvas[row, until : int(length[b])]
             tail.masked_fill_(tail == mask_id, fill_id)
