@@ -244,7 +244,7 @@ class Handle:
     def _sections(self) -> tuple[str, str, list[tuple[str, str]], str, list[tuple[str, Any]]]:
         """(title, what runs where, heading of the defaults, defaults) for the report."""
         adapter = self.adapter
-        defaults = api.merge(self.model, self.config, None, {})
+        defaults = api.merge(self.model, self.config, None, {}, self.adapter)
         variant = presets.variant_of(self.model) or "no published values: nothing is approximated"
         state = "active" if self.active else "removed"
         sizes = (

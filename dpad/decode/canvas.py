@@ -12,9 +12,10 @@ class Canvas:
     """Tokens and state of up to `rows` sequences of up to `length` positions, and `spare` rows.
 
     `tokens`, `committed_at` (number of the forward that committed, -1: never) and `committed`
-    (probability then) are ``[rows + spare, length]``; `masks_left`, `status` and `forward`
-    ``[rows + spare]``. A sequence lies dense from column 0 of its row, without padding. What
-    happens to spare rows, and behind a sequence's length, means nothing.
+    (probability then) are ``[rows + spare, length]``; `masks_left`, `status`, `head_masked`
+    (whether the first target of the last pass is a mask) and `forward` ``[rows + spare]``. A
+    sequence lies dense from column 0 of its row, without padding. What happens to spare rows, and
+    behind a sequence's length, means nothing.
     """
 
     def __init__(self, rows, length, device, spare=0):
@@ -22,9 +23,11 @@ class Canvas:
         new = torch.zeros(rows + spare, length, dtype=torch.int64, device=device).new_zeros
         self.tokens, self.committed_at = new(rows + spare, length), new(rows + spare, length)
         self.committed = new(rows + spare, length, dtype=torch.float64)
-        self.masks_left, self.status, self.forward = (new(rows + spare) for _ in range(3))
+        self.masks_left, self.forward = (new(rows + spare) for _ in range(2))
+        self._read = new(2, rows + spare)  # what the host reads in each step
+        self.status, self.head_masked = self._read.unbind()
         pin = devices.pinned(self.tokens.device)
-        self._status = torch.empty(rows + spare, dtype=torch.int64, device="cpu", pin_memory=pin)
+        self._status = torch.empty_like(self._read, device="cpu", pin_memory=pin)
         self.free_rows = list(range(rows - 1, -1, -1))
         self._mask_ids, self._spare_token = set(), 0
 
@@ -109,6 +112,13 @@ class Canvas:
             lane.fill_id,
         )
 
+    def look_at_heads(self, targets, mask_id):
+        """Finds out whether the first target of each sequence is still a mask."""
+        count = targets.position.shape[0]
+        if count:
+            row, at = targets.canvas_row, targets.l_offsets[:-1].clamp(max=count - 1)
+            self.head_masked[row] = (self.tokens[row, targets.position[at]] == mask_id).long()
+
     def settle(self, targets, lane, end_ids):
         """Takes up what somebody else wrote to the positions of `targets`, see `Step.settle`.
 
@@ -136,7 +146,7 @@ class Canvas:
         self.status.masked_fill_(failed, ops.STATUS["nan"])
 
     def read_status(self):
-        """The status of every row as a list: the one host read of a step."""
-        self._status.copy_(self.status, non_blocking=True)
+        """Status and `head_masked` of every row as lists: the one host read of a step."""
+        self._status.copy_(self._read, non_blocking=True)
         devices.wait(self.device)
         return self._status.tolist()

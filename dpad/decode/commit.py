@@ -17,7 +17,9 @@ class Rule:
 
     `number` is the operator's rule, `score` what it ranks ("uniform": random draws), `value` its
     threshold, factor or bound, `steps` the number of steps of the whole canvas (None: as many as it
-    takes), `schedule` how they are spread: "linear", "dream", "dream-block", "origin" or "carried".
+    takes), `schedule` how they are spread: "linear", "floor" (the remainder is dropped), "dream",
+    "dream-block", "origin" or "carried". The score "position" goes from left to right, and "run"
+    is that of `sure_or_run`.
     `eps` ends Dream's times, and `order_temperature` draws the ranking from softmax(score / it).
     Sources: threshold and factor, Fast-dLLM (arXiv 2505.22618); quota, LLaDA (arXiv 2502.09992) and
     Dream (arXiv 2508.15487); entropy bound, arXiv 2505.24857.
@@ -72,6 +74,20 @@ def threshold(value, steps=None):
     return valued("confidence_threshold", value, steps)
 
 
+def at_least(value, steps=None, schedule="linear"):
+    """Every position with score >= value, and the best of a step's quota (SDAR's dynamic rule,
+    arXiv 2510.06303); None: of one.
+    """
+    return Rule(ops.RULES["at_least"], "probability", float(value), steps, schedule)
+
+
+def sure_or_run(value, steps=None):
+    """Every position with score >= value if these are a step's quota, else those of the quota's
+    positions from the first mask on that are masks (JetEngine).
+    """
+    return Rule(ops.RULES["threshold"], "run", float(value), steps)
+
+
 def factor(value, published=False):
     """The largest m with (j + 1)(1 - p_j) <= value for j = 2..m in descending order."""
     return valued("factor", value, published=published)
@@ -80,6 +96,11 @@ def factor(value, published=False):
 def entropy_bound(value):
     """Ascending entropy, while the sum of all but the largest stays within the bound."""
     return valued("entropy_bound", value)
+
+
+def entropy_sum(value, steps=None):
+    """Ascending entropy, while the sum of all stays below the bound; at least one (JetEngine)."""
+    return Rule(ops.RULES["entropy_sum"], "entropy", float(value), steps)
 
 
 def fixed_quota(
@@ -113,14 +134,19 @@ class Schedule:
     """The most positions that the rule of one sequence commits in each step of each block.
 
     `first_alone`: the first step of a block commits its first position only (Dream's published
-    caches).
+    caches). `blocks`: over how many of the blocks the steps are spread, further ones take as many
+    as the last of these; None: all.
     """
 
-    def __init__(self, rule, block_lengths, first_alone=False):
+    def __init__(self, rule, block_lengths, first_alone=False, blocks=None):
         self.rule, self.lengths, self.first_alone = rule, block_lengths, first_alone
         self.is_quota = rule.number == ops.RULES["quota"]
+        self.counted = self.is_quota or rule.number == ops.RULES["at_least"] or rule.score == "run"
         self.carried = rule.steps is not None and rule.schedule == "carried"
-        self.steps = None if rule.steps is None else _steps(rule.steps, len(block_lengths))
+        self.steps = None
+        if rule.steps is not None:
+            steps, count = _steps(rule.steps, blocks or len(block_lengths)), len(block_lengths)
+            self.steps = [*steps[:count], *steps[-1:] * (count - len(steps))]
         self._quota = NO_LIMIT
 
     def of(self, q):
@@ -129,6 +155,12 @@ class Schedule:
         Where the masks to leave are >= 0, the quota is what only the device knows: the masks left
         but that many.
         """
+        if q.phase == "next":  # its one token is always given
+            return (
+                float("inf") if self.rule.number == ops.RULES["below"] else self.rule.value,
+                1,
+                -1,
+            )
         value, self._quota = self._step(q)
         if self.carried:
             return value, *self._carried(q)
@@ -137,16 +169,18 @@ class Schedule:
     def _step(self, q):
         rule = self.rule
         if self.steps is None:
-            return rule.value, 1 if self.is_quota else NO_LIMIT
+            return rule.value, 1 if self.counted else NO_LIMIT
         if rule.schedule == "origin":
             return self._share(q.block, q.step), NO_LIMIT
-        if not self.is_quota:
+        if not self.counted:
             return rule.value, NO_LIMIT
+        if rule.schedule == "floor":
+            return rule.value, max(1, self.lengths[q.block] // self.steps[q.block])
         return rule.value, self._linear(q) if rule.schedule == "linear" else self._dream(q)
 
     def taken(self, q):
         """Counts the masks that a fixed quota fills in the step that `of` was asked about last."""
-        if self.is_quota:
+        if self.is_quota and q.phase in ("refresh", "denoise"):
             q.masks -= min(self._quota, q.masks)
 
     def most_steps(self, block):

@@ -10,12 +10,11 @@ from dpad import ops
 from dpad.decode import device as devices
 from dpad.decode.layout import Layout
 from dpad.decode.passes import LONG_CREDIT, Pass, long_ones
+from dpad.decode.phases import passed
 from dpad.decode.plan import Planner, draw_suffix
 from dpad.decode.step import Controller, DeviceStep, Step
 
-BLOCK_DONE, FINISHED, NAN, INVALID = (
-    ops.STATUS[n] for n in ("block_done", "finished", "nan", "invalid")
-)
+FINISHED, NAN, INVALID = (ops.STATUS[n] for n in ("finished", "nan", "invalid"))
 
 
 class NaNLogitsError(RuntimeError):
@@ -186,10 +185,11 @@ class Decoder:
         looked_at = {q.hooks for q in ready if q.refresh and q.hooks.on_step is not None}
         for q in ready:
             captured = self.graphs.active and not q.refresh and q.hooks not in looked_at
-            parts.setdefault((q.lane, captured and not q.obstacle()), []).append(q)
+            unseen = q.hooks.on_step is not None and not q.width  # nothing to look at
+            parts.setdefault((q.lane, captured and not q.obstacle(), unseen), []).append(q)
         return [
             Part([q for _, same in _grouped(part, "hooks") for q in same], captured)
-            for (_, captured), part in parts.items()
+            for (_, captured, _), part in parts.items()
         ]
 
     def _pass(self, part, failed):
@@ -233,7 +233,7 @@ class Decoder:
         """After a commit: schedules go on, and those that look on are called."""
         for q in live:
             q.schedule.taken(q)
-        if any(q.hooks.on_step is not None for q in live):
+        if any(q.hooks.on_step is not None and q.width for q in live):
             self._show(step, live, targets, decision, failed)
 
     def _spread(self, ready):
@@ -295,19 +295,21 @@ class Decoder:
     def _advance(self, ready, failed):
         """Reads the status once and moves every sequence on; returns those that have ended."""
         if ready:
-            status = self.canvas.read_status()
+            status, head_masked = self.canvas.read_status()
         now, moved, ended = time.perf_counter() - self._begun, set(ready), []
         for q in list(self.live):
             reason = None
             if q in moved and q not in failed:
                 q.times.append(now)
-                reason = self._call(failed, [q], self._move_on, q, status[q.row])
+                reason = self._call(
+                    failed, [q], self._move_on, q, status[q.row], head_masked[q.row]
+                )
             if q in failed or reason is not None:
                 self.retire(q, reason or "error", failed.get(q))
                 ended.append(q)
         return ended
 
-    def _move_on(self, q, status):
+    def _move_on(self, q, status, head_masked):
         """Takes up the status of one sequence; the reason of its end, or None."""
         if status == INVALID:
             raise RuntimeError(
@@ -321,17 +323,15 @@ class Decoder:
             )
         start, end = q.current
         q.forwards.append(q.block)
-        if q.refresh:
-            self._parts = None  # cached steps follow
-        q.step += 1
-        done = status in (BLOCK_DONE, FINISHED)
-        if q.all_steps:
-            done = q.step >= q.schedule.steps[q.block]
-        if not done:
+        place = q.place
+        status = passed(q, status, head_masked)
+        if status is None:
+            if q.place != place:
+                self._parts = None  # another kind of pass follows
             q.check_progress()
             return None
         self._parts, more = None, q.advance()
-        block = self.canvas.tokens[q.row, start:end]
+        block = self.canvas.tokens[q.row, start : min(end, q.shown)]
         if q.hooks.on_block is not None and q.hooks.on_block(q, block):
             return "criteria"
         if status == FINISHED:

@@ -53,7 +53,8 @@ class Layout:
     (`hidden_until`): the pass's tensors hold the batch twice, `target` ``[logit_rows of one
     stream]`` and `length` (of the canvas, ``[batch]``) once. `block_length` is the longest of its
     sequences' blocks, and `sizes` holds (rows, K/V start, keys) of every stream of a sequence, for
-    those who need to know them on the host.
+    those who need to know them on the host. `key_limit` ``[rows]``: with block-causal attention, a
+    row looks at the slots below.
     """
 
     slot: torch.Tensor
@@ -70,6 +71,7 @@ class Layout:
     max_position: int
     block_length: int = 0
     sizes: tuple | None = None
+    key_limit: torch.Tensor | None = None
 
     @property
     def rows(self):

@@ -46,7 +46,7 @@ class Pass:
         """Those that decide, ``[logit_rows, vocab]``, after the caller's own code."""
         logits = self.step.logits(self.layers, self.layout, self.controls, self.live)
         hooks = self.step.lane.hooks
-        if hooks is None or hooks.process_logits is None:
+        if hooks is None or hooks.process_logits is None or not logits.shape[0]:
             return logits
         return hooks.process_logits(self.live, self.layout.targets, logits, self.step.canvas)
 

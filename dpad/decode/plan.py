@@ -8,14 +8,9 @@ from collections import OrderedDict
 import torch
 
 from dpad import ops
+from dpad.decode import phases
 from dpad.decode.layout import Layout
 
-# Scope of the passes after a block's first, per cache mode; the first ("refresh") computes all.
-CACHED_SCOPE = {
-    "none": ops.SCOPES["all"],
-    "prefix": ops.SCOPES["suffix"],
-    "dual": ops.SCOPES["block"],
-}
 _LAYOUTS = 8  # kept, of the passes that were laid out last
 
 
@@ -59,27 +54,28 @@ class Planner:
 
     def _build(self, live):
         streams = live[0].streams
-        published = self.shift == 1 and live[0].published_shift
-        start, end, kept_count, scope, first, row, kv_start, length = _columns(
+        causal = live[0].causal
+        inside = self.shift == 1 and (causal or live[0].published_shift)
+        places = [q.place for q in live]
+        behind = [phases.behind(q, place) for q, place in zip(live, places, strict=True)]
+        start, end, scope, first, first_target, kept_count, row, kv_start, length = _columns(
             [
-                (
-                    *q.current,
-                    q.kept.numel(),
-                    ops.SCOPES["all"] if q.refresh else CACHED_SCOPE[q.cache],
-                    q.first,
-                    q.row,
-                    q.start + stream * q.length,
-                    q.length,
-                )
+                (*place, kept.numel(), q.row, q.start + stream * q.length, q.length)
                 for stream in range(streams)
-                for q in live
+                for q, place, kept in zip(live, places, behind, strict=True)
             ]
         )
-        kept = torch.nn.utils.rnn.pad_sequence([q.kept for q in live] * streams, True, -1)
-        shift = 0 if published else self.shift
-        plan = ops.plan_pass(start, end, kept, kept_count, scope, first, start, shift)
-        slot, position, q_offsets, n_keys, logit_row, target, l_offsets, _ = plan
-        if published:
+        kept = torch.nn.utils.rnn.pad_sequence(behind * streams, True, -1)
+        # Passes that only denoise see one block to its end: its keys are the limit of all rows.
+        block_length = live[0].lane.causal_block if any(q.refresh for q in live) else 0
+        if causal and live[0].cache == "none":
+            block_length = live[0].lane.causal_block
+        shift = 0 if inside else self.shift
+        plan = ops.plan_pass(
+            start, end, kept, kept_count, scope, first, first_target, shift, block_length
+        )
+        slot, position, q_offsets, n_keys, logit_row, target, l_offsets, key_limit = plan
+        if inside:
             logit_row = _published_rows(q_offsets, logit_row, l_offsets)
         hidden = None
         if streams == 2:
@@ -101,6 +97,7 @@ class Planner:
             max_position=int(position.max()),
             block_length=max(q.block_length for q in live),
             sizes=tuple(map(tuple, sizes)),
+            key_limit=key_limit if block_length else None,
         )
 
 

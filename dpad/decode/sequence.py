@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from dpad import ops
+from dpad.decode import phases
 from dpad.decode.commit import Rule, Schedule
 from dpad.decode.suffix import Suffix
 
@@ -21,7 +23,8 @@ class Sampling:
     logits as u + (w + 1)(c - u), u those of the prompt hidden (LLaDA, arXiv 2502.09992, eq. 16);
     0 is off. `top_p` and `top_k` filter the distribution; scores are then, and with `tempered`
     always, those of the distribution that tokens are drawn from (Dream, arXiv 2508.15487), else of
-    the logits as they are. `random_order` ranks by uniform draws; `round_scores` rounds scores to
+    the logits as they are. `before_filters`: they are those before top-p and top-k, of the token
+    that was drawn after. `random_order` ranks by uniform draws; `round_scores` rounds scores to
     the logits' dtype.
     """
 
@@ -29,6 +32,7 @@ class Sampling:
     top_p: float | None = None
     top_k: int | None = None
     tempered: bool = False
+    before_filters: bool = False
     guidance: float = 0.0
     suppress: tuple = ()
     exclude: tuple = ()
@@ -88,22 +92,30 @@ class Lane(NamedTuple):
     score: str
     drawn_order: bool
     filters: tuple | None  # whether there is a nucleus, and a top-k
+    scaled_scores: bool | None  # scores before the filters: of logits / temperature, or as they are
     guided: bool
     random_order: bool
     suppress: tuple
     exclude: tuple
     round_scores: bool
     end_ids: tuple
-    early_stop: bool
+    early_stop: int  # of `ops.STOPS`
     fill_id: int
     mask_id: int
+    causal_block: int  # block length of block-causal attention, else 0
+    tells_head: bool  # whether the host asks for the first target of each pass
     hooks: Hooks | None  # where they are called within the step
 
 
-def blocks_of(prompt_length, length, block_length):
-    """The blocks [start, end) of a sequence, left to right; the last may be shorter."""
-    starts = range(prompt_length, length, block_length)
-    return [(s, min(s + block_length, length)) for s in starts]
+def blocks_of(prompt_length, length, block_length, causal=False):
+    """The positions [start, end) that each block generates, left to right; the last may be shorter.
+
+    Blocks are counted from the prompt's end, or if `causal` from position 0: the first one may then
+    hold the prompt's tail.
+    """
+    begin = prompt_length - prompt_length % block_length if causal else prompt_length
+    starts = range(begin, length, block_length)
+    return [(max(s, prompt_length), min(s + block_length, length)) for s in starts]
 
 
 class Result(NamedTuple):
@@ -127,11 +139,20 @@ class Sequence:
         mask_id: id of the mask token.
         rule: `commit.Rule`; suffix: `Suffix`; cache: "none", "prefix" or "dual".
         seed, row_key: what the random draws are keyed by.
-        end_ids, early_stop, fill_id: a finished block that holds one of `end_ids` ends the text,
-            and `fill_id` fills the rest.
+        end_ids, early_stop, fill_id: one of `end_ids` ends the text and `fill_id` fills the rest;
+            `stop_in` "block": in a finished block; "text": as soon as no mask precedes it.
         look_back: blocks before its own that a refresh computes anew; the K/V of those before stay
             as they are. None: everything is computed anew, and so it is in each `refresh_period`-th
             block.
+        attention: "full", or "block-causal": K/V of finished blocks is exact and stays, and the
+            suffix is never seen.
+        first_given: block-causal, where a row predicts the next position: the first token of a
+            block comes from the last row of the block before (Fast-dLLM v2, arXiv 2509.26328).
+        sub_block_length: a block-causal block is decoded in parts of this length, left to right.
+        saves_apart: prompt and finished blocks are saved in passes of their own, the last one too.
+        steps_of: over how many blocks the rule's steps are spread; None: all.
+        bounded: a block ends with its fixed steps, also with masks left.
+        shown: positions of the canvas that belong to the result; None: all.
         published_shift: a cached pass of a shift model leaves the predecessor out, and the refresh
             commits the block's first position only (Dream's published caches).
         all_steps: a block takes all its fixed steps, with or without masks left.
@@ -154,6 +175,7 @@ class Sequence:
     sampling: Sampling = field(default_factory=Sampling)
     end_ids: tuple = ()
     early_stop: bool = True
+    stop_in: str = "block"
     fill_id: int = 0
     seed: int = 0
     row_key: int = 0
@@ -161,6 +183,13 @@ class Sequence:
     refresh_period: int | None = None
     published_shift: bool = False
     all_steps: bool = False
+    attention: str = "full"
+    first_given: bool = False
+    sub_block_length: int | None = None
+    saves_apart: bool = False
+    steps_of: int | None = None
+    bounded: bool = False
+    shown: int | None = None
     hooks: Hooks = NO_HOOKS
     number: int = 0
     cohort: list | None = None
@@ -168,13 +197,17 @@ class Sequence:
     def __post_init__(self):
         self.id = next(_IDS)
         self.length = self.tokens.shape[0]
-        self.blocks = blocks_of(self.prompt_length, self.length, self.block_length)
+        self.causal = self.attention == "block-causal"
+        ends = self.prompt_length, self.length, self.block_length
+        self.blocks = blocks_of(*ends, self.causal)
+        self.shown = self.length if self.shown is None else self.shown
         self.first_alone = self.published_shift and self.cache != "none"
-        lengths = [e - s for s, e in self.blocks]
-        self.schedule = Schedule(self.rule, lengths, self.first_alone)
+        lengths = [self.block_length if self.causal else e - s for s, e in self.blocks]
+        self.schedule = Schedule(self.rule, lengths, self.first_alone, self.steps_of)
         self.lane = self._lane()
         self.row = self.start = self.kept = None
-        self.block = self.step = 0
+        self.block = self.step = self.saved = 0  # saved: leading slots whose K/V is exact
+        self._enter()
         self.masks = lengths[0]  # of the block, as far as a fixed quota counts them
         self.kept_by_block, self.forwards, self.times = [], [], []
         self.reason = self.error = self.result = None
@@ -182,55 +215,94 @@ class Sequence:
     def _lane(self):
         sampling, rule, hooks = self.sampling, self.rule, self.hooks
         filters = (bool(sampling.top_p), bool(sampling.top_k)) if sampling.filtered else None
+        scaled = None
+        if filters and any(filters) and sampling.before_filters:
+            scaled = sampling.tempered
         return Lane(
             rule=rule.number,
             score=rule.score,
             drawn_order=rule.order_temperature > 0,
             filters=filters,
+            scaled_scores=scaled,
             guided=bool(sampling.guidance),
             random_order=sampling.random_order,
             suppress=sampling.suppress,
             exclude=sampling.exclude,
             round_scores=sampling.round_scores,
             end_ids=self.end_ids,
-            early_stop=self.early_stop,
+            early_stop=ops.STOPS[self.stop_in if self.early_stop else "never"],
             fill_id=self.fill_id,
             mask_id=self.mask_id,
+            causal_block=self.block_length if self.causal else 0,
+            tells_head=self.causal and self.cache == "dual",
             hooks=hooks if hooks.within_step() else None,
         )
 
     @property
     def current(self):
-        """The positions [start, end) of the block."""
+        """The positions [start, end) that the block generates."""
         return self.blocks[self.block]
 
     @property
-    def width(self):
-        """Positions that the next pass predicts."""
+    def window(self):
+        """The block with the prompt's tail that it may hold."""
         start, end = self.current
+        return start - start % self.block_length if self.causal else start, end
+
+    @property
+    def open_from(self):
+        """The first position of the block that denoising fills."""
+        start = self.current[0]
+        return start + (self.first_given and start == self.window[0])
+
+    @property
+    def part(self):
+        """The positions [start, end) of the block that are decoded now."""
+        if not self.sub_block_length:
+            return self.window if self.causal else self.current
+        (begin, last), step = self.window, self.sub_block_length
+        start = begin + self.part_number * step
+        return start, min(start + step, last)
+
+    @property
+    def phase(self):
+        """The phase of the next pass, see `dpad.decode.phases`."""
+        return phases.phase_of(self)
+
+    @property
+    def place(self):
+        """Where the next pass stands, a `phases.Place`."""
+        return phases.PHASES[self.phase](self)
+
+    @property
+    def targets(self):
+        """The positions [start, end) that the next pass predicts."""
+        place = self.place
+        return place.first_target, place.end
+
+    @property
+    def width(self):
+        """How many positions the next pass predicts."""
+        start, end = self.targets
         return end - start
 
     @property
-    def first(self):
+    def refreshed_from(self):
         """The first slot that a refresh computes."""
         whole = self.refresh_period is not None and self.block % self.refresh_period == 0
-        if not self.refresh or self.look_back is None or whole or self.block == 0:
+        if self.look_back is None or whole or self.block == 0:
             return 0
         return self.blocks[max(self.block - self.look_back, 0)][0]
 
     @property
     def rows(self):
         """Rows of the next pass, without a predecessor that may join it."""
-        start, end = self.current
-        everything = self.refresh or self.cache == "none"
-        first = self.first if everything else start
-        last = end if self.cache == "dual" and not everything else end + self.kept.numel()
-        return self.streams * (last - first)
+        return phases.rows_of(self, self.place)
 
     @property
     def refresh(self):
-        """Whether the next pass begins a block."""
-        return self.step == 0
+        """Whether the next pass computes more than those that denoise a block."""
+        return self.phase != "denoise" or (self.causal and self.saved < self.window[0])
 
     @property
     def ended(self):
@@ -249,7 +321,7 @@ class Sequence:
     @property
     def plan_key(self):
         """What its part of a pass follows from; of no other sequence, whatever row that has."""
-        return self.id, self.block, self.refresh
+        return self.id, self.block, self.place
 
     def obstacle(self):
         """Why its cached steps cannot be captured as graphs, or None."""
@@ -260,11 +332,27 @@ class Sequence:
 
     def advance(self):
         """To the next block; False when there is none."""
-        self.block, self.step, self.kept = self.block + 1, 0, None
-        if self.block == len(self.blocks):
+        if self.block + 1 == len(self.blocks):
             return False
+        self.block, self.step, self.kept = self.block + 1, 0, None
         self.masks = self.schedule.lengths[self.block]
+        self._enter()
         return True
+
+    def next_part(self):
+        """To the next part of the block; False when there is none."""
+        if self.part[1] == self.current[1]:
+            return False
+        self.part_number += 1
+        self.head_known = False
+        return True
+
+    def _enter(self):
+        """At the first part of a block that has masks to fill."""
+        self.outcome, self.block_cached = None, False
+        step = self.sub_block_length or self.block_length
+        self.part_number = (self.open_from - self.window[0]) // step
+        self.head_known = self.part[0] < self.open_from
 
     def check_progress(self):
         """Each step fills a mask or waits for its schedule: one that goes on is a fault, not work.

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from dpad import ops
+from dpad.decode.commit import NO_LIMIT
 from dpad.decode.filters import filter_logits
 from dpad.decode.forward import Layers, guided
 from dpad.decode.layout import Targets, tensors_of
@@ -173,7 +174,8 @@ class DeviceStep:
             rows = torch.arange(layout.rows, device=tokens.device)
             every = replace(layout, logit_row=rows, l_offsets=layout.q_offsets)
         hidden = self.adapter.embed(tokens)
-        return Layers(self.adapter, hidden, every, self.arena, every.logit_row)
+        limit = layout.key_limit
+        return Layers(self.adapter, hidden, every, self.arena, every.logit_row, key_limit=limit)
 
     def logits(self, layers, layout, controls, live=None):
         """Logits ``[logit_rows, vocab]`` of the targets of a pass whose layers have run, guidance
@@ -199,7 +201,7 @@ class DeviceStep:
             limits = (None if x is None else targets.spread(x)[:, None] for x in limits)
             decisive = filter_logits(logits, *limits, self.suppress, controls.most_k)
         noise = None
-        if hooks is not None and hooks.noise is not None:
+        if hooks is not None and hooks.noise is not None and targets.position.shape[0]:
             noise = hooks.noise(live, targets.position, logits.shape[-1])
         token, *scores = ops.confidence(
             decisive,
@@ -212,24 +214,53 @@ class DeviceStep:
             noise,
             lane.round_scores,
         )
+        if lane.scaled_scores is not None:
+            scores = self._scores_of(token, logits, targets, controls)
         ranked = self._ranked(targets, controls, scores, live)
         quota = controls.quota
         if controls.masks_to_leave is not None:
             left = self.canvas.masks_left[targets.canvas_row]
             leave = controls.masks_to_leave
             quota = torch.where(leave >= 0, left - leave, quota)
+        if lane.score == "run":  # its quota is in the ranking
+            quota = torch.full_like(quota, NO_LIMIT)
         rule = (controls.rule_value, quota, lane, self.end_ids)
         self.canvas.commit(targets, token, ranked, scores[0], *rule)
+        if lane.tells_head:
+            self.canvas.look_at_heads(targets, lane.mask_id)
         return Decision(logits, token, scores[0])
+
+    def _scores_of(self, token, logits, targets, controls):
+        """The scores that `logits` give tokens which were drawn from filtered ones."""
+        if self.lane.scaled_scores:
+            logits = logits / targets.spread(controls.scale)[:, None].to(logits.dtype)
+        _, _, *rest = ops.confidence(
+            logits,
+            targets.l_offsets,
+            targets.position,
+            controls.rng,
+            torch.zeros_like(controls.temperature),
+            self.suppress,
+            self.exclude,
+            None,
+            self.lane.round_scores,
+        )
+        wide = logits.float().index_fill(-1, self.exclude, -torch.inf)
+        drawn = wide.gather(-1, token[:, None])[:, 0]
+        return [(drawn - wide.logsumexp(-1)).exp().double(), *rest]
 
     def _ranked(self, targets, controls, scores, live):
         """What the commit rule ranks: one of the model's scores, or draws."""
         lane, hooks = self.lane, self.lane.hooks
-        if hooks is not None and hooks.order is not None:
+        if hooks is not None and hooks.order is not None and targets.position.shape[0]:
             return hooks.order(live, targets.position, self.canvas.eligible(targets, lane.mask_id))
         if lane.random_order or lane.score == "uniform":
             return ops.uniform(controls.rng, targets.l_offsets, targets.position)
         probability, margin, entropy = scores
+        if lane.score == "position":
+            return torch.where(probability.isnan(), probability, -targets.position.double())
+        if lane.score == "run":
+            return self._sure_or_run(probability, targets, controls)
         ranked = {
             "probability": probability,
             "margin": margin,
@@ -246,6 +277,21 @@ class DeviceStep:
             override = controls.score_override
             ranked = torch.where(override.isnan(), ranked, override)
         return ranked
+
+    def _sure_or_run(self, score, targets, controls):
+        """The scores where as many as the quota reach the threshold; else infinite for the quota's
+        positions from the first mask on, and the others last.
+        """
+        batch, position = targets.length.shape[0], targets.position
+        of = targets.spread(torch.arange(batch, device=position.device))
+        masked = self.canvas.eligible(targets, self.lane.mask_id)
+        sure = masked & (score >= targets.spread(controls.rule_value))
+        count = torch.zeros_like(targets.length).index_add_(0, of, sure.long())
+        masks = torch.where(masked, position, NO_LIMIT)
+        first = torch.full_like(targets.length, NO_LIMIT).scatter_reduce_(0, of, masks, "amin")
+        run = torch.where(position - targets.spread(first) < targets.spread(controls.quota), 1, -1)
+        enough = targets.spread(count >= controls.quota) | score.isnan()
+        return torch.where(enough, score, torch.inf * run)
 
 
 @dataclass

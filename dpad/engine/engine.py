@@ -165,7 +165,7 @@ class Engine:
     def _job(self, ids, given, options, supplied, conventions):
         """The call of `generate` that the request alone would be, checked."""
         base = self._handle.config if self._handle is not None else None
-        config = merge(self.model, base, given, options)
+        config = merge(self.model, base, given, options, self.adapter)
         if config.num_return_sequences > 1:
             raise ValueError(
                 f"num_return_sequences = {config.num_return_sequences}: submit the prompt as often"

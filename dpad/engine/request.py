@@ -240,7 +240,7 @@ class Request:
         q = self.sequence
         if q.result is None:
             return 0
-        answer = q.result.tokens[q.prompt_length :].cpu()
+        answer = q.result.tokens[q.prompt_length : q.shown].cpu()
         answer = answer[: self._job.conventions.cuts.get(0)]
         answer = answer[: _before_end(answer, q.end_ids)]
         return int((answer != q.mask_id).sum())

@@ -13,8 +13,9 @@ from dpad.decode.workspace import Workspace
 from dpad.generation import presets
 from dpad.generation.checks import token_ids
 from dpad.generation.compat import quirks
-from dpad.generation.config import QUOTA_ALGS, RULES, DPadGenerationConfig
+from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.conventions import Conventions
+from dpad.generation.fields import COUNTED_ALGS, QUOTA_ALGS, RULES
 from dpad.generation.inputs import split_prompts
 from dpad.generation.job import Job
 from dpad.generation.loops import loop_options, run_loop
@@ -154,13 +155,19 @@ def adapter_of(model: torch.nn.Module) -> Adapter:
 
 
 def merge(
-    model: torch.nn.Module, base: Any, given: Any, options: Mapping[str, Any]
+    model: torch.nn.Module,
+    base: Any,
+    given: Any,
+    options: Mapping[str, Any],
+    adapter: Adapter | None = None,
 ) -> DPadGenerationConfig:
     """The configuration in force.
 
     Options over `given` over `base` over what the model brings along (`stored_options`) over the
-    defaults of its compatible mode and variant.
+    defaults of its compatible mode and variant. `adapter`: the model's, where it is known.
     """
+    if adapter is None:
+        adapter = adapter_of(model)
     config = DPadGenerationConfig()
     if type(given) is GenerationConfig:
         given = DPadGenerationConfig(**set_options(given))
@@ -178,7 +185,7 @@ def merge(
     _fill(chosen, kept_quirks.get("defaults", {}))
     if kept_quirks.get("whole_canvas"):
         chosen.setdefault("block_length", chosen["max_new_tokens"])
-    _fill(chosen, presets.defaults_for(model))
+    _fill(chosen, presets.defaults_for(model, adapter))
     config.update(**chosen)
     return config
 
@@ -189,5 +196,8 @@ def _fill(chosen: dict[str, Any], layer: Mapping[str, Any]) -> None:
     fixed = chosen.get("remasking") == "random" or chosen.get("alg") in QUOTA_ALGS
     for name, value in layer.items():
         if name in RULES and (ruled or (fixed and name != "steps")):
+            continue
+        counted = name == "alg" and value in COUNTED_ALGS
+        if counted and ruled and chosen.get("confidence_threshold") is None:
             continue
         chosen.setdefault(name, value)

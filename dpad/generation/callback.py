@@ -80,7 +80,7 @@ class StepCallback:
 
     @staticmethod
     def _padded(step, values, padding):
-        sizes = [e - s for s, e in (q.current for q in step.live)]
+        sizes = [e - s for s, e in (q.targets for q in step.live)]
         return pad_sequence(values.split(sizes), True, padding)
 
     def _block(self, step):
@@ -131,7 +131,7 @@ class StepCallback:
             return None
         if block.dtype != torch.int64:
             raise ValueError(f"the step callback returned block of {block.dtype}: expected int64")
-        sizes = [e - s for s, e in (q.current for q in step.live)]
+        sizes = [e - s for s, e in (q.targets for q in step.live)]
         changed = torch.cat([row[:n] for row, n in zip(block, sizes, strict=True)])
         bad = (changed < 0) | (changed >= vocab)
         if bad.any():

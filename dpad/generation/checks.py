@@ -1,16 +1,51 @@
 """Checks of one call of `generate` that need model, configuration and batch together."""
 
 from dpad import ops
+from dpad.generation.fields import COUNTED_ALGS
 from dpad.models.parts import UnsupportedModelError
 
 
-def check_attention(adapter):
-    """Every position that a decoder computes has to be seen as the model was trained to see it."""
+def check_full_attention(adapter):
+    """Refuses a model that cannot see what comes behind a block."""
     if adapter.attention != "full":
         raise UnsupportedModelError(
-            f"{adapter.family} has {adapter.attention} attention: dpad runs its forward, and does "
-            "not decode it"
+            f"{adapter.family} has {adapter.attention} attention: dpad decodes it, and does not "
+            "estimate likelihoods with it"
         )
+
+
+def check_attention(adapter, config, wanted, supplied, hooks):
+    """Refuses what the attention of the model cannot do.
+
+    `wanted` is the attention that the compatible mode is for, or None; `supplied` and `hooks` are
+    the caller's own, name -> function or None.
+
+    Raises ValueError with the name and the value.
+    """
+    kind, causal = adapter.attention, adapter.attention == "block-causal"
+    has = f"{adapter.family} has {kind} attention"
+    if wanted is not None and wanted != kind:
+        raise ValueError(f"compatible = {config.compatible!r} is for {wanted} attention: {has}")
+    block, part = config.block_length, config.sub_block_length
+    if not causal:
+        if part is not None:
+            raise ValueError(f"sub_block_length = {part}: {has}, whose blocks are decoded whole")
+        return
+    if config.suffix.kind != "none":
+        raise ValueError(f"suffix = {config.suffix}: {has} and sees nothing behind a block")
+    if config.alg == "confidence_threshold":
+        raise ValueError(f"alg = {config.alg!r}: {has}, take 'low_confidence_dynamic'")
+    if part is not None and block % part:
+        raise ValueError(f"sub_block_length = {part} does not divide block_length = {block}")
+    if part is not None and config.steps is not None:
+        raise ValueError(
+            f"sub_block_length = {part} and steps = {config.steps}: steps are a block's"
+        )
+    given = {"kept_suffix": supplied["kept_suffix"]}
+    given |= {f"generation_{name}_hook_func": hook for name, hook in hooks.items()}
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is given: {has} and sees nothing behind a block")
 
 
 def mask_id_of(adapter, given):
@@ -78,7 +113,8 @@ def check_steps(config, blocks):
     Raises ValueError, naming the argument that is missing or too small.
     """
     steps = config.steps
-    needed = {"origin": "steps", "confidence_threshold": "confidence_threshold"}.get(config.alg)
+    needed = {"origin": "steps", **dict.fromkeys(COUNTED_ALGS, "confidence_threshold")}
+    needed = needed.get(config.alg)
     if needed and getattr(config, needed) is None:
         raise ValueError(f"alg = {config.alg!r} needs {needed}=")
     if steps is None:
@@ -89,7 +125,7 @@ def check_steps(config, blocks):
             f"{config.max_new_tokens} and block_length = {config.block_length}: every block "
             "needs a step"
         )
-    if config.confidence_threshold is not None:
+    if config.alg == "confidence_threshold":
         each = ops.transfer_schedule(steps, len(blocks)).tolist()
         for masks, n in zip(blocks, each, strict=True):
             if masks % n:

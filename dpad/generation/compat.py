@@ -12,6 +12,14 @@ refresh commits the block's first position only. `schedule`: how fixed steps are
 temperature above 0 (LLaDA sets end-of-text in a copy that nobody reads then).
 `tempered`: scores are those of the distribution that tokens are drawn from, temperature included.
 `whole_canvas`: one block, as long as the generated part, unless a block length is given.
+`attention`: of the models it is for, "full" unless it is said.
+Of block-causal decoders: `saves_apart`: prompt and finished blocks are saved in passes of their
+own; `whole_blocks`: the result has all tokens of the last block; `keeps_masks`: behind a block that
+ends the text the masks stay; `before_filters`: scores are those before top-p and top-k; `strict`:
+the threshold itself is not enough; `runs`: `commit.sure_or_run`; `entropy_sum`: its rule for
+`entropy_bound`; `bounded`: a block ends with its steps; `next_token`: the canvas ends with the
+first token of a block that is not decoded, `longest`: for all rows with that of the longest;
+`greedy_unfiltered`: no nucleus at temperature 0; `stop_in`: when an end id is looked for.
 `defaults` hold where the configuration leaves a field open.
 """
 
@@ -36,6 +44,33 @@ _DREAM_BLOCKS = {
     "schedule": "dream-block",
     "cohort": True,
     "ranks": "entropy",
+}
+
+_BLOCKS = {"suffix": Suffix("none"), "cache": "prefix", "early_stop": True}
+_DYNAMIC = {
+    "alg": "low_confidence_dynamic",
+    "confidence_threshold": 0.85,
+    "block_length": 4,
+    "temperature": 1.0,
+}
+_SUB_BLOCKS = {"block_length": 32, "sub_block_length": 8, "confidence_threshold": 1.0}
+_SDAR = {
+    "attention": "block-causal",
+    "raw_canvas": True,
+    "whole_blocks": True,
+    "keeps_masks": True,
+    "saves_apart": True,
+    "tempered": True,
+    "strict": True,
+    "stop_in": "block",
+}
+_FAST_V2 = {
+    "attention": "block-causal",
+    "saves_apart": True,
+    "tempered": True,
+    "strict": True,
+    "next_token": True,
+    "greedy_unfiltered": True,
 }
 
 COMPATIBLE = {
@@ -81,6 +116,34 @@ COMPATIBLE = {
             "cache": "none",
             "early_stop": True,
         },
+    },
+    # SDAR's script (arXiv 2510.06303), and the decoder of its evaluation.
+    "sdar": {**_SDAR, "defaults": {**_BLOCKS, **_DYNAMIC}},
+    "sdar-eval": {**_SDAR, "before_filters": True, "defaults": _BLOCKS},
+    "jetengine": {
+        **_SDAR,
+        "keeps_masks": False,
+        "before_filters": True,
+        "runs": True,
+        "entropy_sum": True,
+        "bounded": True,
+        "defaults": _BLOCKS,
+    },
+    "lmdeploy": {
+        **_SDAR,
+        "keeps_masks": False,
+        "before_filters": True,
+        "strict": False,
+        "schedule": "floor",
+        "defaults": _BLOCKS,
+    },
+    # `generate` of the released model (arXiv 2509.26328), and `batch_sample` of its repository.
+    "fast-dllm-v2": {**_FAST_V2, "stop_in": "text", "defaults": {**_BLOCKS, **_SUB_BLOCKS}},
+    "fast-dllm-v2-batch": {
+        **_FAST_V2,
+        "longest": True,
+        "stop_in": "block",
+        "defaults": {**_BLOCKS, **_SUB_BLOCKS, "confidence_threshold": 0.95},
     },
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from dpad.generation.fields import ALGS, ALIASES, FIELDS, KINDS, QUOTA_ALGS, RULES
+from dpad.generation.fields import ALGS, ALIASES, COUNTED_ALGS, FIELDS, KINDS, QUOTA_ALGS, RULES
 from dpad.generation.names import CLASS_KEY, resolve_names
 
 __all__ = ["ALGS", "ALIASES", "FIELDS", "QUOTA_ALGS", "RULES", "DPadGenerationConfig"]
@@ -23,6 +23,9 @@ class DPadGenerationConfig(GenerationConfig):
     Args:
         max_new_tokens: length of the generated part in tokens (alias ``gen_length``).
         block_length: tokens decoded together, left to right; the last block may be shorter.
+            Block-causal models count blocks from position 0, and fill the last one whole.
+        sub_block_length: block-causal models fill each block in parts of this length, left to right
+            (Fast-dLLM v2, arXiv 2509.26328).
         steps: fixed quota: steps over the whole canvas, by LLaDA's linear schedule (arXiv
             2502.09992). Exactly one of the four commit rules may be given; with none, the family's.
         confidence_threshold: commit every token at least this probable, and the best (Fast-dLLM,
@@ -34,7 +37,9 @@ class DPadGenerationConfig(GenerationConfig):
             "origin": each position commits by a draw of its own, with probability
             1 - t_{i+1} / t_i in step i of `steps`. "confidence_threshold" goes with that option;
             with `steps` too, at most masks / steps tokens per step and as many more as earlier
-            steps held back (Fast-dLLM).
+            steps held back (Fast-dLLM). "low_confidence_dynamic" goes with it as well: with `steps`
+            at least masks / steps tokens per step. "sequential": from left to right (both SDAR,
+            arXiv 2510.06303).
         alg_temp: draw a fixed quota from softmax(score / alg_temp); 0 takes the best.
         eps: last of Dream's times, which fall linearly from 1.
         temperature: Gumbel noise on the logits; 0 is greedy.
@@ -49,7 +54,8 @@ class DPadGenerationConfig(GenerationConfig):
         suffix: `dpad.Suffix`, a dict of its fields, or the name of its kind ("gaussian").
         cache: "none" (or False); "prefix" (or True) keeps K/V of everything before the block;
             "dual" also of the suffix. Both are approximations within a block (up to 4 points on
-            8-shot GSM8K, arXiv 2505.22618, table 7).
+            8-shot GSM8K, arXiv 2505.22618, table 7). With block-causal attention "prefix" is exact;
+            "dual" keeps the rest of the block too while a part of it is filled.
         refresh: what the first pass of a block computes anew with a cache: "full", everything; or
             "recent", from the block before on: older K/V stay as they are, and a long answer costs
             rows that grow with its length and not with its square. An approximation.
@@ -97,12 +103,15 @@ class DPadGenerationConfig(GenerationConfig):
     def _check_rule(self) -> None:
         """Refuses commit options that do not go together."""
         given = [n for n in RULES if getattr(self, n) is not None]
-        carried = self.alg == "confidence_threshold"
-        if len(given) > 1 and not (carried and given == ["steps", "confidence_threshold"]):
+        counted = self.alg in COUNTED_ALGS
+        both = [["steps", "confidence_threshold"]] if counted else []
+        if self.compatible == "jetengine":  # its steps also bound a block
+            both.append(["steps", "entropy_bound"])
+        if len(given) > 1 and given not in both:
             shown = ", ".join(f"{n} = {getattr(self, n)!r}" for n in given)
             raise ValueError(f"{shown}: these are different commit rules, give one")
         other = [n for n in given if n != "steps"]
-        if carried and given and other != ["confidence_threshold"]:
+        if counted and given and other != ["confidence_threshold"]:
             raise ValueError(f"alg = {self.alg!r} goes with confidence_threshold, not {given[0]}")
         for name, value in (("remasking", "random"), *(("alg", a) for a in QUOTA_ALGS)):
             if getattr(self, name) == value and other:
@@ -110,7 +119,7 @@ class DPadGenerationConfig(GenerationConfig):
                     f"{name} = {value!r} and {other[0]} = {getattr(self, other[0])!r}: {value} "
                     "goes with steps"
                 )
-        if self.alg_temp and (other or self.alg not in ("maskgit_plus", *QUOTA_ALGS[:-1])):
+        if self.alg_temp and (other or self.alg not in ("maskgit_plus", *QUOTA_ALGS[1:-1])):
             raise ValueError(f"alg_temp = {self.alg_temp!r}: it draws a fixed quota, see steps")
         if self.remasking == "random" and (self.alg != "maskgit_plus" or self.alg_temp):
             raise ValueError(

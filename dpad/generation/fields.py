@@ -17,15 +17,18 @@ from dpad.values import (
 )
 
 RULES = tuple(commit.KINDS)
-# Dream's names -> what the rule ranks.
+# Dream's and SDAR's names -> what the rule ranks.
 ALGS = {
     "maskgit_plus": "probability",
     "topk_margin": "margin",
     "entropy": "negative_entropy",
     "origin": "uniform",
     "confidence_threshold": "probability",
+    "sequential": "position",
+    "low_confidence_dynamic": "probability",
 }
-QUOTA_ALGS = ("topk_margin", "entropy", "origin")  # these leave no other rule
+COUNTED_ALGS = ("confidence_threshold", "low_confidence_dynamic")  # a threshold, and steps
+QUOTA_ALGS = ("sequential", "topk_margin", "entropy", "origin")  # these leave no other rule
 CACHES = ("none", "prefix", "dual")
 
 
@@ -65,6 +68,7 @@ def _compatible(name, value):
 _TABLE = {
     "max_new_tokens": (whole(1, MOST_POSITIONS), None),
     "block_length": (whole(1), None),
+    "sub_block_length": (whole(1), None),
     "steps": (whole(1, MOST_POSITIONS), None),
     **{n: (real(kind.least), None) for n, kind in commit.KINDS.items() if n != "steps"},
     "alg": (one_of(*ALGS), "maskgit_plus"),

@@ -1,6 +1,7 @@
 """One call of `generate`: sequences, decoding, result."""
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from dpad.decode import commit
 from dpad.decode.loop import decode
@@ -33,9 +34,11 @@ class Job:
         self.adapter, self.config, self.prompts = adapter, config, prompts
         self.hooks, self.given = hooks, given  # `given`: ids and mask as they came
         adapter.refuse_unserved()
-        check_attention(adapter)
-        check_hooks(hooks, config, len(prompts))
         self.quirks = quirks(config.compatible)
+        wanted = config.compatible and self.quirks.get("attention", "full")
+        check_attention(adapter, config, wanted, supplied, hooks)
+        check_hooks(hooks, config, len(prompts))
+        self.causal = adapter.attention == "block-causal"
         self.mask_id, self.end_ids, self.pad_id = token_ids(adapter, config)
         limit = None if self.quirks else adapter.max_positions
         check_prompts(prompts, config.max_new_tokens, adapter, self.mask_id, limit)
@@ -43,6 +46,7 @@ class Job:
         blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
         check_refresh(config)
         check_steps(config, [e - s for s, e in blocks[0][0]])
+        self.lengths = self._lengths()
         kept = supplied["kept_suffix"]
         whole = not config.early_stop and not conventions.stopping_criteria
         self.kept = supplied_kept(kept, blocks, whole) if kept is not None else None
@@ -80,15 +84,41 @@ class Job:
             **self.conventions.hooks(self.step_hooks and self.step_hooks.after_step),
         )
 
+    def _lengths(self):
+        """(positions of the canvas, of the result) of each row.
+
+        The canvas of a block-causal model has whole blocks: it was trained to see all their masks.
+        """
+        block, new = self.config.block_length, self.config.max_new_tokens
+        wanted = [len(p) + new for p in self.prompts]
+        if not self.causal:
+            return [(n, n) for n in wanted]
+        if not self.quirks.get("next_token"):
+            canvas = [-(-n // block) * block for n in wanted]
+            shown = canvas if self.quirks.get("whole_blocks") else wanted
+            return list(zip(canvas, shown, strict=True))
+        prompts = [len(p) for p in self.prompts]
+        if self.quirks.get("longest"):
+            prompts = [max(prompts)] * len(prompts)
+        canvas = [(n // block + new // block) * block + 1 for n in prompts]
+        for row, (n, prompt) in enumerate(zip(canvas, self.prompts, strict=True)):
+            if n <= len(prompt):
+                raise ValueError(
+                    f"row {row}: max_new_tokens = {new} is no whole block of block_length = {block}"
+                )
+        return [(n, n) for n in canvas]
+
     def _sampling(self):
         config, ends = self.config, self.end_ids
+        unfiltered = self.quirks.get("greedy_unfiltered") and not config.temperature
         barred = ends[: self.quirks.get("barred_ends")] if config.logits_eos_inf else ()
         late = ends[self.quirks.get("sampled_ends", 0) if config.temperature else 0 :]
         return Sampling(
             temperature=float(config.temperature),
-            top_p=config.top_p,
+            top_p=None if unfiltered else config.top_p,
             top_k=config.top_k,
             tempered=bool(config.temperature) and self.quirks.get("tempered", False),
+            before_filters=self.quirks.get("before_filters", self.causal and not self.quirks),
             guidance=float(config.cfg_scale),
             suppress=(self.mask_id, *barred),
             exclude=late if config.confidence_eos_eot_inf else barred,
@@ -109,31 +139,45 @@ class Job:
             "sampling": self._sampling(),
             "end_ids": self.end_ids,
             "early_stop": bool(config.early_stop),
-            "fill_id": self.end_ids[0] if self.end_ids else self.pad_id,
+            "stop_in": self.quirks.get("stop_in", "text" if self.causal else "block"),
+            "fill_id": self._fill_id(),
             "seed": self.seed,
             "look_back": 1 if config.refresh == "recent" else None,
             "refresh_period": config.refresh_period,
             "published_shift": self.quirks.get("published_shift", False),
             "all_steps": hooked and config.steps is not None and blocks == 1,
+            "attention": self.adapter.attention,
+            "first_given": self.causal and self.adapter.shift == 1,
+            "sub_block_length": config.sub_block_length,
+            "saves_apart": self.quirks.get("saves_apart", False),
+            "steps_of": -(-config.max_new_tokens // config.block_length) if self.causal else None,
+            "bounded": self.quirks.get("bounded", False) and config.steps is not None,
             "hooks": self._hooks(),
         }
         cohort = [] if self.quirks.get("cohort") and self._together() is None else None
-        masks = torch.full((config.max_new_tokens,), self.mask_id, device="cpu")
-        rows = enumerate(zip(self.prompts, keys, strict=True))
+        masks = torch.full((max(n for n, _ in self.lengths),), self.mask_id, device="cpu")
+        rows = enumerate(zip(self.prompts, keys, self.lengths, strict=True))
         sequences = [
             Sequence(
-                tokens=torch.cat((prompt, masks)),
+                tokens=torch.cat((prompt, masks[len(prompt) : length])),
                 prompt_length=len(prompt),
+                shown=shown,
                 row_key=key,
                 number=number,
                 cohort=cohort,
                 **options,
             )
-            for number, (prompt, key) in rows
+            for number, (prompt, key, (length, shown)) in rows
         ]
         if cohort is not None:
             cohort += sequences
         return sequences
+
+    def _fill_id(self):
+        """What stands behind an end of text."""
+        if self.quirks.get("keeps_masks"):
+            return self.mask_id
+        return self.end_ids[0] if self.end_ids else self.pad_id
 
     def _together(self):
         """How many rows are decoded at a time; None: all."""
@@ -154,8 +198,9 @@ class Job:
 
     def token_ids(self):
         """int64 ``[batch, columns]``: the input columns, then the answers, padded behind an end."""
-        ids, new = self.given[0], self.config.max_new_tokens
-        answer = torch.stack([q.result.tokens[-new:].to(ids.device) for q in self.sequences])
+        ids = self.given[0]
+        answers = [q.result.tokens[q.prompt_length : q.shown] for q in self.sequences]
+        answer = pad_sequence(answers, True, self.pad_id).to(ids.device)
         for row, cut in self.conventions.cuts.items():
             answer[row, cut:] = self.pad_id
         if not self.quirks.get("raw_canvas", False) and self.end_ids:
@@ -168,7 +213,7 @@ class Job:
         """The `DPadOutput` of the sequences, all of which have ended."""
         rows = self.sequences
         forwards = torch.tensor([len(q.forwards) for q in rows], device="cpu")
-        committed = [int((q.result.committed_at >= 0).sum()) for q in rows]
+        committed = [int((q.result.committed_at[: q.shown] >= 0).sum()) for q in rows]
         committed = torch.tensor(committed, dtype=torch.float64, device="cpu")
         trace = None
         if self.config.trace:
@@ -199,6 +244,13 @@ def _rule(config, kept_quirks, dtype):
         value = torch.tensor(getattr(config, option), dtype=torch.float64, device="cpu")
         if option == "confidence_threshold" and kept_quirks.get("round_scores", False):
             value = value.to(dtype)
+        if kept_quirks.get("strict", False) and option == "confidence_threshold":
+            value = torch.nextafter(value, torch.full_like(value, torch.inf))
+        if config.alg == "low_confidence_dynamic":
+            runs = kept_quirks.get("runs", False)
+            return (commit.sure_or_run if runs else commit.at_least)(value, config.steps)
+        if option == "entropy_bound" and kept_quirks.get("entropy_sum", False):
+            return commit.entropy_sum(value, config.steps)
         published = kept_quirks.get("published_factor", False)
         return commit.valued(option, value, config.steps, published)
     alg = kept_quirks.get("ranks", config.alg)

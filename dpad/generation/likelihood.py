@@ -21,7 +21,7 @@ from dpad.decode.plan import Planner
 from dpad.decode.sequence import Sampling, Sequence
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace
-from dpad.generation.checks import check_attention, mask_id_of
+from dpad.generation.checks import check_full_attention, mask_id_of
 from dpad.generation.progress import check_progress
 from dpad.models.adapter import find_adapter
 from dpad.values import int64, plain, real, refuse, several, token_id, whole
@@ -99,7 +99,7 @@ def loglikelihood(
     if mask_token_id is not None:
         mask_token_id = token_id("mask_token_id", mask_token_id)
     check_progress(progress)
-    check_attention(adapter)
+    check_full_attention(adapter)
     mask_id = mask_id_of(adapter, mask_token_id)
     texts = checked_texts(pairs, adapter, mask_id)
     keys = _row_keys(row_keys, texts)

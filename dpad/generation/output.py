@@ -107,7 +107,7 @@ class Trace:
 
 def row_events(q: Any) -> list[dict[str, Any]]:
     """Events of one `Sequence` that has ended."""
-    tokens, at, committed = (t.cpu() for t in q.result)
+    tokens, at, committed = (t[: q.shown].cpu() for t in q.result)
     events, previous = [], None
     for forward, block in enumerate(q.forwards):
         positions = (at == forward).nonzero()[:, 0]

@@ -6,9 +6,7 @@ from dpad.decode.suffix import Suffix
 
 if TYPE_CHECKING:
     from dpad.generation.config import DPadGenerationConfig
-
-if TYPE_CHECKING:
-    from dpad.generation.config import DPadGenerationConfig
+    from dpad.models.adapter import Adapter
 
 # Used where no values were published for a variant: nothing is approximated.
 SAFE = {
@@ -19,6 +17,9 @@ SAFE = {
     "cache": "none",
     "early_stop": True,
 }
+
+# K/V of finished blocks is exact, and nothing behind a block is seen.
+BLOCK_CAUSAL = {"suffix": Suffix("none"), "cache": "prefix"}
 
 
 def _gaussian(decay: float, scale: float, window: int) -> Suffix:
@@ -88,9 +89,12 @@ def variant_of(model: object) -> str | None:
     return last if last in VARIANTS else None
 
 
-def defaults_for(model: object) -> dict[str, Any]:
-    """Defaults of a model: its variant's, or the safe ones."""
-    return VARIANTS.get(variant_of(model) or "", SAFE)
+def defaults_for(model: object, adapter: "Adapter") -> dict[str, Any]:
+    """Defaults of a model: its variant's, or the safe ones of its attention."""
+    safe = SAFE
+    if adapter.attention == "block-causal":
+        safe = {**SAFE, **BLOCK_CAUSAL, "block_length": adapter.block_length}
+    return VARIANTS.get(variant_of(model) or "", safe)
 
 
 def names() -> list[str]:

@@ -126,7 +126,7 @@ class Processors:
             scores = logits.to(torch.float32, copy=True)
             parts = scores.split([q.width for q in live])
             for q, part in zip(live, parts, strict=True):
-                begin, end = q.current
+                begin, end = q.targets
                 self._run(canvas.tokens[q.row, :end].clone()[None], begin, part, q.mask_id)
             return scores.to(logits.dtype)
 

@@ -1,4 +1,4 @@
-"""Attention by blocks: the plain forward answers with it, decoders and unknown kinds refuse."""
+"""Attention by blocks: the plain forward answers with it, unknown kinds are refused."""
 
 import pytest
 import torch
@@ -71,10 +71,8 @@ def test_compiled(patched):
     torch._dynamo.reset()
 
 
-def test_decoders_refuse(patched):
+def test_likelihoods_are_refused(patched):
     model = patched(4)
-    with pytest.raises(UnsupportedModelError, match="block-causal"):
-        model.generate([[5, 6, 7]], max_new_tokens=8)
     with pytest.raises(UnsupportedModelError, match="block-causal"):
         dpad.loglikelihood(model, [([5], [6])], samples=2)
 

@@ -9,7 +9,9 @@ from dpad.decode import commit
 
 def standing(masks, step=0, **more):
     """What a schedule reads of a sequence in its first block."""
-    return SimpleNamespace(block=0, step=step, masks=masks, cohort=None, ended=False, **more)
+    return SimpleNamespace(
+        block=0, step=step, masks=masks, cohort=None, ended=False, phase="denoise", **more
+    )
 
 
 def quotas(rule, lengths, steps, first_alone=False):

@@ -173,7 +173,7 @@ def test_what_a_hook_raises_reaches_the_caller():
 
 
 def test_a_status_that_does_not_change_is_an_error(monkeypatch):
-    monkeypatch.setattr(Canvas, "read_status", lambda self: [0] * self.tokens.shape[0])
+    monkeypatch.setattr(Canvas, "read_status", lambda self: [[0] * self.tokens.shape[0]] * 2)
     with pytest.raises(RuntimeError, match="row 0, block 0: not done after 9 steps"):
         run()
     with pytest.raises(RuntimeError, match="not done after 21 steps"):

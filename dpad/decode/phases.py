@@ -1,0 +1,111 @@
+"""Phases: what a pass of a sequence computes and predicts, as data, and what comes after it."""
+
+from typing import NamedTuple
+
+import torch
+
+from dpad import ops
+
+_ALL, _SUFFIX, _BLOCK = (ops.SCOPES[name] for name in ("all", "suffix", "block"))
+_DONE, _FINISHED = ops.STATUS["block_done"], ops.STATUS["finished"]
+
+# (attention, cache) -> scope of the passes that denoise; with block-causal attention "all" begins
+# at the first slot whose K/V is not exact yet.
+CACHED_SCOPE = {
+    ("full", "none"): _ALL,
+    ("full", "prefix"): _SUFFIX,
+    ("full", "dual"): _BLOCK,
+    ("block-causal", "none"): _ALL,
+    ("block-causal", "prefix"): _ALL,
+    ("block-causal", "dual"): _BLOCK,
+}
+
+
+class Place(NamedTuple):
+    """The block [start, end) of a pass, its scope, the first slot that scope "all" computes, and
+    the first position with a logit row.
+    """
+
+    start: int
+    end: int
+    scope: int
+    first: int
+    first_target: int
+
+
+# "next" saves the block before and predicts the first token of the next one from its last row.
+PHASES = {
+    "refresh": lambda q: Place(*q.current, _ALL, q.refreshed_from, q.current[0]),
+    "denoise": lambda q: Place(*q.part, _scope(q), _exact(q), max(q.part[0], q.open_from)),
+    "prefill": lambda q: Place(0, q.window[0], _ALL, 0, q.window[0]),
+    "next": lambda q: Place(q.window[0], q.window[0] + 1, _ALL, _exact(q), q.window[0]),
+    "save": lambda q: Place(*q.window, _BLOCK, 0, q.window[1]),
+}
+
+
+def phase_of(q):
+    """The phase of the next pass of a sequence."""
+    if not q.causal:
+        return "denoise" if q.step else "refresh"
+    if q.outcome is not None:
+        return "save"
+    opens = q.saved < q.window[0]
+    if opens and q.first_given and q.current[0] == q.window[0]:
+        return "next"
+    return "prefill" if opens and q.saves_apart and q.cache != "none" else "denoise"
+
+
+def behind(q, place):
+    """int64 positions behind the place that its rows look at."""
+    if not q.causal:
+        return q.kept
+    end = q.window[1] if q.phase == "denoise" else place.end
+    return torch.arange(place.end, end, device="cpu")
+
+
+def rows_of(q, place):
+    """Rows that the pass computes, without a predecessor that may join it."""
+    first = min(place.first, place.start) if place.scope == _ALL else place.start
+    last = place.end + (0 if place.scope == _BLOCK else behind(q, place).numel())
+    return q.streams * (last - first)
+
+
+def passed(q, status, head_masked):
+    """Takes up a pass of `q` that was made; the status of its block if that is done, else None.
+
+    `head_masked`: whether the first of its targets is still a mask.
+    """
+    phase = q.phase
+    if q.causal:
+        q.saved = q.window[phase == "save"]
+    if phase == "save":
+        return q.outcome
+    if phase == "prefill":
+        return None
+    if phase == "next":
+        return status if status == _FINISHED or q.open_from == q.current[1] else None
+    q.step += 1
+    q.head_known, q.block_cached = q.head_known or not head_masked, True
+    done = status in (_DONE, _FINISHED)
+    if q.all_steps or q.bounded:
+        done = (done and not q.all_steps) or q.step >= q.schedule.steps[q.block]
+    if not done or (status == _DONE and q.next_part()):
+        return None
+    if q.saves_apart and not q.first_given and q.cache != "none":
+        q.outcome = status
+        return None
+    return status
+
+
+def _scope(q):
+    scope = CACHED_SCOPE[q.attention, q.cache]
+    # The first row of a part of a block has no row before it to be predicted from, so the whole
+    # block is computed until it is known (Fast-dLLM v2, arXiv 2509.26328).
+    if q.causal and scope == _BLOCK and not (q.block_cached and q.head_known):
+        return _ALL
+    return scope
+
+
+def _exact(q):
+    """How many slots have their final K/V, of those that a pass need not compute."""
+    return 0 if not q.causal or q.cache == "none" else q.saved
