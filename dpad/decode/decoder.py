@@ -334,9 +334,14 @@ class Decoder:
         block = self.canvas.tokens[q.row, start : min(end, q.shown)]
         if q.hooks.on_block is not None and q.hooks.on_block(q, block):
             return "criteria"
-        if status == FINISHED:
+        if status == FINISHED and (end <= q.shown or self._holds_end(q, block)):
             return "stop"
-        return None if more else "length"
+        return None if more and status != FINISHED else "length"
+
+    @staticmethod
+    def _holds_end(q, tokens):
+        """Whether the end that was found in the last block is part of the result."""
+        return bool(torch.isin(tokens.cpu(), torch.tensor(q.end_ids, device="cpu")).any())
 
 
 def _grouped(sequences, name):

@@ -3,7 +3,9 @@
 import torch
 
 
-def filter_logits(logits, scale, top_p=None, top_k=None, suppress=None, most_k=None):
+def filter_logits(
+    logits, scale, top_p=None, top_k=None, suppress=None, most_k=None, top_k_first=False
+):
     """Logits / scale with everything outside the nucleus and the k best at -inf.
 
     The order is Dream's (arXiv 2508.15487): temperature, top-p, top-k. The nucleus holds the most
@@ -15,6 +17,7 @@ def filter_logits(logits, scale, top_p=None, top_k=None, suppress=None, most_k=N
         top_p: ``[rows, 1]`` in (0, 1], or None; top_k: int64 ``[rows, 1]``, at least 1, or None.
         most_k: a number that no `top_k` exceeds, as they are not read; None: the vocabulary.
         suppress: int64 ids that are never chosen.
+        top_k_first: the nucleus is that of the k best, as in Transformers.
 
     Returns:
         ``[rows, vocab]`` in the dtype of the logits, in float32 below that.
@@ -22,20 +25,30 @@ def filter_logits(logits, scale, top_p=None, top_k=None, suppress=None, most_k=N
     wide = logits if logits.dtype == torch.float64 else logits.float()
     scale = scale.to(wide.dtype)
     wide = wide / scale
+    if top_k is not None and top_k_first:
+        wide = _best(wide, top_k, most_k)
     if top_p is not None:
-        ordered, ids = wide.sort(dim=-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1)
-        outside = torch.zeros_like(before, dtype=torch.bool)
-        outside[:, 1:] = (before[:, :-1] > top_p.to(wide.dtype)) & (top_p < 1)
-        keep = torch.empty_like(outside).scatter_(-1, ids, ~outside)
-        wide = wide.masked_fill(~keep, -torch.inf)
-    if top_k is not None:
-        most_k = min(most_k or wide.shape[-1], wide.shape[-1])
-        lowest = wide.topk(most_k, dim=-1).values.gather(-1, top_k.clamp(max=most_k) - 1)
-        wide = wide.masked_fill(wide < lowest, -torch.inf)
+        wide = _nucleus(wide, top_p)
+    if top_k is not None and not top_k_first:
+        wide = _best(wide, top_k, most_k)
     if suppress is not None and suppress.numel() and (top_p is not None or top_k is not None):
         wide = _keep_best_allowed(wide, logits, scale, suppress)
     return wide
+
+
+def _nucleus(wide, top_p):
+    ordered, ids = wide.sort(dim=-1, descending=True)
+    before = ordered.softmax(-1).cumsum(-1)
+    outside = torch.zeros_like(before, dtype=torch.bool)
+    outside[:, 1:] = (before[:, :-1] > top_p.to(wide.dtype)) & (top_p < 1)
+    keep = torch.empty_like(outside).scatter_(-1, ids, ~outside)
+    return wide.masked_fill(~keep, -torch.inf)
+
+
+def _best(wide, top_k, most_k):
+    most_k = min(most_k or wide.shape[-1], wide.shape[-1])
+    lowest = wide.topk(most_k, dim=-1).values.gather(-1, top_k.clamp(max=most_k) - 1)
+    return wide.masked_fill(wide < lowest, -torch.inf)
 
 
 def _keep_best_allowed(filtered, logits, scale, suppress):

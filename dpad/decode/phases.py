@@ -55,19 +55,21 @@ def phase_of(q):
     return "prefill" if opens and q.saves_apart and q.cache != "none" else "denoise"
 
 
+def seen_until(q, place):
+    """Where the block of a block-causal pass ends: the rest of it is looked at, too."""
+    return q.window[1] if q.phase == "denoise" else place.end
+
+
 def behind(q, place):
     """int64 positions behind the place that its rows look at."""
-    if not q.causal:
-        return q.kept
-    end = q.window[1] if q.phase == "denoise" else place.end
-    return torch.arange(place.end, end, device="cpu")
+    return torch.arange(place.end, seen_until(q, place), device="cpu") if q.causal else q.kept
 
 
 def rows_of(q, place):
     """Rows that the pass computes, without a predecessor that may join it."""
     first = min(place.first, place.start) if place.scope == _ALL else place.start
-    last = place.end + (0 if place.scope == _BLOCK else behind(q, place).numel())
-    return q.streams * (last - first)
+    more = seen_until(q, place) - place.end if q.causal else q.kept.numel()
+    return q.streams * (place.end - first + (0 if place.scope == _BLOCK else more))
 
 
 def passed(q, status, head_masked):

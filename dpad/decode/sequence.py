@@ -24,8 +24,8 @@ class Sampling:
     0 is off. `top_p` and `top_k` filter the distribution; scores are then, and with `tempered`
     always, those of the distribution that tokens are drawn from (Dream, arXiv 2508.15487), else of
     the logits as they are. `before_filters`: they are those before top-p and top-k, of the token
-    that was drawn after. `random_order` ranks by uniform draws; `round_scores` rounds scores to
-    the logits' dtype.
+    that was drawn after. `top_k_first`: the nucleus is that of the k best. `random_order` ranks by
+    uniform draws; `round_scores` rounds scores to the logits' dtype.
     """
 
     temperature: float = 0.0
@@ -33,6 +33,7 @@ class Sampling:
     top_k: int | None = None
     tempered: bool = False
     before_filters: bool = False
+    top_k_first: bool = False
     guidance: float = 0.0
     suppress: tuple = ()
     exclude: tuple = ()
@@ -92,6 +93,7 @@ class Lane(NamedTuple):
     score: str
     drawn_order: bool
     filters: tuple | None  # whether there is a nucleus, and a top-k
+    top_k_first: bool
     scaled_scores: bool | None  # scores before the filters: of logits / temperature, or as they are
     guided: bool
     random_order: bool
@@ -223,6 +225,7 @@ class Sequence:
             score=rule.score,
             drawn_order=rule.order_temperature > 0,
             filters=filters,
+            top_k_first=sampling.top_k_first,
             scaled_scores=scaled,
             guided=bool(sampling.guidance),
             random_order=sampling.random_order,

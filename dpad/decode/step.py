@@ -199,7 +199,8 @@ class DeviceStep:
         if lane.filters is not None:
             limits = (controls.scale, controls.top_p, controls.top_k)
             limits = (None if x is None else targets.spread(x)[:, None] for x in limits)
-            decisive = filter_logits(logits, *limits, self.suppress, controls.most_k)
+            most_k = controls.most_k
+            decisive = filter_logits(logits, *limits, self.suppress, most_k, lane.top_k_first)
         noise = None
         if hooks is not None and hooks.noise is not None and targets.position.shape[0]:
             noise = hooks.noise(live, targets.position, logits.shape[-1])

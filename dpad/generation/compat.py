@@ -15,10 +15,12 @@ temperature above 0 (LLaDA sets end-of-text in a copy that nobody reads then).
 `attention`: of the models it is for, "full" unless it is said.
 Of block-causal decoders: `saves_apart`: prompt and finished blocks are saved in passes of their
 own; `whole_blocks`: the result has all tokens of the last block; `keeps_masks`: behind a block that
-ends the text the masks stay; `before_filters`: scores are those before top-p and top-k; `strict`:
+ends the text the masks stay; `top_k_first`: the nucleus is that
+of the k best; `before_filters`: scores are those before top-p and top-k; `strict`:
 the threshold itself is not enough; `runs`: `commit.sure_or_run`; `entropy_sum`: its rule for
 `entropy_bound`; `bounded`: a block ends with its steps; `next_token`: the canvas ends with the
-first token of a block that is not decoded, `longest`: for all rows with that of the longest;
+first token of a block that is not decoded, `longest`: for all rows with that of the longest, whose
+program also rebuilds the caches of all rows at once (`coupled`), which is refused;
 `greedy_unfiltered`: no nucleus at temperature 0; `stop_in`: when an end id is looked for.
 `defaults` hold where the configuration leaves a field open.
 """
@@ -61,6 +63,7 @@ _SDAR = {
     "keeps_masks": True,
     "saves_apart": True,
     "tempered": True,
+    "top_k_first": True,
     "strict": True,
     "stop_in": "block",
 }
@@ -142,6 +145,7 @@ COMPATIBLE = {
     "fast-dllm-v2-batch": {
         **_FAST_V2,
         "longest": True,
+        "coupled": True,
         "stop_in": "block",
         "defaults": {**_BLOCKS, **_SUB_BLOCKS, "confidence_threshold": 0.95},
     },

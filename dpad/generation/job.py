@@ -38,6 +38,12 @@ class Job:
         wanted = config.compatible and self.quirks.get("attention", "full")
         check_attention(adapter, config, wanted, supplied, hooks)
         check_hooks(hooks, config, len(prompts))
+        if self.quirks.get("coupled") and config.cache == "dual" and len(prompts) > 1:
+            raise ValueError(
+                f"compatible = {config.compatible!r} and cache = 'dual' with {len(prompts)} rows: "
+                "the published program rebuilds the caches of all rows together, so that a row "
+                "depends on its batch; take cache='prefix', or one row"
+            )
         self.causal = adapter.attention == "block-causal"
         self.mask_id, self.end_ids, self.pad_id = token_ids(adapter, config)
         limit = None if self.quirks else adapter.max_positions
@@ -119,6 +125,7 @@ class Job:
             top_k=config.top_k,
             tempered=bool(config.temperature) and self.quirks.get("tempered", False),
             before_filters=self.quirks.get("before_filters", self.causal and not self.quirks),
+            top_k_first=self.quirks.get("top_k_first", False),
             guidance=float(config.cfg_scale),
             suppress=(self.mask_id, *barred),
             exclude=late if config.confidence_eos_eot_inf else barred,
