@@ -33,6 +33,8 @@ def check_attention(adapter, config, wanted, supplied, hooks):
         return
     if config.suffix.kind != "none":
         raise ValueError(f"suffix = {config.suffix}: {has} and sees nothing behind a block")
+    if config.refresh == "recent":
+        raise ValueError(f"refresh = 'recent': {has}, whose older K/V are exact and stay anyway")
     if config.alg == "confidence_threshold":
         raise ValueError(f"alg = {config.alg!r}: {has}, take 'low_confidence_dynamic'")
     if part is not None and block % part:

@@ -60,7 +60,8 @@ class DPadGenerationConfig(GenerationConfig):
             "recent", from the block before on: older K/V stay as they are, and a long answer costs
             rows that grow with its length and not with its square. An approximation.
         refresh_period: with "recent", everything is computed anew every so many blocks.
-        early_stop: end a row when a finished block holds an end-of-text id.
+        early_stop: end a row when a finished block holds an end-of-text id; with block-causal
+            attention as soon as no mask precedes one.
         seed: of all random draws; None draws one, returned with the output.
         row_keys: one int per row, what its draws are keyed by; default 0, 1, ...
         mask_token_id, eos_token_id (int or list), pad_token_id: default to the model's.

@@ -230,6 +230,7 @@ def test_streams_callbacks_and_traces(models):
         ({"sub_block_length": 3}, "sub_block_length = 3 does not divide block_length = 8"),
         ({"sub_block_length": 4, "steps": 8, "confidence_threshold": None}, "and steps = 8"),
         ({"alg": "confidence_threshold"}, "alg = 'confidence_threshold': .*low_confidence_dyn"),
+        ({"refresh": "recent"}, "refresh = 'recent': .*block-causal"),
         ({"compatible": "llada"}, "compatible = 'llada' is for full attention"),
         ({"generation_logits_hook_func": print}, "generation_logits_hook_func"),
     ],
