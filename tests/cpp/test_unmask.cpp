@@ -167,3 +167,36 @@ TEST_CASE("a finished block with an end id finishes the sequence and fills the m
     CHECK(step.canvas[3] == kMask);
   }
 }
+
+TEST_CASE("at least: the sure ones, and the best of the quota, as many as there are masks") {
+  CHECK(block({0.91, 0.5, 0.95, 0.2}, Rule::kAtLeast, 0.9, 1).commits() == 2);
+  CHECK(block({0.91, 0.5, 0.95, 0.2}, Rule::kAtLeast, 0.9, 3).canvas ==
+        Ints{7, 10, 11, 12, kMask, kMask, kMask});
+  CHECK(block({0.1, 0.2}, Rule::kAtLeast, 0.9, 5).commits() == 2);
+  CHECK(block({0.1, 0.2}, Rule::kAtLeast, 0.1, 0).commits() == 0);
+}
+
+TEST_CASE("entropy sum: strictly below the bound, at least one") {
+  CHECK(block({0.5, 0.25, 0.125}, Rule::kEntropySum, 0.875).commits() == 2);
+  CHECK(block({0.5, 0.25, 0.125}, Rule::kEntropySum, 0.9).commits() == 3);
+  CHECK(block({0.5, 0.25}, Rule::kEntropySum, 0.1).commits() == 1);
+}
+
+TEST_CASE("an end id that no mask of the targets precedes ends the text") {
+  for (const Stop stop : {Stop::kNever, Stop::kBlock, Stop::kText}) {
+    Step step;
+    step.canvas = {7, kMask, kMask, kMask, kMask};
+    step.score = {0.95, 0.95, 0.1}, step.token = {10, kEnd, 12}, step.early_stop = stop;
+    step.run();
+    const bool ends = stop == Stop::kText;
+    CHECK(status_of(step) == (ends ? SequenceStatus::kFinished : SequenceStatus::kRunning));
+    CHECK(step.masks_left == (ends ? 0 : 1));
+    CHECK(step.canvas[3] == (ends ? kFill : kMask));
+  }
+  Step behind;
+  behind.canvas = {7, kMask, kMask, kMask};
+  behind.score = {0.1, 0.95}, behind.token = {10, kEnd}, behind.early_stop = Stop::kText;
+  behind.run();
+  CHECK(status_of(behind) == SequenceStatus::kRunning);
+  CHECK(behind.canvas[3] == kMask);
+}
