@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from dpad.models.adapter import Adapter
 
 # Used where no values were published for a variant: nothing is approximated.
-SAFE = {
+SAFE: dict[str, Any] = {
     "max_new_tokens": 256,
     "block_length": 32,
     "steps": None,
@@ -19,7 +19,7 @@ SAFE = {
 }
 
 # K/V of finished blocks is exact, and nothing behind a block is seen.
-BLOCK_CAUSAL = {"suffix": Suffix("none"), "cache": "prefix"}
+BLOCK_CAUSAL: dict[str, Any] = {"suffix": Suffix("none"), "cache": "prefix"}
 
 
 def _gaussian(decay: float, scale: float, window: int) -> Suffix:
@@ -91,7 +91,7 @@ def variant_of(model: object) -> str | None:
 
 def defaults_for(model: object, adapter: "Adapter") -> dict[str, Any]:
     """Defaults of a model: its variant's, or the safe ones of its attention."""
-    safe = SAFE
+    safe: dict[str, Any] = SAFE
     if adapter.attention == "block-causal":
         safe = {**SAFE, **BLOCK_CAUSAL, "block_length": adapter.block_length}
     return VARIANTS.get(variant_of(model) or "", safe)
