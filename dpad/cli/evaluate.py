@@ -10,7 +10,8 @@ NAME = "eval"
 EXAMPLES = (
     "dpad eval run --model dpad --model_args pretrained=demo --tasks counting "
     "--include_path examples/eval --apply_chat_template --batch_size 16",
-    "dpad eval --server http://127.0.0.1:8000 run --tasks counting --include_path examples/eval",
+    "dpad eval --server http://127.0.0.1:8000 run --tasks counting --include_path examples/eval "
+    "--apply_chat_template",
 )
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -30,7 +31,8 @@ def command(
 
     Everything else is the harness's own command line, as with python -m dpad.eval; the harness
     prints its results, and --json holds for errors only. With --server the harness's own
-    "local-completions" asks the server; its key is in OPENAI_API_KEY.
+    "local-completions" asks the server, or "local-chat-completions" with --apply_chat_template;
+    its key is in OPENAI_API_KEY.
     """
     from dpad.eval import main
 
@@ -39,12 +41,9 @@ def command(
         if "--model" in words or "--model_args" in words:
             raise ValueError(f"--server {server} chooses --model and --model_args itself")
         name = model or only_model(server)
-        words += [
-            "--model",
-            "local-completions",
-            "--model_args",
-            arguments(server, name, concurrent),
-        ]
+        chat = "--apply_chat_template" in words
+        told = arguments(server, name, concurrent, chat)
+        words += ["--model", f"local-{'chat-' * chat}completions", "--model_args", told]
     main(words)
 
 
@@ -64,11 +63,11 @@ def only_model(server):
     return names[0]
 
 
-def arguments(server, name, concurrent):
-    """What the harness's model of a completions server is told."""
+def arguments(server, name, concurrent, chat):
+    """What the harness's model of a server is told: of chat, or of completions."""
     values = {
         "model": name,
-        "base_url": server.rstrip("/") + "/v1/completions",
+        "base_url": f"{server.rstrip('/')}/v1/{'chat/' * chat}completions",
         "num_concurrent": concurrent,
         "tokenizer_backend": "None",
         "tokenized_requests": "False",
