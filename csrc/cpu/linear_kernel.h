@@ -134,8 +134,6 @@ class LinearPanel {
   }
 
   void multiply(int64_t k, int64_t depth) {
-    using Wide = std::conditional_t<kPaired<T>, Pairs, F>;
-    using Narrow = std::conditional_t<kPaired<T>, HalfPairs, Half>;
     using Next = NextBlock<T, kWords>;
     constexpr int64_t kChain = kLinearChain / kWords;
     const int64_t words = depth / kWords;
@@ -158,9 +156,16 @@ class LinearPanel {
           r += N * static_cast<int64_t>(sizeof(V) / sizeof(float));
         };
         const int64_t left = rows_ - r;  // as few lanes as hold them, in wide pieces
-        left > kWidth + kWidth / 2 ? go.template operator()<Wide, 2>()
-        : left > kWidth / 2        ? go.template operator()<Wide, 1>()
-                                   : go.template operator()<Narrow, 1>();
+        const auto choose = [&]<typename Wide, typename Narrow>() {
+          left > kWidth + kWidth / 2 ? go.template operator()<Wide, 2>()
+          : left > kWidth / 2        ? go.template operator()<Wide, 1>()
+                                     : go.template operator()<Narrow, 1>();
+        };
+        if constexpr (kPaired<T>) {
+          choose.template operator()<Pairs, HalfPairs>();
+        } else {
+          choose.template operator()<F, Half>();
+        }
       }
     }
   }

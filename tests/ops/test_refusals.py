@@ -74,6 +74,7 @@ def wrong_size(*names):
 
 
 LARGEST = 2**63 - 1
+TOO_DEEP = {n: lambda a, n=n: a[n].new_zeros(len(a[n]), 65537) for n in ("x", "weight")}
 HALVES = torch.float64, torch.int64
 
 TABLE = [
@@ -288,7 +289,7 @@ BAD = {
         ({"x": part("x", 0)}, "x", r"\[33\]"),
         ({"weight": part("weight", 0)}, "weight", r"\[33\]"),
         ({"weight": part("weight", ..., slice(32))}, "weight", r"\[21, 32\]"),
-        ({"x": lambda a: a["x"].new_zeros(1, 65537)}, "x", "65537 features: at most 65536"),
+        ({**TOO_DEEP, "smoothing": None}, "x", "65537 features: at most 65536"),
     ],
     "confidence": [
         *[({"logits": lambda a, d=d: a["logits"].to(d)}, "logits", "has dtype") for d in HALVES],
