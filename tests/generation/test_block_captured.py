@@ -4,7 +4,6 @@ import pytest
 
 import dpad
 from dpad.decode import graphs
-from tests.doubles import block_models
 from tests.doubles.pretended_cuda import pretended_cuda
 from tests.doubles.recorded_calls import RecordedCalls
 from tests.generation import test_block_decoding as decoding
@@ -17,14 +16,7 @@ PROMPTS = [decoding.prompt_of(n) for n in (3, 8, 13, 30)]
 
 @pytest.fixture(scope="module")
 def models():
-    return {kind: block_models.load(kind) for kind in decoding.KINDS}
-
-
-@pytest.fixture(autouse=True)
-def family(monkeypatch):
-    from dpad.models import adapter
-
-    monkeypatch.setattr(adapter, "FAMILIES", (*adapter.FAMILIES, block_models.__name__))
+    return {kind: decoding.load(kind) for kind in decoding.KINDS}
 
 
 @pytest.fixture
@@ -53,16 +45,16 @@ def test_same_tokens_as_eager(models, recorded, kind, variant):
     "trace", [p for p in golden.traces() if p.id not in golden.COUPLED and p.id[-1] in "0357"]
 )
 def test_published_trace(recorded, trace):
-    golden.replay(block_models.load(golden.FAMILY[trace["model"]]), trace)
+    golden.replay(decoding.load(golden.FAMILY[trace["model"]]), trace)
 
 
 @pytest.mark.parametrize("kind", decoding.KINDS)
 def test_on_a_pretended_device(kind):
     """Its copies are late, and a value that the host reads too soon is garbage."""
     options = {"sub_block_length": 4, "cache": "dual"}
-    want = decode(block_models.load(kind), False, **options)
+    want = decode(decoding.load(kind), False, **options)
     with pretended_cuda():
-        model = block_models.load(kind).to("cuda")
+        model = decoding.load(kind).to("cuda")
         found = decode(model, True, **options)
         assert found.timings["replayed"] > 0
         assert found.sequences.cpu().equal(want.sequences)

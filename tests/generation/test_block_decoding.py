@@ -5,24 +5,27 @@ import torch
 
 import dpad
 from dpad.decode import phases
-from tests.doubles import block_models
 from tests.generation.common import pad
+from tests.models.families import golden
 
 MASK_ID, END = 311, 300
-KINDS = ("sdar", "fastdllm_v2")
+# Kind -> class and golden weights.
+KINDS = {
+    "sdar": ("SDARForCausalLM", "sdar_gqa"),
+    "fastdllm_v2": ("Fast_dLLM_QwenForCausalLM", "fastv2_gqa"),
+}
 OPTIONS = {"early_stop": False, "confidence_threshold": 0.3, "seed": 1}
+OPTIONS |= {"mask_token_id": MASK_ID, "pad_token_id": END}
+
+
+def load(kind):
+    """The native class with the golden weights of a kind, float32."""
+    return golden(*KINDS[kind])
 
 
 @pytest.fixture(scope="module")
 def models():
-    return {kind: block_models.load(kind) for kind in KINDS}
-
-
-@pytest.fixture(autouse=True)
-def family(monkeypatch):
-    from dpad.models import adapter
-
-    monkeypatch.setattr(adapter, "FAMILIES", (*adapter.FAMILIES, block_models.__name__))
+    return {kind: load(kind) for kind in KINDS}
 
 
 def prompt_of(length, seed=0):

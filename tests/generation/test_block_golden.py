@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import dpad
-from tests.doubles import block_models
 from tests.generation.common import GOLDEN, pad
+from tests.generation.test_block_decoding import load
 
 MASK_ID, PAD_ID = 311, 300
 MODES = {
@@ -100,14 +100,7 @@ def supplied_noise(trace):
 
 @pytest.fixture(scope="module")
 def models():
-    return {name: block_models.load(kind) for name, kind in FAMILY.items()}
-
-
-@pytest.fixture(autouse=True)
-def family(monkeypatch):
-    from dpad.models import adapter
-
-    monkeypatch.setattr(adapter, "FAMILIES", (*adapter.FAMILIES, block_models.__name__))
+    return {name: load(kind) for name, kind in FAMILY.items()}
 
 
 COUPLED = ("fastdllm_v2_batch/011", "fastdllm_v2_batch/017", "fastdllm_v2_batch/021")
