@@ -17,14 +17,14 @@ enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 // How unmask_ chooses among the eligible positions of a block; by every rule but kAtLeast at most
 // `quota` of them. At least one is committed, except by kBelow and by a quota of 0.
 enum class Rule : int32_t {
-  kThreshold = 0,        // every position with score >= amount
-  kFactor = 1,           // largest m with (j + 1)(1 - score_j) <= amount for j = 2..m, descending
-  kQuota = 2,            // the best, as many as the quota; 0 waits
-  kEntropyBound = 3,     // ascending entropy, while the sum without its largest term <= amount
+  kThreshold = 0,     // every position with score >= rule_value
+  kFactor = 1,        // largest m with (j + 1)(1 - score_j) <= rule_value for j = 2..m, descending
+  kQuota = 2,         // the best, as many as the quota; 0 waits
+  kEntropyBound = 3,  // ascending entropy, while the sum without its largest term <= rule_value
   kFactorPublished = 4,  // kFactor as published: a failure of the last candidate is overlooked
-  kBelow = 5,            // every position with score < amount, ascending; possibly none
-  kAtLeast = 6,          // every position with score >= amount, and the best up to the quota
-  kEntropySum = 7,       // ascending entropy, while the sum of all stays < amount
+  kBelow = 5,            // every position with score < rule_value, ascending; possibly none
+  kAtLeast = 6,          // every position with score >= rule_value, and the best up to the quota
+  kEntropySum = 7,       // ascending entropy, while the sum of all stays < rule_value
 };
 
 // When the end ids are looked for that end a sequence.
@@ -241,7 +241,7 @@ struct UnmaskParams {
   const int64_t* token;       // [logit_rows]
   const double* score;        // [logit_rows], what the rule ranks
   const double* probability;  // [logit_rows], what is recorded
-  const double* amount;       // [batch], threshold, factor or entropy bound
+  const double* rule_value;   // [batch], threshold, factor or entropy bound
   const int64_t* quota;       // [batch], most positions that are committed
   const int64_t* length;      // [batch], canvas length of each sequence
   const int64_t* end_ids;     // end-of-text ids

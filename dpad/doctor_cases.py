@@ -55,8 +55,8 @@ def _integers():
     yield "suffix_gather", {"counts": (5, 8), "length": 40}
     yield "uniform", {"counts": (4, 2)}
     for rule, number in ops.RULES.items():
-        amount = 0.8 if rule in ("threshold", "entropy_bound") else 1.2
-        yield "unmask_", {"counts": (8, 8), "length": 40, "rule": number, "amount": amount}
+        rule_value = 0.8 if rule in ("threshold", "entropy_bound") else 1.2
+        yield "unmask_", {"counts": (8, 8), "length": 40, "rule": number, "rule_value": rule_value}
 
 
 def _floats():

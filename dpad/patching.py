@@ -204,7 +204,7 @@ class Handle:
         if fused is not None:
             fused.refresh()
             kept = fused.tensors()  # graphs read them, even if the handle is removed meanwhile
-        with self._workspaces.one() as workspace:
+        with self._workspaces.borrow() as workspace:
             yield workspace
         del kept
 

@@ -13,18 +13,19 @@ DPAD_HOST_DEVICE constexpr bool ascending(Rule rule) {
 
 // Of the n >= 1 candidates those that the rule accepts; score(j) is the score of rank j.
 template <class Score>
-DPAD_HOST_DEVICE inline int64_t accepted(Rule rule, int64_t n, double amount, const Score& score) {
+DPAD_HOST_DEVICE inline int64_t accepted(Rule rule, int64_t n, double rule_value,
+                                         const Score& score) {
   int64_t m = 1;
   switch (rule) {
     case Rule::kThreshold:
     case Rule::kAtLeast:
-      while (m < n && score(m) >= amount) ++m;
+      while (m < n && score(m) >= rule_value) ++m;
       return m;
     case Rule::kFactor:
-      while (m < n && amount > 0 && (m + 2) * (1 - score(m)) <= amount) ++m;
+      while (m < n && rule_value > 0 && (m + 2) * (1 - score(m)) <= rule_value) ++m;
       return m;
     case Rule::kFactorPublished:
-      while (m < n && score(m) >= 1 - amount / (m + 2)) ++m;
+      while (m < n && score(m) >= 1 - rule_value / (m + 2)) ++m;
       return m == n - 1 ? n : m;  // the released loop cannot tell a failure at the last candidate
     case Rule::kQuota:
       return n;
@@ -32,17 +33,17 @@ DPAD_HOST_DEVICE inline int64_t accepted(Rule rule, int64_t n, double amount, co
       // Entropy-bounded unmasking (arXiv 2505.24857): the sum of all committed entropies but the
       // largest stays within the bound. Scores ascend, so the largest is the newest.
       double smaller = score(0);
-      while (m < n && smaller <= amount) smaller += score(m++);
+      while (m < n && smaller <= rule_value) smaller += score(m++);
       return m;
     }
     case Rule::kEntropySum: {
       double sum = score(0);
-      while (m < n && (sum += score(m)) < amount) ++m;
+      while (m < n && (sum += score(m)) < rule_value) ++m;
       return m;
     }
     case Rule::kBelow:
       m = 0;
-      while (m < n && score(m) < amount) ++m;
+      while (m < n && score(m) < rule_value) ++m;
       return m;
   }
   return m;
@@ -50,10 +51,10 @@ DPAD_HOST_DEVICE inline int64_t accepted(Rule rule, int64_t n, double amount, co
 
 // Of the n candidates those that are committed: at most `quota`, and by kAtLeast no fewer.
 template <class Score>
-DPAD_HOST_DEVICE inline int64_t commits(Rule rule, int64_t n, double amount, int64_t quota,
+DPAD_HOST_DEVICE inline int64_t commits(Rule rule, int64_t n, double rule_value, int64_t quota,
                                         const Score& score) {
   const int64_t most = quota < 0 ? 0 : quota;
-  const int64_t m = n == 0 || most == 0 ? 0 : accepted(rule, n, amount, score);
+  const int64_t m = n == 0 || most == 0 ? 0 : accepted(rule, n, rule_value, score);
   if (rule == Rule::kAtLeast) return m > most ? m : (most < n ? most : n);
   return m < most ? m : most;
 }

@@ -49,7 +49,7 @@ void unmask_sequence(const UnmaskParams& p, int64_t b, int64_t* order) {
     return ascending(p.rule) ? p.score[a] < p.score[c] : p.score[a] > p.score[c];
   });
   const auto score = [&](int64_t rank) { return p.score[order[rank]]; };
-  const int64_t m = commits(p.rule, n, p.amount[b], p.quota[b], score);
+  const int64_t m = commits(p.rule, n, p.rule_value[b], p.quota[b], score);
   for (int64_t j = 0; j < m; ++j) {
     const int64_t position = p.position[order[j]];
     canvas[position] = p.token[order[j]];

@@ -108,7 +108,7 @@ DPAD_KERNEL(kThreads, 4) unmask_kernel(const UnmaskParams p, int32_t* scratch) {
   block_sync();
   const auto score = [&](int64_t rank) { return p.score[begin + order[rank]]; };
   const int64_t n = found.count;
-  const int64_t m = commits(p.rule, n, p.amount[b], p.quota[b], score);
+  const int64_t m = commits(p.rule, n, p.rule_value[b], p.quota[b], score);
   for (int64_t j = thread_index(); j < m; j += kThreads) {
     const int64_t i = begin + order[j], at = row * p.canvas_stride + p.position[i];
     p.canvas[at] = p.token[i];

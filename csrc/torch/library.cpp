@@ -64,7 +64,7 @@ STABLE_TORCH_LIBRARY(dpad, m) {
       "unmask_(Tensor(a!) canvas, Tensor(b!) committed_at, Tensor(c!) committed, "
       "Tensor(d!) masks_left, Tensor(e!) status, Tensor(f!) forward, Tensor canvas_row, "
       "Tensor l_offsets, Tensor position, Tensor token, Tensor score, Tensor probability, "
-      "Tensor amount, Tensor quota, Tensor length, Tensor end_ids, int rule, int early_stop, "
+      "Tensor rule_value, Tensor quota, Tensor length, Tensor end_ids, int rule, int early_stop, "
       "SymInt mask_id, SymInt fill_id) -> ()");
 
   // Build and run-time information.

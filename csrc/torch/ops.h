@@ -58,7 +58,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
                const Tensor& masks_left, const Tensor& status, const Tensor& forward,
                const Tensor& canvas_row, const Tensor& l_offsets, const Tensor& position,
                const Tensor& token, const Tensor& score, const Tensor& probability,
-               const Tensor& amount, const Tensor& quota, const Tensor& length,
+               const Tensor& rule_value, const Tensor& quota, const Tensor& length,
                const Tensor& end_ids, int64_t rule, int64_t early_stop, int64_t mask_id,
                int64_t fill_id);
 

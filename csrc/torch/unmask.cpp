@@ -35,7 +35,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
                const Tensor& masks_left, const Tensor& status, const Tensor& forward,
                const Tensor& canvas_row, const Tensor& l_offsets, const Tensor& position,
                const Tensor& token, const Tensor& score, const Tensor& probability,
-               const Tensor& amount, const Tensor& quota, const Tensor& length,
+               const Tensor& rule_value, const Tensor& quota, const Tensor& length,
                const Tensor& end_ids, int64_t rule, int64_t early_stop, int64_t mask_id,
                int64_t fill_id) {
   const Checks check("unmask_", canvas);
@@ -59,7 +59,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
                            {"token", token},
                            {"score", score},
                            {"probability", probability},
-                           {"amount", amount},
+                           {"rule_value", rule_value},
                            {"quota", quota},
                            {"length", length},
                            {"end_ids", end_ids}});
@@ -74,7 +74,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
   const Tensor tokens = check.indices("token", token, logit_rows);
   check.tensor("score", score, ScalarType::Double, {logit_rows});
   check.tensor("probability", probability, ScalarType::Double, {logit_rows});
-  check.tensor("amount", amount, ScalarType::Double, {batch});
+  check.tensor("rule_value", rule_value, ScalarType::Double, {batch});
   const Tensor quotas = check.indices("quota", quota, batch);
   const Tensor lengths = check.indices("length", length, batch);
   const Tensor ends = check.indices("end_ids", end_ids, -1);
@@ -102,7 +102,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
   }
   const Tensor scores = check.contiguous("score", score);
   const Tensor probabilities = check.contiguous("probability", probability);
-  const Tensor amounts = check.contiguous("amount", amount);
+  const Tensor amounts = check.contiguous("rule_value", rule_value);
   UnmaskParams p{};
   p.canvas = canvas.mutable_data_ptr<int64_t>();
   p.committed_at = committed_at.mutable_data_ptr<int64_t>();
@@ -117,7 +117,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
   p.token = int64_data(tokens);
   p.score = scores.const_data_ptr<double>();
   p.probability = probabilities.const_data_ptr<double>();
-  p.amount = amounts.const_data_ptr<double>();
+  p.rule_value = amounts.const_data_ptr<double>();
   p.quota = int64_data(quotas);
   p.length = int64_data(lengths);
   p.end_ids = int64_data(ends), p.end_count = ends.numel();

@@ -61,7 +61,7 @@ class Workspaces:
         self.last_graphs = None  # (graphs that are held, why there are none) after the last run
 
     @contextmanager
-    def one(self):
+    def borrow(self):
         """A workspace that nobody else uses meanwhile, with the buffers of an earlier call."""
         with self._lock:
             workspace = self.free.pop() if self.free else Workspace(self._capture)

@@ -511,7 +511,7 @@ def unmask_(
     token: torch.Tensor,
     score: torch.Tensor,
     probability: torch.Tensor,
-    amount: torch.Tensor,
+    rule_value: torch.Tensor,
     quota: torch.Tensor,
     length: torch.Tensor,
     end_ids: torch.Tensor,
@@ -522,9 +522,9 @@ def unmask_(
 ) -> None:
     """Commits tokens to the canvas and updates its state.
 
-    In each sequence at least one token is committed, except by the rule "below" (score < amount,
-    possibly none), and at most `quota`: 0 waits. "at_least" commits every score >= amount, and the
-    best up to the quota.
+    In each sequence at least one token is committed, except by the rule "below" (score <
+    rule_value, possibly none), and at most `quota`: 0 waits. "at_least" commits every score >=
+    rule_value, and the best up to the quota.
 
     A position is eligible when the canvas holds `mask_id` there. Written, per canvas row: canvas,
     committed_at (number of the forward) and committed (probability), all ``[canvas_rows, length]``;
@@ -539,13 +539,13 @@ def unmask_(
         position: int64 ``[logit_rows]``, below the length of its sequence; an eligible one stands
             there once. token: int64 ``[logit_rows]``; score (ranked), probability (recorded)
             float64.
-        amount: float64 ``[batch]``: threshold, factor or bound.
+        rule_value: float64 ``[batch]``: threshold, factor or bound.
         quota: int64 ``[batch]``, the most tokens to commit; the rule "quota" commits that many.
         length: int64 ``[batch]``, canvas length; rule: a value of `RULES`.
     """
     state = (canvas, committed_at, committed, masks_left, status, forward)
     rows = (canvas_row, l_offsets, position, token, score, probability)
-    rest = (amount, quota, length, end_ids, rule, early_stop, mask_id, fill_id)
+    rest = (rule_value, quota, length, end_ids, rule, early_stop, mask_id, fill_id)
     return _run("unmask_", (canvas,), *state, *rows, *rest)
 
 

@@ -150,7 +150,7 @@ unmask_
     token int64[rows]
     score float64[rows]
     probability float64[rows]
-    amount float64[batch]
+    rule_value float64[batch]
     quota int64[batch]
     length int64[batch]
     end_ids int64[ends]

@@ -244,7 +244,7 @@ def confidence(
 
 
 def unmask_(
-    g, dtype, counts=(3, 2), canvas_rows=3, length=12, vocab=100, rule=0, amount=0.5, quota=2,
+    g, dtype, counts=(3, 2), canvas_rows=3, length=12, vocab=100, rule=0, rule_value=0.5, quota=2,
     early_stop=True,
 ):  # fmt: skip
     """Each sequence commits in a block of neighbours; about half of the canvas is masked."""
@@ -268,7 +268,7 @@ def unmask_(
         "token": torch.randint(MASK_ID + 1, vocab, (rows,), generator=g),
         "score": score,
         "probability": score.flip(0),
-        "amount": torch.full((batch,), amount, dtype=torch.float64),
+        "rule_value": torch.full((batch,), rule_value, dtype=torch.float64),
         "quota": torch.full((batch,), quota, dtype=torch.int64),
         "length": torch.tensor(
             [max(length - 2, s + c) for s, c in zip(starts, counts, strict=True)]

@@ -146,11 +146,11 @@ void check_unmask(const Ints& counts, int64_t width, Rule rule, Stop early_stop)
   want.masks_left.assign(batch + 1, -5), want.status.assign(batch + 1, -5);
   want.forward.assign(batch + 1, 6);
   Ints row, position, token, quota, length;
-  Doubles score, probability, amount;
+  Doubles score, probability, rule_value;
   std::mt19937 bits(3);
   for (int64_t b = 0; b < batch; ++b) {
     row.push_back(batch - b), quota.push_back(b % 4 ? 3 * b : counts[b]);
-    amount.push_back(b % 3 * 0.4);
+    rule_value.push_back(b % 3 * 0.4);
     int64_t used = 0;  // columns
     for (int64_t i = 0; i < counts[b]; ++i) {
       used = std::max(used, (i * 7 + b) % width + 1);
@@ -163,7 +163,7 @@ void check_unmask(const Ints& counts, int64_t width, Rule rule, Stop early_stop)
   UnmaskParams p{};
   p.canvas_stride = width, p.canvas_row = row.data(), p.l_offsets = offsets.data();
   p.position = position.data(), p.token = token.data(), p.score = score.data();
-  p.probability = probability.data(), p.amount = amount.data(), p.quota = quota.data();
+  p.probability = probability.data(), p.rule_value = rule_value.data(), p.quota = quota.data();
   p.length = length.data(), p.end_ids = ends.data(), p.end_count = 2, p.batch = batch;
   p.mask_id = kMask, p.fill_id = kFill, p.canvas_rows = batch + 1, p.rows = offsets.back();
   p.rule = rule, p.early_stop = early_stop;

@@ -215,7 +215,7 @@ struct State {
 struct Commit {
   State state;
   Ints row, offsets{0}, position, token, quota, length, ends{2, 3};
-  Doubles score, probability, amount;
+  Doubles score, probability, rule_value;
   int64_t width, batch;
   Rule rule = Rule::kThreshold;
   Stop early_stop = Stop::kBlock;
@@ -241,7 +241,7 @@ struct Commit {
         score.push_back(bits() % 8 / 8.0);
         probability.push_back(bits() % 1000 / 1000.0);
       }
-      amount.push_back(bits() % 9 / 8.0);
+      rule_value.push_back(bits() % 9 / 8.0);
       quota.push_back(static_cast<int64_t>(bits() % 9) - 1);
       length.push_back(used + bits() % (width + 1 - used));
     }
@@ -254,7 +254,7 @@ struct Commit {
     p.status = s.status.data(), p.forward = s.forward.data(), p.canvas_stride = width;
     p.canvas_row = row.data(), p.l_offsets = offsets.data(), p.position = position.data();
     p.token = token.data(), p.score = score.data(), p.probability = probability.data();
-    p.amount = amount.data(), p.quota = quota.data(), p.length = length.data();
+    p.rule_value = rule_value.data(), p.quota = quota.data(), p.length = length.data();
     p.end_ids = ends.data(), p.end_count = 2, p.batch = batch;
     p.mask_id = kMask, p.fill_id = 2, p.rule = rule, p.early_stop = early_stop;
     p.canvas_rows = batch + 1, p.rows = offsets.back();
@@ -287,7 +287,8 @@ TEST_CASE("unmask kernel: the CPU's canvas and state by every rule") {
       c.early_stop = static_cast<Stop>(seed % 3);
       if (seed % 2) std::fill(c.quota.begin(), c.quota.end(), 40);
       if (seed % 4 == 0) c.score[7] = NAN, c.score[34] = NAN;
-      if (seed % 4 == 1) std::fill(c.amount.begin(), c.amount.end(), rule == 3 ? 50.0 : -1.0);
+      if (seed % 4 == 1)
+        std::fill(c.rule_value.begin(), c.rule_value.end(), rule == 3 ? 50.0 : -1.0);
       CAPTURE(rule, seed);
       const State want = c.on_cpu();
       for (const Order order : kOrders) REQUIRE(c.emulate(order) == want);

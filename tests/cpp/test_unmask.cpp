@@ -19,7 +19,7 @@ struct Step {
   Doubles score;
   int64_t first = 1;
   Rule rule = Rule::kThreshold;
-  double amount = 0.9;
+  double rule_value = 0.9;
   int64_t quota = kAll;
   Stop early_stop = Stop::kBlock;
 
@@ -43,7 +43,7 @@ struct Step {
     p.canvas_stride = length, p.canvas_row = &row, p.l_offsets = offsets.data();
     p.position = position.data(), p.token = token.data();
     p.score = score.data(), p.probability = score.data();
-    p.amount = &amount, p.quota = &quota, p.length = &length;
+    p.rule_value = &rule_value, p.quota = &quota, p.length = &length;
     p.end_ids = &end_id, p.end_count = 1;
     p.batch = 1, p.mask_id = kMask, p.fill_id = kFill;
     p.rule = rule, p.early_stop = early_stop;
@@ -57,11 +57,11 @@ struct Step {
   }
 };
 
-Step block(const Doubles& score, Rule rule, double amount, int64_t quota = kAll) {
+Step block(const Doubles& score, Rule rule, double rule_value, int64_t quota = kAll) {
   Step step;
   step.canvas.assign(score.size() + 3, kMask);
   step.canvas[0] = 7;
-  step.score = score, step.rule = rule, step.amount = amount, step.quota = quota;
+  step.score = score, step.rule = rule, step.rule_value = rule_value, step.quota = quota;
   step.run();
   return step;
 }
@@ -95,7 +95,7 @@ TEST_CASE("quota is clamped to 0 .. the masks left") {
   CHECK(block(score, Rule::kQuota, 0, 50).commits() == 3);
 }
 
-TEST_CASE("below: every score under the amount, possibly none; a quota caps every rule") {
+TEST_CASE("below: every score under the rule_value, possibly none; a quota caps every rule") {
   const Doubles score{0.1, 0.4, 0.3};
   CHECK(block(score, Rule::kBelow, 0.35).canvas == Ints{7, 10, kMask, 12, kMask, kMask});
   CHECK(block(score, Rule::kBelow, 0.05).commits() == 0);

@@ -297,7 +297,7 @@ def test_a_workspace_comes_back_when_the_device_is_done(monkeypatch):
     stream = SimpleNamespace(synchronize=lambda: waited.append(len(workspaces.free)))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda d: stream if d is device else None)
     workspaces = Workspaces()
-    with pytest.raises(KeyError), workspaces.one() as workspace:
+    with pytest.raises(KeyError), workspaces.borrow() as workspace:
         workspace.arena.layers = [(SimpleNamespace(device=device),) * 2]
         raise KeyError
     assert waited == [0] and workspaces.free == [workspace]

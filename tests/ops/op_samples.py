@@ -160,7 +160,7 @@ def unmask_(dtype):
         "token": ints(7, 8, 2, 1, 3),
         "score": score,
         "probability": score / 2,
-        "amount": torch.tensor([0.5, 0.0], dtype=torch.float64),
+        "rule_value": torch.tensor([0.5, 0.0], dtype=torch.float64),
         "quota": ints(2, 1),
         "length": ints(12, 8),
         "end_ids": ints(1, 2),

@@ -126,8 +126,8 @@ def commit(canvas, at, probability, left, status, forward, row, offsets, positio
     read = ops.suffix_gather(canvas, row, offsets, position, length, MASK)
     score = torch.sin(position.double())
     state = (canvas, at, probability, left, status, forward)
-    amount = torch.full_like(row, 0.5, dtype=torch.float64)
-    rest = (token, score, score, amount, torch.full_like(row, 9), length, ints(1, 2))
+    rule_value = torch.full_like(row, 0.5, dtype=torch.float64)
+    rest = (token, score, score, rule_value, torch.full_like(row, 9), length, ints(1, 2))
     ops.unmask_(*state, row, offsets, position, *rest, ops.RULES["threshold"], True, MASK, 2)
     return read
 

@@ -320,9 +320,9 @@ BAD = {
     "unmask_": [
         *wrong_dtype("canvas", "committed_at", "masks_left", "status", "forward"),
         *wrong_dtype("canvas_row", "l_offsets", "position", "token", "quota", "length", "end_ids"),
-        *wrong_dtype("committed", "score", "probability", "amount", value=torch.float32),
+        *wrong_dtype("committed", "score", "probability", "rule_value", value=torch.float32),
         *wrong_size("committed_at", "committed", "masks_left", "status", "forward"),
-        *wrong_size("l_offsets", "token", "score", "probability", "amount", "quota", "length"),
+        *wrong_size("l_offsets", "token", "score", "probability", "rule_value", "quota", "length"),
         ({"canvas": part("canvas", 0)}, "canvas", r"\[12\]"),
         ({"canvas": expanded("canvas")}, "canvas", "not contiguous"),
         ({"status": lambda a: a["status"].repeat_interleave(2)[::2]}, "status", "not contiguous"),

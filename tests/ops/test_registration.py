@@ -45,7 +45,7 @@ confidence(Tensor logits, Tensor l_offsets, Tensor position, Tensor rng, Tensor 
 uniform(Tensor rng, Tensor l_offsets, Tensor position) -> Tensor
 unmask_(Tensor(a!) canvas, Tensor(b!) committed_at, Tensor(c!) committed, Tensor(d!) masks_left,
     Tensor(e!) status, Tensor(f!) forward, Tensor canvas_row, Tensor l_offsets, Tensor position,
-    Tensor token, Tensor score, Tensor probability, Tensor amount, Tensor quota, Tensor length,
+    Tensor token, Tensor score, Tensor probability, Tensor rule_value, Tensor quota, Tensor length,
     Tensor end_ids, int rule, int early_stop, SymInt mask_id, SymInt fill_id) -> ()
 build_info() -> str
 cpu_isa() -> str

@@ -16,7 +16,7 @@ ALL = 2**62  # a quota that never binds
 NAN, INF = float("nan"), float("inf")
 
 
-def step_case(seed, counts, rule="threshold", amount=0.5, quota=ALL, masked=0.7, ties=False):
+def step_case(seed, counts, rule="threshold", rule_value=0.5, quota=ALL, masked=0.7, ties=False):
     """One step of sequences whose blocks hold these many positions of a canvas of 30."""
     g = generator(seed)
     batch, rows, length = len(counts), sum(counts), 30
@@ -39,7 +39,7 @@ def step_case(seed, counts, rule="threshold", amount=0.5, quota=ALL, masked=0.7,
         "token": torch.randint(0, 90, (rows,), generator=g),
         "score": score,
         "probability": drawn(rows),
-        "amount": torch.full((batch,), amount, dtype=torch.float64),
+        "rule_value": torch.full((batch,), rule_value, dtype=torch.float64),
         "quota": torch.full((batch,), quota),
         "length": torch.tensor(
             [most + int(drawn(1) * (length + 1 - most)) for most in used], dtype=torch.int64
@@ -52,10 +52,10 @@ def step_case(seed, counts, rule="threshold", amount=0.5, quota=ALL, masked=0.7,
     }
 
 
-def block(scores, rule, amount=0.0, quota=ALL, masked=None, **changes):
+def block(scores, rule, rule_value=0.0, quota=ALL, masked=None, **changes):
     """One sequence, its block the positions 1.. of a canvas with room around it."""
     n = len(scores)
-    args = step_case(0, [n], rule, amount, quota, masked=0.0)
+    args = step_case(0, [n], rule, rule_value, quota, masked=0.0)
     args["canvas_row"] = torch.tensor([1])
     args["position"], args["length"] = torch.arange(1, n + 1), torch.tensor([30])
     args["canvas"][1, 1 : n + 1] = MASK
@@ -117,29 +117,29 @@ RANDOM = st.lists(st.integers(0, 20).map(lambda n: n / 20), min_size=1, max_size
 
 
 @given(RANDOM, st.sampled_from((0.0, 0.3, 0.6, 0.95, 1.0)))
-def test_threshold_commits_all_at_or_above_it(scores, amount):
-    above = [i for i, s in enumerate(scores) if s >= amount]
-    assert committed(block(scores, "threshold", amount)) == (above or best(scores, 1))
+def test_threshold_commits_all_at_or_above_it(scores, rule_value):
+    above = [i for i, s in enumerate(scores) if s >= rule_value]
+    assert committed(block(scores, "threshold", rule_value)) == (above or best(scores, 1))
 
 
 @given(RANDOM, st.sampled_from((0.0, 0.5, 1.0, 2.5)))
-def test_factor_commits_the_longest_safe_prefix(scores, amount):
-    """Largest m with (j + 1)(1 - score_j) <= amount for every j = 2..m (arXiv 2505.22618)."""
+def test_factor_commits_the_longest_safe_prefix(scores, rule_value):
+    """Largest m with (j + 1)(1 - score_j) <= rule_value for every j = 2..m (arXiv 2505.22618)."""
     ranked = sorted(scores, reverse=True)
-    safe = lambda j: amount > 0 and (j + 1) * (1 - ranked[j - 1]) <= amount  # noqa: E731
+    safe = lambda j: rule_value > 0 and (j + 1) * (1 - ranked[j - 1]) <= rule_value  # noqa: E731
     m = max(m for m in range(1, len(ranked) + 1) if all(safe(j) for j in range(2, m + 1)))
-    assert committed(block(scores, "factor", amount)) == best(scores, m)
+    assert committed(block(scores, "factor", rule_value)) == best(scores, m)
 
 
 @given(RANDOM, st.sampled_from((0.5, 1.0, 2.5)))
-def test_published_factor_overlooks_the_last_failure(scores, amount):
+def test_published_factor_overlooks_the_last_failure(scores, rule_value):
     ranked, n = sorted(scores, reverse=True), len(scores)
     taken = n
     for j in range(1, n):  # the released loop takes a failure at the last for none at all
-        if ranked[j] < 1 - amount / (j + 2):
+        if ranked[j] < 1 - rule_value / (j + 2):
             taken = n if j == n - 1 else j
             break
-    assert committed(block(scores, "factor_published", amount)) == best(scores, taken)
+    assert committed(block(scores, "factor_published", rule_value)) == best(scores, taken)
 
 
 @given(RANDOM, st.integers(-1, 12))
@@ -149,18 +149,20 @@ def test_quota_commits_that_many(scores, quota):
 
 
 @given(RANDOM, st.sampled_from((0.0, 0.3, 0.6, 1.5)), st.integers(0, 12))
-def test_at_least_commits_the_sure_ones_and_the_best_of_the_quota(scores, amount, quota):
+def test_at_least_commits_the_sure_ones_and_the_best_of_the_quota(scores, rule_value, quota):
     """SDAR's dynamic rule, its quota clamped to the masks (arXiv 2510.06303)."""
-    sure = max(sum(s >= amount for s in scores), 1)
+    sure = max(sum(s >= rule_value for s in scores), 1)
     wanted = 0 if quota == 0 else min(max(sure, quota), len(scores))
-    assert committed(block(scores, "at_least", amount, quota)) == best(scores, wanted)
+    assert committed(block(scores, "at_least", rule_value, quota)) == best(scores, wanted)
 
 
 @given(RANDOM, st.sampled_from((0.0, 0.2, 0.7, 3.0)))
-def test_entropy_sum_stays_below_the_bound(scores, amount):
+def test_entropy_sum_stays_below_the_bound(scores, rule_value):
     ranked = sorted(scores)
-    m = sum(sum(ranked[:k]) < amount for k in range(1, len(ranked) + 1))
-    assert committed(block(scores, "entropy_sum", amount)) == best(scores, max(m, 1), lowest=True)
+    m = sum(sum(ranked[:k]) < rule_value for k in range(1, len(ranked) + 1))
+    assert committed(block(scores, "entropy_sum", rule_value)) == best(
+        scores, max(m, 1), lowest=True
+    )
 
 
 @pytest.mark.parametrize("behind_a_mask", [False, True])
@@ -178,20 +180,20 @@ def test_an_end_without_masks_before_it_ends_the_text(behind_a_mask):
 
 
 @given(RANDOM, st.sampled_from((0.0, 0.2, 0.7, 3.0)))
-def test_entropy_bound_leaves_out_the_largest(scores, amount):
+def test_entropy_bound_leaves_out_the_largest(scores, rule_value):
     """The most tokens whose entropies, without the largest, sum to at most the bound."""
     ranked = sorted(scores)
     m = 1
-    while m < len(ranked) and sum(ranked[:m]) <= amount:
+    while m < len(ranked) and sum(ranked[:m]) <= rule_value:
         m += 1
-    assert committed(block(scores, "entropy_bound", amount)) == best(scores, m, lowest=True)
+    assert committed(block(scores, "entropy_bound", rule_value)) == best(scores, m, lowest=True)
 
 
 @given(RANDOM, st.sampled_from((-1.0, 0.0, 0.3, 0.95, INF)))
-def test_below_commits_all_below_it(scores, amount):
+def test_below_commits_all_below_it(scores, rule_value):
     """The independent draws of Dream's "origin" (arXiv 2508.15487): possibly none."""
-    assert committed(block(scores, "below", amount)) == [
-        i for i, s in enumerate(scores) if s < amount
+    assert committed(block(scores, "below", rule_value)) == [
+        i for i, s in enumerate(scores) if s < rule_value
     ]
 
 
@@ -207,13 +209,13 @@ def test_no_rule_commits_more_than_the_quota(scores, rule, quota):
 
 
 @pytest.mark.parametrize(
-    ("rule", "amount", "quota"),
+    ("rule", "rule_value", "quota"),
     [("threshold", 1.01, ALL), ("factor", 0.0, ALL), ("quota", 0.0, 1), ("threshold", 0.0, 1)],
 )
-def test_one_token_per_step(rule, amount, quota):
+def test_one_token_per_step(rule, rule_value, quota):
     """threshold > 1, factor 0 and quota 1 all fill a block best first, in as many steps."""
     scores = torch.rand(12, generator=generator(3), dtype=torch.float64).tolist()
-    args = block(scores, rule, amount, quota)
+    args = block(scores, rule, rule_value, quota)
     order = best(scores, 12)
     order.sort(key=lambda i: -scores[i])
     for step, expected in enumerate(order):
@@ -230,7 +232,7 @@ def test_ties_go_to_the_first_row():
 
 @pytest.mark.parametrize("rule", sorted(set(ops.RULES) - {"below"}))
 def test_one_is_committed_whatever_the_scores(rule):
-    assert len(committed(block([-INF, -INF, -INF], rule, amount=-9.0, quota=1))) >= 1
+    assert len(committed(block([-INF, -INF, -INF], rule, rule_value=-9.0, quota=1))) >= 1
     assert committed(block([0.1, 0.9, 0.2], rule, 0.0, 1, masked=[False, False, True]))[-1] == 2
 
 
@@ -328,7 +330,7 @@ def test_sequences_are_independent():
         alone = copied(start)
         rows = slice(offsets[b], offsets[b + 1])
         alone["l_offsets"] = torch.tensor([0, rows.stop - rows.start])
-        for name in ("canvas_row", "amount", "quota", "length"):
+        for name in ("canvas_row", "rule_value", "quota", "length"):
             alone[name] = start[name][b : b + 1]
         for name in ("position", "token", "score", "probability"):
             alone[name] = start[name][rows]

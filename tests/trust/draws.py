@@ -149,7 +149,7 @@ def _confidence(draw):
 def _unmask_(draw):
     length = draw.randint(1, 60)
     counts = tuple(draw.randint(0, min(length, 40)) for _ in range(draw.randint(0, 4)))
-    rest = {"rule": draw.randint(0, 5), "amount": draw.choice((0.0, 0.3, 0.8, 1.2, 5.0))}
+    rest = {"rule": draw.randint(0, 5), "rule_value": draw.choice((0.0, 0.3, 0.8, 1.2, 5.0))}
     rest |= {"quota": draw.randint(-1, 9), "early_stop": draw.random() < 0.5}
     return {"counts": counts, "canvas_rows": len(counts) + 1, "length": length, **rest}
 

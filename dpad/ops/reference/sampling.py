@@ -82,30 +82,30 @@ def uniform(rng, l_offsets, position):
     return (drawn[0].double() * 2.0**32 + drawn[1].double() + 0.5) * 2.0**-64
 
 
-def _accepted(rule, score, amount):
+def _accepted(rule, score, rule_value):
     """How many of the ranked candidates (a list of scores in rank order) a rule accepts."""
     n, m = len(score), 1
     if rule in (RULES["threshold"], RULES["at_least"]):
-        while m < n and score[m] >= amount:
+        while m < n and score[m] >= rule_value:
             m += 1
     elif rule == RULES["factor"]:
-        while m < n and amount > 0 and (m + 2) * (1 - score[m]) <= amount:
+        while m < n and rule_value > 0 and (m + 2) * (1 - score[m]) <= rule_value:
             m += 1
     elif rule == RULES["quota"]:
         m = n
     elif rule == RULES["entropy_bound"]:
         smaller = score[0]
-        while m < n and smaller <= amount:
+        while m < n and smaller <= rule_value:
             smaller += score[m]
             m += 1
     elif rule == RULES["entropy_sum"]:
         total = score[0]
-        while m < n and (total := total + score[m]) < amount:
+        while m < n and (total := total + score[m]) < rule_value:
             m += 1
     elif rule == RULES["below"]:
-        m = sum(s < amount for s in score)
+        m = sum(s < rule_value for s in score)
     else:
-        while m < n and score[m] >= 1 - amount / (m + 2):
+        while m < n and score[m] >= 1 - rule_value / (m + 2):
             m += 1
         m = n if m == n - 1 else m
     return m
@@ -124,7 +124,7 @@ def unmask_(
     token,
     score,
     probability,
-    amount,
+    rule_value,
     quota,
     length,
     end_ids,
@@ -151,7 +151,7 @@ def unmask_(
             continue
         order = torch.sort(scores, descending=rule not in ascending, stable=True).indices
         ranked = scores[order].tolist()
-        m = _accepted(rule, ranked, float(amount[b])) if ranked else 0
+        m = _accepted(rule, ranked, float(rule_value[b])) if ranked else 0
         most = min(max(int(quota[b]), 0), len(ranked))
         if not most or rule != RULES["at_least"]:
             m = min(m, most)
