@@ -19,8 +19,8 @@ def by_blocks(length, block):
 def patched():
     """A function of a block length to a patched model of that attention, and the model itself."""
 
-    def patch(block, **changes):
-        model = tiny(**changes)
+    def patch(block, dtype=torch.float32, **changes):
+        model = tiny(**changes).to(dtype)  # first: another dtype is looked at anew
         handle = dpad.patch(model)
         handle.adapter.attention, handle.adapter.block_length = "block-causal", block
         return model
@@ -55,7 +55,7 @@ def test_padding_is_hidden_too(patched, side):
 
 
 def test_half_precision(patched):
-    model = patched(4, heads=4, kv_heads=1).to(torch.bfloat16)
+    model = patched(4, torch.bfloat16, heads=4, kv_heads=1)
     ids = torch.randint(0, 50, (2, 11))
     wanted = tiny(heads=4, kv_heads=1).to(torch.bfloat16)
     wanted = logits(wanted, ids, attention_bias=by_blocks(11, 4))
