@@ -127,6 +127,14 @@ def test_bad_configurations_are_named(name):
             build(name, **{**SHAPE, **SMALL[name], field: value})
 
 
+def test_what_a_checkpoint_has_to_say_is_asked_for():
+    fields = {**SHAPE, "head_dim": 16}
+    for missing in ("rope_theta", "rms_norm_eps"):
+        given = {n: v for n, v in SMALL["ILLaDAForCausalLM"].items() if n != missing}
+        with pytest.raises(ValueError, match=f"{missing} = None"):
+            build("ILLaDAForCausalLM", **fields, **given)
+
+
 @every
 def test_what_does_not_fit_is_refused(name):
     model = small(name)

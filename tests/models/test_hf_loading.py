@@ -121,7 +121,7 @@ def test_trust_remote_code_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"model_type": "llada", "architectures": ["LLaDAMoEModelLM"]},
+        {"model_type": "llada", "architectures": ["LLaDAVModelLM"]},
         {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]},
         {"model_type": "gpt2"},
     ],

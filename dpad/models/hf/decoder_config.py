@@ -94,7 +94,7 @@ class DecoderConfig(NativeConfig):
         special = {n: values[n] for n in _SHARED if n.endswith(("_token_id", "_embeddings"))}
         del special["mask_token_id"]
         super().__init__(**special, **kwargs)
-        check_served(self)
+        check_served(self, complete=False)
 
     @property
     def head_width(self) -> int:
@@ -138,8 +138,12 @@ class DecoderConfig(NativeConfig):
         return False
 
 
-def check_served(config):
-    """ValueError for what the native classes would compute wrongly, naming field and value."""
+def check_served(config, complete=True):
+    """ValueError for what the native classes would compute wrongly, naming field and value.
+
+    Not `complete`: what a checkpoint has to say may be missing yet, for Transformers makes
+    configurations of nothing.
+    """
     name = type(config).__name__
     for field, taken in {**_SERVED, **config.SERVED}.items():
         value = getattr(config, field, taken[0])
@@ -147,7 +151,11 @@ def check_served(config):
             wanted = " or ".join(map(repr, taken))
             raise ValueError(f"{name}: {field} = {value!r} is not supported, only {wanted}")
     more = {field: kind for field, kind in _MORE_KINDS.items() if field in config.PUBLISHED}
-    check_fields(name, config, {**_KINDS, **more})
+    kinds = {**_KINDS, **more}
+    if not complete:
+        left_out = {f for f, value in config.PUBLISHED.items() if value is None}
+        kinds = {f: k for f, k in kinds.items() if f not in left_out or getattr(config, f)}
+    check_fields(name, config, kinds)
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     if heads % kv_heads:
         raise ValueError(
