@@ -5,6 +5,7 @@ import torch
 
 import dpad
 from dpad.generation import presets
+from dpad.models.adapter import find_adapter
 from tests.doubles.reference_decoder import ordinary
 from tests.generation.common import pad
 from tests.models.families import golden, small
@@ -64,7 +65,7 @@ def test_a_row_alone_and_in_a_ragged_batch(model, cache):
 
 
 def test_defaults_approximate_nothing(model):
-    assert presets.defaults_for(model) is presets.SAFE
+    assert presets.defaults_for(model, find_adapter(model)) is presets.SAFE
     out = dpad.patch(model).model.generate([[5, 6, 7]], max_new_tokens=4)
     assert out.shape == (1, 7) and (out != MASK_ID).all()
 
