@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import GenerationConfig, PretrainedConfig
 
-from dpad.models.hf import checkpoint, quantized
+from dpad.models.hf import checkpoint
 
 FILE_NAME = "generation_config.json"
 # Arguments of `from_pretrained` that a configuration has fields of the same name for.
@@ -59,6 +59,8 @@ class NativeModel:
                 another shape than the configuration asks for, weights that are missing (unless
                 `output_loading_info` asks for the list of them); the message names file and weight.
         """
+        from dpad.models.hf import quantized  # not before it is needed: it brings the operators
+
         name = pretrained_model_name_or_path
         checkpoint.check_arguments(kwargs)
         kwargs.update(attn_implementation="sdpa", use_safetensors=True)
