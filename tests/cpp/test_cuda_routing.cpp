@@ -139,7 +139,7 @@ TEST_CASE("combine kernels give the CPU's bits") {
 }
 
 TEST_CASE("combine kernels: rows that lack a pair are NaN, the others as they should be") {
-  CombineCase c({6, 3, 40, 0, 0}, DType::kFloat32, true);
+  CombineCase c({6, 3, 40, 0, 0}, DType::kFloat32, Rounding::kOnce);
   Buffer<float> want(6 * 40, 1), got(6 * 40, 2);
   c.on_cpu(want.data());
   // A pair twice, so that another is missing, and one out of range.
