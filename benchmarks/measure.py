@@ -44,7 +44,9 @@ class Tiny:
         self.patched, _ = dpad.demo.load(name=name)
         self.handle = dpad.patch(self.patched)
         self.problems, self.seed = dpad.demo.problems(problems, seed), seed
-        self.dropout = presets.defaults_for(self.patched)["suffix"]
+        self.dropout = presets.defaults_for(self.patched, self.patched._dpad_handle.adapter)[
+            "suffix"
+        ]
         weights = (dpad.demo.model_folder(name) / "model.safetensors").read_bytes()
         self.fingerprint = hashlib.sha256(weights).hexdigest()[:16]
 

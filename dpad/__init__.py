@@ -23,6 +23,9 @@ if _TYPE_CHECKING:  # the same names, for type checkers
     from dpad.generation.likelihood import loglikelihood as loglikelihood
     from dpad.generation.output import DPadOutput as DPadOutput
     from dpad.generation.output import Trace as Trace
+    from dpad.models.block_hooks import rows_of_pass as rows_of_pass
+    from dpad.models.calibration import calibrate as calibrate
+    from dpad.models.quantized import quantize as quantize
     from dpad.ops import build_info as build_info
     from dpad.patching import patch as patch
     from dpad.patching import patched as patched

@@ -72,7 +72,8 @@ def report(error, code, as_json):
     message = str(error)
     if code == cli.MISSING and error.name:
         module = error.name.partition(".")[0]
-        message += f"; type: pip install {TOGETHER.get(module, module)}"
+        package = TOGETHER.get(module, module)
+        message += f"; type: pip install {package}"
     if as_json:
         print_json({"error": {"type": type(error).__name__, "message": message}, "exit_code": code})
     else:

@@ -74,7 +74,10 @@ def test_the_report_says_why_not(llada, prompts):
     with dpad.patched(llada) as handle:
         decode(llada, prompts, cache="none")
         assert "eager (cache='none' has no cached steps)" in repr(handle)
-        decode(llada, prompts, noise=lambda rows, positions, vocab: None)
+        noise = lambda rows, positions, vocab: torch.zeros(  # noqa: E731
+            len(positions), vocab, dtype=torch.float64
+        )
+        decode(llada, prompts, noise=noise)
         assert "eager (noise is called in the middle of every step)" in repr(handle)
     graphs.CAPTURES.pop("cpu")
     with dpad.patched(llada) as handle:

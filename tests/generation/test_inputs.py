@@ -114,7 +114,11 @@ def test_no_known_mask_id(llada, prompts):
 def test_a_status_of_invalid_indices_raises(llada, prompts, monkeypatch):
     """Only a device that cannot refuse them beforehand writes this status."""
     read = Canvas.read_status
-    written = lambda self: [ops.STATUS["invalid"] for _ in read(self)]  # noqa: E731
+
+    def written(self):
+        status, *rest = read(self)
+        return [[ops.STATUS["invalid"]] * len(status), *rest]
+
     monkeypatch.setattr(Canvas, "read_status", written)
     with pytest.raises(RuntimeError, match="row 0, block 0, forward 0: .* out of range"):
         dpad.generate(llada, [prompts[0]], **SHORT)

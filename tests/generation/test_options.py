@@ -17,6 +17,7 @@ FLAGS = [n for n, kind in fields.KINDS.items() if kind is fields.flag]
 WHOLE = {
     "max_new_tokens": 32,
     "block_length": 8,
+    "sub_block_length": 4,
     "steps": 16,
     "top_k": 5,
     "micro_batch": 2,

@@ -101,9 +101,9 @@ def test_hooks_where_modules_are_called_run(stock, ids):
 @pytest.mark.parametrize("kind", ("register_forward_hook", "register_forward_pre_hook"))
 def test_hooks_elsewhere_are_refused_or_reported(stock, kind):
     before = snapshot(stock)
-    block = stock.model.transformer.blocks[1]
-    hook = getattr(block, kind)(lambda *_: None)
-    with pytest.raises(UnsupportedModelError, match=r"model\.transformer\.blocks\.1"):
+    rotary = stock.model.transformer.blocks[1].rotary_emb  # hooks on a whole block do run
+    hook = getattr(rotary, kind)(lambda *_: None)
+    with pytest.raises(UnsupportedModelError, match=r"model\.transformer\.blocks\.1\.rotary_emb"):
         dpad.patch(stock)
     with dpad.patch(stock, strict=False) as handle:
         assert any("blocks.1" in note for note in handle.notes)
