@@ -333,6 +333,10 @@ class Sequence:
         name = self.hooks.within_step()
         return name and f"{name} is called in the middle of every step"
 
+    def release(self):
+        """After its end: lets go of the caller's code and of other sequences."""
+        self.hooks, self.lane, self.cohort = NO_HOOKS, None, None
+
     def advance(self):
         """To the next block; False when there is none."""
         if self.block + 1 == len(self.blocks):

@@ -17,7 +17,7 @@ from dpad.generation.job import Job
 from dpad.generation.prompts import read_inputs
 from dpad.values import optional, whole
 
-SHARE = 0.25  # of the others' work: what a long pass adds to each step, see `Decoder`
+SHARE = 0.15  # of the others' work: what a long pass adds to each step, see `Decoder`
 # What a single request cannot ask for, or what the engine decides.
 REFUSED = ("micro_batch", "num_return_sequences", "row_keys")
 

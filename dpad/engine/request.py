@@ -227,6 +227,8 @@ class Request:
         usage = Usage(q.prompt_length, self._text_tokens(), len(q.forwards))
         self.status = "cancelled" if reason == "cancelled" else "failed" if error else "finished"
         output = None if error is not None else self._job.output(vars(timings))
+        q.release()  # nothing waits for the collector of cycles
+        self._job = None
         self._publish(End(reason, usage, timings))
         if error is not None:
             self._future.set_exception(error)
