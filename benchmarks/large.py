@@ -24,9 +24,9 @@ PROMPT, BLOCK, PASSES = 64, 32, 4  # PASSES: per block, with a fixed quota
 DROPOUT = dpad.Suffix("gaussian", window=128, decay=3.0, scale=1.6, near=16)
 
 
-def build(seed=0):
+def build(sizes=CONFIG, seed=0):
     """A model whose confidences spread out and that never predicts the mask; seeded."""
-    config = LLaDAConfig(**CONFIG)
+    config = LLaDAConfig(**sizes)
     model = LLaDAModelLM(config).float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -1,0 +1,70 @@
+"""A random model behind `dpad serve` in a process of its own."""
+
+import json
+import random
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks import large
+from dpad.cli.common import quiet_loading
+
+SIZES = {"d_model": 512, "n_heads": 8, "n_kv_heads": 8, "n_layers": 14, "mlp_hidden_size": 1536}
+SMALL = {"d_model": 64, "n_heads": 2, "n_kv_heads": 2, "n_layers": 2, "mlp_hidden_size": 96}
+WORDS, MASK_ID, END_ID = 8190, 8190, 8191
+NAME = "random"
+
+
+def build(folder, sizes):
+    """Writes a random model and a tokenizer of 8,190 words; returns both."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {f"w{n}": n for n in range(WORDS)} | {"<mask>": MASK_ID, "<end>": END_ID}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, mask_token="<mask>", eos_token="<end>"
+    )
+    count = len(vocabulary)
+    ids = {"mask_token_id": MASK_ID, "eos_token_id": END_ID, "pad_token_id": END_ID}
+    lengths = {"vocab_size": count, "embedding_size": count, "max_sequence_length": 512}
+    model = large.build({**sizes, **ids, **lengths})
+    quiet_loading(always=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model, tokenizer
+
+
+def prompts(count, seed):
+    """Texts of 16 to 48 random words."""
+    draw = random.Random(seed)
+    lengths = [draw.randint(16, 48) for _ in range(count)]
+    return [" ".join(f"w{draw.randrange(WORDS)}" for _ in range(n)) for n in lengths]
+
+
+@contextmanager
+def server(folder, rows, queue, threads):
+    """`dpad serve` of a folder, `rows` requests at a time: (process, url)."""
+    words = ["--max-sequences", rows, "--queue", queue, "--threads", threads, "--port", 0]
+    words = [*map(str, words), "--json", "--name", NAME, "--log-level", "error"]
+    command = [sys.executable, "-m", "dpad.cli", "serve", str(folder), *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        told = ""
+        while "}" not in told:
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError("dpad serve has ended; what it said stands above")
+            told += line
+        yield process, json.loads(told)["url"]
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def resident(process):
+    """Resident bytes of a process, as Linux tells them."""
+    text = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+    return 1024 * int(text.split("VmRSS:")[1].split()[0])
