@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import dpad
-from dpad.cli import demo, doctor, evaluate, generate, plot, serve
+from dpad.cli import chat, demo, doctor, evaluate, generate, plot, serve
 from dpad.cli.common import examples, guarded
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ def _main(
     """Suffix dropout, caches and parallel decoding for masked-diffusion language models."""
 
 
-for _module in (doctor, generate, demo, plot, serve, evaluate):
+for _module in (doctor, generate, chat, demo, plot, serve, evaluate):
     app.command(
         _module.NAME,
         epilog=examples(_module.EXAMPLES),

@@ -1,6 +1,5 @@
 """``dpad generate``."""
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Annotated
 import typer
 
 import dpad
-from dpad import threads
-from dpad.cli.common import Json, check_writable, print_json, quiet_loading
-from dpad.loading import load
+from dpad.cli.common import Json, check_writable, print_json
+from dpad.cli.decoding import Model, asks, configured, loader
 
 NAME = "generate"
 EXAMPLES = (
@@ -24,54 +22,14 @@ EXAMPLES = (
 )
 
 
-def _option(text, panel, *names, **more):
-    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
-
-
+@asks(config=configured, load=loader)
 def command(
-    model: Annotated[
-        str, typer.Argument(help='Repository or folder; "demo" is the shipped tiny model.')
-    ],
+    model: Model,
     prompt: Annotated[str, typer.Option(help='User turn; "-" reads it from stdin.')],
+    config,
+    load,
     prefill: Annotated[str, typer.Option(help="Given start of the answer.")] = "",
     raw: Annotated[bool, typer.Option("--raw", help="Do not use the chat template.")] = False,
-    preset: Annotated[
-        str | None, _option("Published settings by name, model/task.", "Decoding")
-    ] = None,
-    max_new_tokens: Annotated[int | None, _option("Length of the canvas.", "Decoding")] = None,
-    block_length: Annotated[int | None, _option("Tokens decoded together.", "Decoding")] = None,
-    threshold: Annotated[
-        float | None, _option("Commit tokens at least this probable.", "Decoding")
-    ] = None,
-    factor: Annotated[float | None, _option("Commit by Fast-dLLM's factor.", "Decoding")] = None,
-    steps: Annotated[int | None, _option("Fixed number of steps.", "Decoding")] = None,
-    temperature: Annotated[float | None, _option("Gumbel noise; 0: greedy.", "Decoding")] = None,
-    cache: Annotated[str | None, _option("none, prefix or dual.", "Decoding")] = None,
-    early_stop: Annotated[
-        bool | None, _option("Stop behind the block that holds the end.", "Decoding")
-    ] = None,
-    seed: Annotated[int | None, _option("Of all random draws.", "Decoding")] = None,
-    more: Annotated[
-        list[str] | None,
-        _option("Any other option of the configuration: name=value.", "Decoding", "--set"),
-    ] = None,
-    suffix_kind: Annotated[
-        str | None, _option("gaussian, uniform, window, all or none.", "Suffix")
-    ] = None,
-    suffix_window: Annotated[int | None, _option("Candidate positions.", "Suffix")] = None,
-    suffix_decay: Annotated[float | None, _option("k of the gaussian.", "Suffix")] = None,
-    suffix_scale: Annotated[float | None, _option("a of the gaussian.", "Suffix")] = None,
-    suffix_density: Annotated[float | None, _option("Share of the window.", "Suffix")] = None,
-    suffix_count: Annotated[float | None, _option("Number of positions.", "Suffix")] = None,
-    suffix_near: Annotated[int | None, _option("Nearest, always kept.", "Suffix")] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16; auto: the checkpoint's.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda ...; auto: a GPU if any.")] = "auto",
-    cpu_threads: Annotated[
-        int | None,
-        typer.Option("--threads", help="CPU threads; default: OMP_NUM_THREADS, or idle cores."),
-    ] = None,
     trace: Annotated[Path | None, typer.Option(help="Write every commit to this file.")] = None,
     json_output: Json = False,
 ):
@@ -80,35 +38,9 @@ def command(
     Weights are loaded by dpad's own class (no remote code). What no option gives is the default of
     the model's variant. The answer goes to stdout, figures to stderr.
     """
-    suffix = {
-        "kind": suffix_kind,
-        "window": suffix_window,
-        "decay": suffix_decay,
-        "scale": suffix_scale,
-        "density": suffix_density,
-        "count": suffix_count,
-        "near": suffix_near,
-    }
-    suffix = {name: value for name, value in suffix.items() if value is not None}
-    options = {
-        "max_new_tokens": max_new_tokens,
-        "block_length": block_length,
-        "confidence_threshold": threshold,
-        "factor": factor,
-        "steps": steps,
-        "temperature": temperature,
-        "cache": cache,
-        "early_stop": early_stop,
-        "seed": seed,
-        "suffix": dpad.Suffix(**suffix) if suffix else None,
-    }
-    options = {n: v for n, v in options.items() if v is not None}
-    config = configuration(preset, {**options, **assignments(more or ())})
     if trace is not None:
         check_writable("--trace", trace)
-    quiet_loading(always=model == "demo")
-    threads.use(cpu_threads)
-    loaded, tokenizer = load(model, dtype, device)
+    loaded, tokenizer = load()
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
     ids = encode(tokenizer, prompt, prefill, raw)
@@ -125,33 +57,6 @@ def command(
         f"seed {result['seed']}",
         err=True,
     )
-
-
-def assignments(words):
-    """``name=value`` words as a dict; values are JSON where they can be, else text."""
-    found = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise ValueError(f"--set {word}: expected name=value")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-    return found
-
-
-def configuration(preset, options):
-    """`DPadGenerationConfig` of a preset's values under `options`; ValueError if unknown."""
-    from dpad.generation import presets
-    from dpad.generation.config import DPadGenerationConfig
-
-    if preset is None:
-        return DPadGenerationConfig(**options)
-    if preset not in presets.names():
-        known = ", ".join(presets.names())
-        raise ValueError(f"--preset {preset}: expected one of {known}")
-    return presets.get(preset, **options)
 
 
 def encode(tokenizer, prompt, prefill="", raw=False):

@@ -4,10 +4,8 @@ from typing import Annotated
 
 import typer
 
-from dpad import threads
-from dpad.cli.common import Json, print_json, quiet_loading
-from dpad.cli.generate import assignments, configuration
-from dpad.loading import load
+from dpad.cli.common import Json, print_json
+from dpad.cli.decoding import Model, asks, assignments, configuration, loader, option
 
 NAME = "serve"
 EXAMPLES = (
@@ -18,52 +16,40 @@ EXAMPLES = (
 TOKENS = 65536  # K/V slots, where they fit
 
 
-def _option(text, panel, *names, **more):
-    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
-
-
+@asks(load=loader)
 def command(
-    model: Annotated[
-        str, typer.Argument(help='Repository or folder; "demo" is the shipped tiny model.')
-    ],
-    host: Annotated[str, _option("Address to listen on.", "Network")] = "127.0.0.1",
-    port: Annotated[int, _option("Port; 0: any free one.", "Network")] = 8000,
+    model: Model,
+    load,
+    host: Annotated[str, option("Address to listen on.", "Network")] = "127.0.0.1",
+    port: Annotated[int, option("Port; 0: any free one.", "Network")] = 8000,
     api_key: Annotated[
         list[str] | None,
-        _option(
+        option(
             "Key that clients must know; may be given several times.",
             "Network",
             envvar="DPAD_API_KEY",
         ),
     ] = None,
     public: Annotated[
-        bool, _option("Let others than this machine ask without a key.", "Network", "--public")
+        bool, option("Let others than this machine ask without a key.", "Network", "--public")
     ] = False,
-    name: Annotated[str | None, _option("Name of the model for clients.", "Network")] = None,
-    max_sequences: Annotated[int, _option("Requests decoded at a time.", "Limits")] = 16,
+    name: Annotated[str | None, option("Name of the model for clients.", "Network")] = None,
+    max_sequences: Annotated[int, option("Requests decoded at a time.", "Limits")] = 16,
     max_tokens: Annotated[
-        int | None, _option("K/V slots of all of them; default: 65536, or what fits.", "Limits")
+        int | None, option("K/V slots of all of them; default: 65536, or what fits.", "Limits")
     ] = None,
-    max_length: Annotated[int | None, _option("Positions of one request.", "Limits")] = None,
-    queue: Annotated[int, _option("Requests that may wait; others get 429.", "Limits")] = 256,
-    timeout: Annotated[float, _option("Seconds for a request, waiting included.", "Limits")] = 600,
-    max_body: Annotated[int, _option("Bytes of a request.", "Limits")] = 2**20,
-    max_choices: Annotated[int, _option("Answers of a request: prompts times n.", "Limits")] = 16,
-    drain: Annotated[float, _option("Seconds to finish in after SIGTERM.", "Limits")] = 30,
+    max_length: Annotated[int | None, option("Positions of one request.", "Limits")] = None,
+    queue: Annotated[int, option("Requests that may wait; others get 429.", "Limits")] = 256,
+    timeout: Annotated[float, option("Seconds for a request, waiting included.", "Limits")] = 600,
+    max_body: Annotated[int, option("Bytes of a request.", "Limits")] = 2**20,
+    max_choices: Annotated[int, option("Answers of a request: prompts times n.", "Limits")] = 16,
+    drain: Annotated[float, option("Seconds to finish in after SIGTERM.", "Limits")] = 30,
     preset: Annotated[
-        str | None, _option("Published settings by name, model/task.", "Decoding")
+        str | None, option("Published settings by name, model/task.", "Decoding")
     ] = None,
     more: Annotated[
         list[str] | None,
-        _option("Default of an option of the configuration: name=value.", "Decoding", "--set"),
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, float16; auto: the checkpoint's.")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="cpu, cuda ...; auto: a GPU if any.")] = "auto",
-    cpu_threads: Annotated[
-        int | None,
-        typer.Option("--threads", help="CPU threads; default: OMP_NUM_THREADS, or idle cores."),
+        option("Default of an option of the configuration: name=value.", "Decoding", "--set"),
     ] = None,
     log_level: Annotated[str, typer.Option(help="error, warning, info or debug.")] = "info",
     json_output: Json = False,
@@ -84,9 +70,7 @@ def command(
         )
     limits = Limits(body=max_body, choices=max_choices, seconds=timeout)
     config = configuration(preset, assignments(more or ()))
-    quiet_loading(always=model == "demo")
-    threads.use(cpu_threads)
-    loaded, tokenizer = load(model, dtype, device)
+    loaded, tokenizer = load()
     dpad.patch(loaded)
     sizes = {"max_sequences": max_sequences, "queue": queue, "max_length": max_length}
     engine = dpad.Engine(loaded, max_tokens=max_tokens or _fitting(loaded, sizes), **sizes)

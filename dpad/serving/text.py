@@ -36,7 +36,11 @@ class TextStream:
 
     def peek(self, ids):
         """What `push` would give for these ids; nothing changes."""
-        return copy.copy(self).push(ids)
+        return self.copy().push(ids)
+
+    def copy(self):
+        """One that goes on by itself; nothing here is changed in place."""
+        return copy.copy(self)
 
     def _decode(self):
         return self._tokenizer.decode(self._ids, skip_special_tokens=True)

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 import dpad
-from dpad.cli import generate
+from dpad import loading
+from dpad.cli import decoding, generate
 from dpad.generation import presets
 from dpad.generation.output import Trace
 from dpad.loading import load
@@ -80,8 +81,8 @@ def test_every_option_reaches_the_library(run):
 def test_a_preset_gives_way_to_options():
     name = "llada-1.5/mbpp"
     published = presets.get(name)
-    assert generate.configuration(name, {}) == published
-    changed = generate.configuration(name, {"steps": 64, "max_new_tokens": 128})
+    assert decoding.configuration(name, {}) == published
+    changed = decoding.configuration(name, {"steps": 64, "max_new_tokens": 128})
     assert (changed.steps, changed.confidence_threshold) == (64, None)
     assert (changed.max_new_tokens, changed.suffix) == (128, published.suffix)
 
@@ -249,7 +250,7 @@ def test_an_interrupt_is_exit_code_130(run, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate, "load", interrupt)
+    monkeypatch.setattr(loading, "load", interrupt)
     assert run(ASK).exit_code == 130
 
 
@@ -257,7 +258,7 @@ def test_defects_are_not_hidden(run, monkeypatch):
     def defect(*args, **kwargs):
         raise AttributeError("a bug")
 
-    monkeypatch.setattr(generate, "load", defect)
+    monkeypatch.setattr(loading, "load", defect)
     with pytest.raises(AttributeError, match="a bug"):
         run(ASK)
 

@@ -7,11 +7,12 @@ import sys
 import pytest
 
 import dpad
-from dpad.cli import demo, doctor, evaluate, generate, plot, serve
+from dpad.cli import chat, demo, doctor, evaluate, generate, plot, serve
 
 COMMANDS = {
     "doctor": doctor,
     "generate": generate,
+    "chat": chat,
     "demo": demo,
     "plot": plot,
     "serve": serve,
