@@ -1,5 +1,6 @@
 """`Engine`: many requests on one model, each decoded as it would be alone."""
 
+import inspect
 import threading
 import time
 from collections import Counter, deque
@@ -8,18 +9,15 @@ from contextlib import suppress
 from dpad.decode.decoder import Decoder
 from dpad.decode.workspace import Workspace
 from dpad.engine.capacity import capacity
-from dpad.engine.request import STREAMS, Request, RequestCancelled
+from dpad.engine.intake import check_request, job_of, recipe_of
+from dpad.engine.request import Request, RequestCancelled
 from dpad.engine.waiting import Waiting
-from dpad.generation.api import adapter_of, merge
+from dpad.generation.api import adapter_of
 from dpad.generation.conventions import Conventions
-from dpad.generation.inputs import split_prompts
-from dpad.generation.job import Job
-from dpad.generation.prompts import read_inputs
-from dpad.values import optional, whole
+from dpad.generation.recipe import Recipe
+from dpad.values import int64, optional, whole
 
 SHARE = 0.15  # of the others' work: what a long pass adds to each step, see `Decoder`
-# What a single request cannot ask for, or what the engine decides.
-REFUSED = ("micro_batch", "num_return_sequences", "row_keys")
 
 
 class QueueFull(RuntimeError):
@@ -125,14 +123,10 @@ class Engine:
             QueueFull: too many wait.
             EngineClosed: after `drain` or `close`.
         """
-        if stream not in STREAMS:
-            raise ValueError(f"stream = {stream!r}: expected None, 'blocks' or 'drafts'")
-        self._check_number("priority", priority)
-        if timeout is not None:
-            self._check_number("timeout", timeout)
-        for name in REFUSED:
-            if name in options:
-                raise ValueError(f"{name} = {options[name]!r}: a request is one row of its own")
+        check_request(stream, priority, timeout)
+        recipe = generation_config
+        if not isinstance(recipe, Recipe):
+            recipe = recipe_of(self.model, self.adapter, generation_config, options)
         conventions = Conventions(
             None,
             logits_processor,
@@ -142,8 +136,9 @@ class Engine:
             callback_on_step_end_tensor_outputs,
         )
         supplied = {"kept_suffix": kept_suffix, "noise": noise, "confidences": confidences}
-        options |= {"row_keys": [row_key]} | ({} if seed is None else {"seed": seed})
-        job = self._job(ids, generation_config, options, supplied, conventions)
+        draws = optional(int64)("seed", seed), [int64("row_key", row_key)]
+        job = job_of(self.adapter, recipe, ids, supplied, conventions, draws)
+        self._check_size(job.sequences[0], recipe.config.max_new_tokens)
         with self._gate:
             if self._closing:
                 raise EngineClosed("the engine takes no more requests")
@@ -157,32 +152,14 @@ class Engine:
         self._wake()
         return request
 
-    @staticmethod
-    def _check_number(name, value):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-            raise ValueError(f"{name} = {value!r}: expected a number")
-
-    def _job(self, ids, given, options, supplied, conventions):
-        """The call of `generate` that the request alone would be, checked."""
-        base = self._handle.config if self._handle is not None else None
-        config = merge(self.model, base, given, options, self.adapter)
-        if config.num_return_sequences > 1:
-            raise ValueError(
-                f"num_return_sequences = {config.num_return_sequences}: submit the prompt as often"
-            )
-        ids, mask = read_inputs(ids, None, None)
-        if ids.shape[0] != 1:
-            raise ValueError(f"ids has {ids.shape[0]} rows: a request is one prompt")
-        prompts = split_prompts(ids, mask)
-        job = Job(self.adapter, config, prompts, supplied, conventions, {}, (ids, mask))
-        q = job.sequences[0]
+    def _check_size(self, q, new):
+        """Refuses a sequence that can never be admitted."""
         if q.length > self.max_length or q.slots > self.max_tokens:
             raise ValueError(
-                f"a prompt of {q.prompt_length} + max_new_tokens of {config.max_new_tokens} = "
+                f"a prompt of {q.prompt_length} + max_new_tokens of {new} = "
                 f"{q.length} positions in {q.streams} streams: the engine has max_length = "
                 f"{self.max_length} and max_tokens = {self.max_tokens}"
             )
-        return job
 
     def map(self, prompts, *, progress=False, **options):
         """Decodes an iterable of prompts; yields their `dpad.DPadOutput` in order.
@@ -195,15 +172,26 @@ class Engine:
             progress: show a bar (tqdm).
             options: arguments of `submit` for all of them.
         """
-        waiting = deque()
+        waiting, shared = deque(), None
         with _bar(progress, prompts) as bar:
             for number, prompt in enumerate(prompts):
                 own = prompt if isinstance(prompt, dict) else {"ids": prompt}
                 while len(waiting) >= 2 * self.max_sequences or self._waiting.full:
                     yield self._next(waiting, bar)
-                waiting.append(self.submit(**{"row_key": number, **options, **own}))
+                request = {"row_key": number, **options, **own}
+                if own.keys() <= OWN:  # its configuration is everybody's, checked once
+                    shared = shared or self._shared(options)
+                    own = {n: v for n, v in request.items() if n in OWN}
+                    request = own | {"generation_config": shared}
+                waiting.append(self.submit(**request))
             while waiting:
                 yield self._next(waiting, bar)
+
+    def _shared(self, options):
+        """The `Recipe` of requests whose configuration is that of all."""
+        config = {n: v for n, v in options.items() if n not in OWN}
+        given = config.pop("generation_config", None)
+        return recipe_of(self.model, self.adapter, given, config)
 
     @staticmethod
     def _next(waiting, bar):
@@ -277,28 +265,32 @@ class Engine:
 
     def _admit(self):
         """Moves requests from the queue into the decoder, as long as there is room."""
+        ready = False
         while len(self._running) < self.max_sequences:
             request = self._waiting.first(self.steps)
             if request is None:
                 return
-            if self._decoder is None:
-                self._allocate()
-            if self.adapter.fused is not None:
-                self.adapter.fused.refresh()
+            if not ready:
+                self._prepare()
+                ready = True
             if not self._decoder.admit(request.sequence):
                 return  # it waits for room, and nobody overtakes it
             self._leave_queue(request)
             self._running[request.sequence] = request
             request.admit()
 
+    def _prepare(self):
+        """Looks at the model before requests are admitted, as `generate` does at each call."""
+        if self._decoder is None:
+            size = (self.max_sequences, self.max_length, self.max_tokens)
+            self._workspace.reserve(self.adapter, *size)
+            self._decoder = Decoder(self.adapter, self._workspace, SHARE)
+        if self.adapter.fused is not None:
+            self.adapter.fused.refresh()
+
     def _leave_queue(self, request):
         with self._gate:
             self._waiting.remove(request)
-
-    def _allocate(self):
-        size = (self.max_sequences, self.max_length, self.max_tokens)
-        self._workspace.reserve(self.adapter, *size)
-        self._decoder = Decoder(self.adapter, self._workspace, SHARE)
 
     def _end(self, request, reason, error=None):
         self.outcomes[reason if error is None else "failed"] += 1
@@ -409,3 +401,7 @@ def _bar(progress, prompts):
 
     total = len(prompts) if hasattr(prompts, "__len__") else None
     return tqdm(total=total, disable=not progress)
+
+
+# Arguments of `submit` that are a request's own; the others are its configuration.
+OWN = set(inspect.signature(Engine.submit).parameters) - {"self", "options", "generation_config"}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from dpad.generation.job import before_end
+
 STREAMS = (None, "blocks", "drafts")
 
 
@@ -196,7 +198,7 @@ class Request:
         cut = self._job.conventions.cuts.get(0)
         tokens = tokens[: None if cut is None else cut - self._done].cpu().clone()
         self._done += tokens.shape[0]
-        count = _before_end(tokens, q.end_ids)
+        count = before_end(tokens, q.end_ids)
         if count is not None:
             self._text_ended, tokens = True, tokens[: count + 1]
         self._publish(Block(tokens))
@@ -244,12 +246,5 @@ class Request:
             return 0
         answer = q.result.tokens[q.prompt_length : q.shown].cpu()
         answer = answer[: self._job.conventions.cuts.get(0)]
-        answer = answer[: _before_end(answer, q.end_ids)]
-        return int((answer != q.mask_id).sum())
-
-
-def _before_end(tokens, end_ids):
-    """Number of tokens before the first end id, or None without one."""
-    ends = torch.isin(tokens, torch.tensor(end_ids, dtype=torch.int64, device="cpu"))
-    found = ends.nonzero()[:, 0]
-    return int(found[0]) if found.numel() else None
+        answer = answer[: before_end(answer, q.end_ids)]
+        return len(answer) - answer.tolist().count(q.mask_id)

@@ -17,6 +17,7 @@ from dpad.generation.api import merge
 from dpad.generation.conventions import Conventions
 from dpad.generation.job import Job
 from dpad.generation.likelihood import check_samples, key_of
+from dpad.generation.recipe import Recipe
 from dpad.loading import load
 from dpad.models.adapter import find_adapter
 from dpad.values import flag, int64, whole
@@ -199,7 +200,7 @@ class DPadLM(TemplateLM):
             key = key_of(again if job.config.temperature else 0, *ids.tolist())
             stops = StopStrings(self.tokenizer, stops)
             early = bool(job.config.early_stop)
-            rows.append(Row(number, ids, options, key, stops, job.end_ids, early))
+            rows.append(Row(number, ids, options, key, stops, job.recipe.end_ids, early))
         return rows
 
     def _base(self):
@@ -208,7 +209,8 @@ class DPadLM(TemplateLM):
     def _job(self, ids, options):
         """The call of `generate` that a prompt alone would be: its checks, and what holds in it."""
         config = merge(self.model, self._base(), self.config, options)
-        return Job(self.adapter, config, [ids], NOTHING, Conventions(), {}, (None, None))
+        recipe = Recipe(self.adapter, config)
+        return Job(self.adapter, recipe, [ids], NOTHING, Conventions(), {}, (None, None))
 
     def decode(self, rows, config):
         """(`DPadOutput`, answers int64 ``[rows, canvas]``) of rows with the same options."""

@@ -23,6 +23,7 @@ from dpad.generation.names import resolve_names, set_options
 from dpad.generation.output import DPadOutput
 from dpad.generation.progress import Progress, check_progress
 from dpad.generation.prompts import read_inputs
+from dpad.generation.recipe import Recipe
 from dpad.generation.release import released
 from dpad.generation.stored import stored_options
 from dpad.models.adapter import Adapter, find_adapter
@@ -142,7 +143,8 @@ def _call(
         return run_loop(custom_generate, model, ids, mask, config, extra)
     if conventions.progress:
         conventions.progress = partial(Progress, early_stop=bool(config.early_stop))
-    job = Job(adapter, config, prompts, supplied, conventions, hooks, (ids, mask))
+    recipe = Recipe(adapter, config)
+    job = Job(adapter, recipe, prompts, supplied, conventions, hooks, (ids, mask))
     with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
         run = job.run(workspace)
     return job.result(run)

@@ -14,11 +14,10 @@ def check_full_attention(adapter):
         )
 
 
-def check_attention(adapter, config, wanted, supplied, hooks):
+def check_attention(adapter, config, wanted):
     """Refuses what the attention of the model cannot do.
 
-    `wanted` is the attention that the compatible mode is for, or None; `supplied` and `hooks` are
-    the caller's own, name -> function or None.
+    `wanted` is the attention that the compatible mode is for, or None.
 
     Raises ValueError with the name and the value.
     """
@@ -43,11 +42,25 @@ def check_attention(adapter, config, wanted, supplied, hooks):
         raise ValueError(
             f"sub_block_length = {part} and steps = {config.steps}: steps are a block's"
         )
+
+
+def check_behind(adapter, supplied, hooks):
+    """Refuses what a caller supplies for a suffix that the model does not see.
+
+    `supplied` and `hooks` are the caller's own, name -> function or None.
+
+    Raises ValueError with the name.
+    """
+    if adapter.attention == "full":
+        return
     given = {"kept_suffix": supplied["kept_suffix"]}
     given |= {f"generation_{name}_hook_func": hook for name, hook in hooks.items()}
     for name, value in given.items():
         if value is not None:
-            raise ValueError(f"{name} is given: {has} and sees nothing behind a block")
+            raise ValueError(
+                f"{name} is given: {adapter.family} has {adapter.attention} attention and sees "
+                "nothing behind a block"
+            )
 
 
 def mask_id_of(adapter, given):

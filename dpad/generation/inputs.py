@@ -36,6 +36,7 @@ def check_prompts(prompts, new_tokens, adapter, mask_id, limit):
         ValueError: too long for the model, an id outside the vocabulary, the mask id inside a
             prompt, or an empty prompt of a model that predicts from the predecessor.
     """
+    vocab = adapter.vocab_size
     for row, prompt in enumerate(prompts):
         length = prompt.numel()
         if limit is not None and length + new_tokens > limit:
@@ -43,11 +44,12 @@ def check_prompts(prompts, new_tokens, adapter, mask_id, limit):
                 f"row {row}: prompt of {length} + max_new_tokens of {new_tokens} = "
                 f"{length + new_tokens} positions, the model has {limit}"
             )
-        bad = (prompt < 0) | (prompt >= adapter.vocab_size)
-        if bad.any():
+        low, high = map(int, prompt.aminmax()) if length else (0, 0)
+        if low < 0 or high >= vocab:
+            bad = (prompt < 0) | (prompt >= vocab)
             raise ValueError(
                 f"input_ids: row {row} holds id {int(prompt[bad][0])}, the vocabulary has "
-                f"{adapter.vocab_size} ids"
+                f"{vocab} ids"
             )
         if (prompt == mask_id).any():
             raise ValueError(

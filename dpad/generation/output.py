@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,12 @@ class DPadOutput(ModelOutput):
     timings: dict[str, float] | None = None
     trace: "Trace | None" = None
     history: tuple[torch.Tensor, ...] | None = None
+
+    def __post_init__(self) -> None:
+        # Transformers looks for a dict in the first field, which takes longer than the tensors.
+        for name, value in list(vars(self).items()):
+            if value is not None:
+                OrderedDict.__setitem__(self, name, value)
 
     def _repr_html_(self) -> str:
         return output_html(self)

@@ -1,0 +1,51 @@
+"""What is handed in, checked: the options of requests, and one prompt each."""
+
+from dpad.engine.request import STREAMS
+from dpad.generation.api import merge
+from dpad.generation.inputs import split_prompts
+from dpad.generation.job import Job
+from dpad.generation.prompts import read_inputs
+from dpad.generation.recipe import Recipe
+
+# What a single request cannot ask for, or what the engine decides.
+REFUSED = ("micro_batch", "num_return_sequences", "row_keys")
+
+
+def check_request(stream, priority, timeout):
+    """Raises ValueError for what no request can have, by name and value."""
+    if stream not in STREAMS:
+        raise ValueError(f"stream = {stream!r}: expected None, 'blocks' or 'drafts'")
+    for name, value in (("priority", priority), ("timeout", 0 if timeout is None else timeout)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+            raise ValueError(f"{name} = {value!r}: expected a number")
+
+
+def recipe_of(model, adapter, given, options):
+    """The `Recipe` of requests with these options over the configuration `given`.
+
+    Raises:
+        TypeError, ValueError: a bad option, by name and value.
+        UnsupportedModelError: the model has hooks that dpad's forward does not run.
+    """
+    for name in REFUSED:
+        if name in options:
+            raise ValueError(f"{name} = {options[name]!r}: a request is one row of its own")
+    handle = getattr(model, "_dpad_handle", None)
+    config = merge(model, handle and handle.config, given, options, adapter)
+    if config.num_return_sequences > 1:
+        raise ValueError(
+            f"num_return_sequences = {config.num_return_sequences}: submit the prompt as often"
+        )
+    return Recipe(adapter, config)
+
+
+def job_of(adapter, recipe, ids, supplied, conventions, draws):
+    """The call of `generate` that one prompt alone would be; `draws` are its seed and row keys.
+
+    Raises ValueError for anything but ids of one prompt that the model can decode.
+    """
+    ids, mask = read_inputs(ids, None, None)
+    if ids.shape[0] != 1:
+        raise ValueError(f"ids has {ids.shape[0]} rows: a request is one prompt")
+    prompts, given = split_prompts(ids, mask), (ids, mask)
+    return Job(adapter, recipe, prompts, supplied, conventions, {}, given, *draws)

@@ -1,0 +1,135 @@
+"""A configuration on a model: what all sequences that it decodes have in common."""
+
+import torch
+
+from dpad.decode import commit
+from dpad.decode.sequence import Sampling
+from dpad.generation.checks import check_attention, check_refresh, token_ids
+from dpad.generation.compat import quirks
+from dpad.generation.config import ALGS
+
+
+class Recipe:
+    """What a `DPadGenerationConfig` asks of the decoder of one model, whatever the prompts.
+
+    It is made once for all prompts of a call, and for all requests that share their options.
+
+    Attributes:
+        config, quirks: the configuration, and what its compatible mode keeps of a published one.
+        mask_id, end_ids, pad_id: token ids in force.
+        options: fields of a `Sequence` that follow from them.
+
+    Raises:
+        ValueError: an option that the model cannot follow, by name and value.
+        UnsupportedModelError: the model has hooks that dpad's forward does not run.
+    """
+
+    def __init__(self, adapter, config):
+        adapter.refuse_unserved()
+        self.config, self.quirks = config, quirks(config.compatible)
+        self.causal = adapter.attention == "block-causal"
+        wanted = config.compatible and self.quirks.get("attention", "full")
+        check_attention(adapter, config, wanted)
+        check_refresh(config)
+        self.mask_id, self.end_ids, self.pad_id = token_ids(adapter, config)
+        self.options = self._options(adapter)
+
+    def _options(self, adapter):
+        config, kept = self.config, self.quirks
+        return {
+            "block_length": config.block_length,
+            "mask_id": self.mask_id,
+            "rule": _rule(config, kept, adapter.dtype),
+            "suffix": config.suffix,
+            "cache": config.cache,
+            "sampling": self._sampling(),
+            "end_ids": self.end_ids,
+            "early_stop": bool(config.early_stop),
+            "stop_in": kept.get("stop_in", "text" if self.causal else "block"),
+            "fill_id": self._fill_id(),
+            "look_back": 1 if config.refresh == "recent" else None,
+            "refresh_period": config.refresh_period,
+            "published_shift": kept.get("published_shift", False),
+            "attention": adapter.attention,
+            "first_given": self.causal and adapter.shift == 1,
+            "sub_block_length": config.sub_block_length,
+            "saves_apart": kept.get("saves_apart", False),
+            "steps_of": -(-config.max_new_tokens // config.block_length) if self.causal else None,
+            "bounded": kept.get("bounded", False) and config.steps is not None,
+        }
+
+    def lengths(self, prompts):
+        """(positions of the canvas, of the result) of each row.
+
+        The canvas of a block-causal model has whole blocks: it was trained to see all their masks.
+        """
+        block, new = self.config.block_length, self.config.max_new_tokens
+        wanted = [len(p) + new for p in prompts]
+        if not self.causal:
+            return [(n, n) for n in wanted]
+        if not self.quirks.get("next_token"):
+            canvas = [-(-n // block) * block for n in wanted]
+            shown = canvas if self.quirks.get("whole_blocks") else wanted
+            return list(zip(canvas, shown, strict=True))
+        counted = [len(p) for p in prompts]
+        if self.quirks.get("longest"):
+            counted = [max(counted)] * len(counted)
+        canvas = [(n // block + new // block) * block + 1 for n in counted]
+        for row, (n, prompt) in enumerate(zip(canvas, prompts, strict=True)):
+            if n <= len(prompt):
+                raise ValueError(
+                    f"row {row}: max_new_tokens = {new} is no whole block of block_length = {block}"
+                )
+        return [(n, n) for n in canvas]
+
+    def _sampling(self):
+        config, ends = self.config, self.end_ids
+        unfiltered = self.quirks.get("greedy_unfiltered") and not config.temperature
+        barred = ends[: self.quirks.get("barred_ends")] if config.logits_eos_inf else ()
+        late = ends[self.quirks.get("sampled_ends", 0) if config.temperature else 0 :]
+        return Sampling(
+            temperature=float(config.temperature),
+            top_p=None if unfiltered else config.top_p,
+            top_k=config.top_k,
+            tempered=bool(config.temperature) and self.quirks.get("tempered", False),
+            before_filters=self.quirks.get("before_filters", self.causal and not self.quirks),
+            top_k_first=self.quirks.get("top_k_first", False),
+            guidance=float(config.cfg_scale),
+            suppress=(self.mask_id, *barred),
+            exclude=late if config.confidence_eos_eot_inf else barred,
+            round_scores=self.quirks.get("round_scores", False),
+            random_order=config.remasking == "random",
+        )
+
+    def _fill_id(self):
+        """What stands behind an end of text."""
+        if self.quirks.get("keeps_masks"):
+            return self.mask_id
+        return self.end_ids[0] if self.end_ids else self.pad_id
+
+
+def _rule(config, kept_quirks, dtype):
+    """The commit rule of a configuration; `kept_quirks` are those of its compatible mode, `dtype`
+    that of the logits.
+    """
+    given = [n for n in commit.KINDS if n != "steps" and getattr(config, n) is not None]
+    if given:  # one: the configuration has been checked
+        option = given[0]
+        value = torch.tensor(getattr(config, option), dtype=torch.float64, device="cpu")
+        if option == "confidence_threshold" and kept_quirks.get("round_scores", False):
+            value = value.to(dtype)
+        if kept_quirks.get("strict", False) and option == "confidence_threshold":
+            value = torch.nextafter(value, torch.full_like(value, torch.inf))
+        if config.alg == "low_confidence_dynamic":
+            runs = kept_quirks.get("runs", False)
+            return (commit.sure_or_run if runs else commit.at_least)(value, config.steps)
+        if option == "entropy_bound" and kept_quirks.get("entropy_sum", False):
+            return commit.entropy_sum(value, config.steps)
+        published = kept_quirks.get("published_factor", False)
+        return commit.valued(option, value, config.steps, published)
+    alg = kept_quirks.get("ranks", config.alg)
+    if alg == "origin":
+        return commit.independent(config.steps, config.eps)
+    schedule = kept_quirks.get("schedule", "linear")
+    ranked = (ALGS[alg], schedule, config.eps, config.alg_temp or 0.0)
+    return commit.fixed_quota(config.steps, *ranked)
