@@ -13,6 +13,7 @@ if _TYPE_CHECKING:  # the same names, for type checkers
     from dpad import models as models
     from dpad import ops as ops
     from dpad import plot as plot
+    from dpad.decode.decoder import NaNLogitsError as NaNLogitsError
     from dpad.decode.suffix import Suffix as Suffix
     from dpad.engine import Engine as Engine
     from dpad.generation import presets as presets
@@ -25,6 +26,7 @@ if _TYPE_CHECKING:  # the same names, for type checkers
     from dpad.generation.output import Trace as Trace
     from dpad.models.block_hooks import rows_of_pass as rows_of_pass
     from dpad.models.calibration import calibrate as calibrate
+    from dpad.models.parts import UnsupportedModelError as UnsupportedModelError
     from dpad.models.quantized import quantize as quantize
     from dpad.ops import build_info as build_info
     from dpad.patching import patch as patch
@@ -50,6 +52,8 @@ _PUBLIC = {
     "DPadOutput": "dpad.generation.output",
     "Trace": "dpad.generation.output",
     "Engine": "dpad.engine",
+    "UnsupportedModelError": "dpad.models.parts",
+    "NaNLogitsError": "dpad.decode.decoder",
     "tune": "dpad.tuning",
     "build_info": "dpad.ops",
 }

@@ -17,7 +17,7 @@ from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.diffusion import diffusion_generate
 from dpad.generation.html import report_html
 from dpad.models import fused_projections, linear_layers
-from dpad.models.adapter import Adapter, check_tensors, find_adapter, unwrap
+from dpad.models.adapter import Adapter, check_tensors, find_adapter, snapshot, unwrap
 from dpad.models.parts import UnsupportedModelError
 
 
@@ -68,16 +68,6 @@ class _DiffusionGenerate(_Entry):
         return diffusion_generate(self.handle.model, *args, **kwargs)
 
 
-def _seen(model: torch.nn.Module) -> Any:
-    """What tells whether a model is still the one that was looked at: its modules, each as it is,
-    what its configurations say, dtype and device.
-    """
-    configs = [getattr(m, "config", None) for m in (model, *model.children())]
-    weight = next(model.parameters(), None)
-    kind = None if weight is None else (weight.dtype, weight.device)
-    return list(model.modules()), [dict(vars(c)) for c in configs if hasattr(c, "__dict__")], kind
-
-
 class Handle:
     """What `patch` did to one model. Prints as a table; a context manager that undoes it.
 
@@ -121,7 +111,7 @@ class Handle:
         """The decoder's view of the model as it is now: what was replaced, converted or configured
         since the last call is looked at anew. UnsupportedModelError if that cannot be decoded.
         """
-        seen = None if torch.compiler.is_compiling() else _seen(self.model)
+        seen = None if torch.compiler.is_compiling() else snapshot(self.model)
         if self._adapter is None or (seen is not None and seen != self._seen):
             adapter = self._found(seen)
             if self._adapter is None or not adapter.same_as(self._adapter):

@@ -1,6 +1,7 @@
 """The canvas: the only copy of the tokens, and everything the device decides."""
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from dpad import ops
 from dpad.decode import device as devices
@@ -48,10 +49,8 @@ class Canvas:
 
     def load(self, sequences):
         """Begins sequences in their rows; other rows are not touched."""
-        width = max(q.length for q in sequences)
-        tokens = torch.zeros(len(sequences), width, dtype=torch.int64, device="cpu")
-        for line, q in zip(tokens, sequences, strict=True):
-            line[: q.length] = q.tokens
+        tokens = pad_sequence([q.tokens for q in sequences], batch_first=True)
+        width = tokens.shape[1]
         rows = torch.tensor([q.row for q in sequences], device="cpu")
         if self.device.type != "cpu":
             sent = moved({"rows": rows, "tokens": tokens}, self.device)

@@ -16,8 +16,9 @@ _LAYOUTS = 8  # kept, of the passes that were laid out last
 
 def _columns(rows):
     """int64 ``[n]`` tensors, one per column of a list of rows."""
+    flat = [value for column in zip(*rows, strict=True) for value in column]
     # Planning is the host's, whatever torch's default device is.
-    return torch.tensor(rows, dtype=torch.int64, device="cpu").T.contiguous().unbind()
+    return torch.tensor(flat, dtype=torch.int64, device="cpu").view(-1, len(rows)).unbind()
 
 
 def draw_suffix(sequences):

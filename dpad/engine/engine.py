@@ -15,9 +15,13 @@ from dpad.engine.waiting import Waiting
 from dpad.generation.api import adapter_of
 from dpad.generation.conventions import Conventions
 from dpad.generation.recipe import Recipe
+from dpad.models.adapter import snapshot
+from dpad.models.parts import UnsupportedModelError
 from dpad.values import int64, optional, whole
 
 SHARE = 0.15  # of the others' work: what a long pass adds to each step, see `Decoder`
+# What a sequence that waits was made for.
+DECODED_BY = ("family", "attention", "shift", "block_length", "mask_id", "vocab_size")
 
 
 class QueueFull(RuntimeError):
@@ -68,7 +72,7 @@ class Engine:
         max_tokens, queue = whole(1)("max_tokens", max_tokens), whole(1)("queue", queue)
         max_length = optional(whole(1))("max_length", max_length)
         self.model, self._handle = model, getattr(model, "_dpad_handle", None)
-        self.adapter = adapter_of(model)
+        self.adapter, self._seen = adapter_of(model), snapshot(model)
         self.max_sequences, self.max_tokens = max_sequences, max_tokens
         self.max_length = min(max_length or max_tokens, max_tokens, self.adapter.max_positions)
         self._workspace = Workspace(self._handle.cuda_graphs if self._handle else True)
@@ -265,28 +269,45 @@ class Engine:
 
     def _admit(self):
         """Moves requests from the queue into the decoder, as long as there is room."""
-        ready = False
+        if not len(self._waiting) or len(self._running) == self.max_sequences:
+            return
+        try:
+            if not self._ready():
+                return
+        except UnsupportedModelError as error:
+            for request in list(self._waiting):
+                self._leave_queue(request)
+                self._end(request, "error", error)
+            return
         while len(self._running) < self.max_sequences:
             request = self._waiting.first(self.steps)
-            if request is None:
-                return
-            if not ready:
-                self._prepare()
-                ready = True
-            if not self._decoder.admit(request.sequence):
+            if request is None or not self._decoder.admit(request.sequence):
                 return  # it waits for room, and nobody overtakes it
             self._leave_queue(request)
             self._running[request.sequence] = request
             request.admit()
 
-    def _prepare(self):
-        """Looks at the model before requests are admitted, as `generate` does at each call."""
+    def _ready(self):
+        """Whether requests can be admitted: the model is looked at as `generate` does at each call.
+
+        Where it has changed since, those that run end first, on the modules as they are.
+        """
+        seen = snapshot(self.model)
+        if seen != self._seen:
+            if self._running:
+                return False
+            had, self.adapter = self.adapter, adapter_of(self.model)
+            self._seen, self._decoder = seen, None
+            if any(getattr(had, n) != getattr(self.adapter, n) for n in DECODED_BY):
+                raise UnsupportedModelError("the model has changed since the request was submitted")
+        self.adapter.refuse_unserved()
         if self._decoder is None:
             size = (self.max_sequences, self.max_length, self.max_tokens)
             self._workspace.reserve(self.adapter, *size)
             self._decoder = Decoder(self.adapter, self._workspace, SHARE)
         if self.adapter.fused is not None:
             self.adapter.fused.refresh()
+        return True
 
     def _leave_queue(self, request):
         with self._gate:

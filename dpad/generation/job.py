@@ -51,6 +51,8 @@ class Job:
         self.noise, self.confidences = (
             supplied_draws(n, supplied[n]) for n in ("noise", "confidences")
         )
+        own = {"seed": seed, "row_keys": keys}
+        self.own = {n: v for n, v in own.items() if v is not None}
         keys = row_keys(config.row_keys if keys is None else keys, len(prompts))
         self.conventions = BoundConventions(
             conventions, adapter.model, prompts, recipe.end_ids, new, adapter.vocab_size
@@ -151,7 +153,7 @@ class Job:
         if self.config.trace:
             header = {"format": TRACE_FORMAT, "version": TRACE_VERSION, "seed": self.seed}
             header["prompt_lengths"] = [len(p) for p in self.prompts]
-            header["config"] = self.config.to_diff_dict()
+            header["config"] = self.config.to_diff_dict() | self.own
             trace = Trace(header, [event for q in rows for event in row_events(q)])
         return DPadOutput(
             sequences=self.token_ids(),

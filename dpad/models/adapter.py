@@ -232,6 +232,16 @@ def class_names(model: object) -> list[str]:
     return [c.__name__ for c in type(model).__mro__]
 
 
+def snapshot(model: torch.nn.Module) -> Any:
+    """What tells whether a model is still the one that was looked at: its modules, each as it is,
+    what its configurations say, dtype and device.
+    """
+    configs = [getattr(m, "config", None) for m in (model, *model.children())]
+    weight = next(model.parameters(), None)
+    kind = None if weight is None else (weight.dtype, weight.device)
+    return list(model.modules()), [dict(vars(c)) for c in configs if hasattr(c, "__dict__")], kind
+
+
 def find_adapter(model: nn.Module) -> Adapter:
     """The `Adapter` of a live model.
 

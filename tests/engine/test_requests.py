@@ -1,6 +1,7 @@
 """Requests: events, results, cancelling, time, errors of one's own, and what is refused."""
 
 import asyncio
+import copy
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -303,3 +304,74 @@ def test_sizes_are_checked(model, name):
     for value in (0, -1, 1.5, True, "many"):
         with pytest.raises(ValueError, match=name):
             dpad.Engine(model, **{name: value})
+
+
+def _with_a_new_block():
+    """A model, and a function that replaces one of its blocks by another."""
+    model = tiny()
+    blocks = model.model.transformer.blocks
+    other = copy.deepcopy(blocks[1])
+    for weight in other.parameters():
+        weight.data.neg_()
+
+    def replace():
+        blocks[1] = other
+
+    return model, replace
+
+
+def test_a_replaced_block_is_noticed():
+    model, replace = _with_a_new_block()
+    with dpad.Engine(model, max_sequences=2, max_tokens=256) as engine:
+        before = engine.submit([1, 2, 3], **OPTIONS).result().sequences
+        replace()
+        after = engine.submit([1, 2, 3], **OPTIONS).result().sequences
+    assert torch.equal(after, dpad.generate(model, [[1, 2, 3]], **OPTIONS))
+    assert not torch.equal(before, after)
+
+
+def test_a_model_that_changes_first_ends_what_runs():
+    model, replace = _with_a_new_block()
+    with dpad.Engine(model, max_sequences=2, max_tokens=256) as engine:
+        first = engine.submit([1, 2, 3], **OPTIONS)
+        engine.step()
+        replace()
+        second = engine.submit([1, 2, 3], **OPTIONS)
+        engine.step()
+        assert (first.status, second.status) == ("decoding", "pending")
+        assert torch.equal(second.result().sequences, dpad.generate(model, [[1, 2, 3]], **OPTIONS))
+        assert first.status == "finished"
+
+
+def test_hooks_that_would_not_run_are_refused_by_name():
+    model = tiny()
+    block = model.model.transformer.blocks[1]
+    with dpad.Engine(model, max_sequences=2, max_tokens=256) as engine:
+        request = engine.submit([1, 2, 3], **OPTIONS)
+        block.forward = lambda *args, **kwargs: None
+        with pytest.raises(dpad.UnsupportedModelError, match="blocks.1"):
+            request.result()
+        with pytest.raises(dpad.UnsupportedModelError, match="blocks.1"):
+            engine.submit([1, 2, 3], **OPTIONS)
+        del block.forward
+        assert torch.equal(
+            engine.submit([1, 2, 3], **OPTIONS).result().sequences,
+            dpad.generate(model, [[1, 2, 3]], **OPTIONS),
+        )
+
+
+def test_a_trace_names_the_draws_of_its_request(model, engine):
+    out = engine.submit([1, 2, 3], row_key=5, trace=True, **OPTIONS).result()
+    alone = dpad.generate(model, [[1, 2, 3]], row_keys=[5], trace=True, **OPTIONS)
+    assert out.trace.header == alone.trace.header
+
+
+def test_map_merges_what_is_shared_and_what_is_a_prompts_own(model, engine):
+    prompts = [[1, 2], {"ids": [3, 4], "temperature": 0.5, "seed": 4}, {"ids": [5], "seed": 2}]
+    outs = list(engine.map(prompts, generation_config=None, **OPTIONS))
+    own = [{}, {"temperature": 0.5, "seed": 4}, {"seed": 2}]
+    for key, (out, prompt, mine) in enumerate(zip(outs, ([1, 2], [3, 4], [5]), own, strict=True)):
+        alone = dpad.generate(model, [prompt], row_keys=[key], **{**OPTIONS, **mine})
+        assert torch.equal(out.sequences, alone)
+    with pytest.raises(TypeError, match="thresold"):
+        list(engine.map([[1, 2]], thresold=0.5))
