@@ -52,6 +52,10 @@ class Job:
         blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
         check_refresh(config)
         check_steps(config, [e - s for s, e in blocks[0][0]])
+        if self.quirks.get("kept_place") and new < 2:
+            raise ValueError(
+                f"max_new_tokens = {new}: compatible = {config.compatible!r} keeps the last place"
+            )
         self.lengths = self._lengths()
         kept = supplied["kept_suffix"]
         whole = not config.early_stop and not conventions.stopping_criteria
@@ -164,9 +168,12 @@ class Job:
         cohort = [] if self.quirks.get("cohort") and self._together() is None else None
         masks = torch.full((max(n for n, _ in self.lengths),), self.mask_id, device="cpu")
         rows = enumerate(zip(self.prompts, keys, self.lengths, strict=True))
+        tail = masks[:0]
+        if self.quirks.get("kept_place"):
+            tail = masks.new_tensor([self.pad_id])
         sequences = [
             Sequence(
-                tokens=torch.cat((prompt, masks[len(prompt) : length])),
+                tokens=torch.cat((prompt, masks[len(prompt) : length - len(tail)], tail)),
                 prompt_length=len(prompt),
                 shown=shown,
                 row_key=key,
@@ -258,6 +265,8 @@ def _rule(config, kept_quirks, dtype):
             return (commit.sure_or_run if runs else commit.at_least)(value, config.steps)
         if option == "entropy_bound" and kept_quirks.get("entropy_sum", False):
             return commit.entropy_sum(value, config.steps)
+        if option == "entropy_bound" and kept_quirks.get("surest_within", False):
+            return commit.surest_within(value, config.steps)
         published = kept_quirks.get("published_factor", False)
         return commit.valued(option, value, config.steps, published)
     alg = kept_quirks.get("ranks", config.alg)
