@@ -17,9 +17,9 @@ class Rule:
 
     `number` is the operator's rule, `score` what it ranks ("uniform": random draws), `value` its
     threshold, factor or bound, `steps` the number of steps of the whole canvas (None: as many as it
-    takes), `schedule` how they are spread: "linear", "floor" (the remainder is dropped), "dream",
-    "dream-block", "origin" or "carried". The score "position" goes from left to right, and "run"
-    is that of `sure_or_run`.
+    takes), `schedule` how they are spread: "linear", "floor" (the remainder is dropped), "share",
+    "dream", "dream-block", "origin" or "carried". The score "position" goes from left to right,
+    "run" is that of `sure_or_run`, and "within" that of `surest_within`.
     `eps` ends Dream's times, and `order_temperature` draws the ranking from softmax(score / it).
     Sources: threshold and factor, Fast-dLLM (arXiv 2505.22618); quota, LLaDA (arXiv 2502.09992) and
     Dream (arXiv 2508.15487); entropy bound, arXiv 2505.24857.
@@ -103,13 +103,20 @@ def entropy_sum(value, steps=None):
     return Rule(ops.RULES["entropy_sum"], "entropy", float(value), steps)
 
 
+def surest_within(value, steps=None):
+    """By descending probability, those whose entropies and those of all surer ones sum up to no
+    more than the bound, the greatest of them left out; all in the last step (RND1).
+    """
+    return Rule(ops.RULES["threshold"], "within", float(value), steps)
+
+
 def fixed_quota(
     steps=None, score="probability", schedule="linear", eps=1e-3, order_temperature=0.0
 ):
     """`steps` steps over the whole canvas; None: one token per step.
 
-    `schedule` "linear" is LLaDA's, "dream" that of Dream's sampler, "dream-block" what its block
-    decoders make of it.
+    `schedule` "linear" is LLaDA's, "share" RND1's, "dream" that of Dream's sampler, "dream-block"
+    what its block decoders make of it.
     """
     return Rule(ops.RULES["quota"], score, 0.0, steps, schedule, eps, order_temperature)
 
@@ -172,8 +179,12 @@ class Schedule:
             return rule.value, 1 if self.counted else NO_LIMIT
         if rule.schedule == "origin":
             return self._share(q.block, q.step), NO_LIMIT
+        if rule.score == "within" and q.step >= self.steps[q.block] - 1:
+            return float("inf"), NO_LIMIT
         if not self.counted:
             return rule.value, NO_LIMIT
+        if rule.schedule == "share":
+            return rule.value, self._left(q.block, q.step) - self._left(q.block, q.step + 1)
         if rule.schedule == "floor":
             return rule.value, max(1, self.lengths[q.block] // self.steps[q.block])
         return rule.value, self._linear(q) if rule.schedule == "linear" else self._dream(q)
@@ -193,6 +204,14 @@ class Schedule:
         if q.step >= min(n, masks):
             return 1
         return masks // n + (q.step < masks % n)
+
+    def _left(self, block, step):
+        """Masks that RND1's steps before `step` leave: their share of the steps that are left, in
+        float32 and rounded down, as published.
+        """
+        n = self.steps[block]
+        share = torch.tensor(max(n - step, 0) / n, dtype=torch.float32, device="cpu")
+        return int(share * self.lengths[block])
 
     def _share(self, block, step):
         """1 - t_{step+1} / t_step, beyond every draw from the last step on."""

@@ -204,7 +204,10 @@ class Sequence:
         self.blocks = blocks_of(*ends, self.causal)
         self.shown = self.length if self.shown is None else self.shown
         self.first_alone = self.published_shift and self.cache != "none"
-        lengths = [self.block_length if self.causal else e - s for s, e in self.blocks]
+        lengths = [self.block_length] * len(self.blocks)
+        if not self.causal:  # tokens may be given behind the prompt, too
+            masks = (self.tokens == self.mask_id).tolist()
+            lengths = [sum(masks[s:e]) for s, e in self.blocks]
         self.schedule = Schedule(self.rule, lengths, self.first_alone, self.steps_of)
         self.lane = self._lane()
         self.row = self.start = self.kept = None

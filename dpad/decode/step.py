@@ -262,6 +262,8 @@ class DeviceStep:
             return torch.where(probability.isnan(), probability, -targets.position.double())
         if lane.score == "run":
             return self._sure_or_run(probability, targets, controls)
+        if lane.score == "within":
+            return self._surest_within(probability, entropy, targets, controls)
         ranked = {
             "probability": probability,
             "margin": margin,
@@ -293,6 +295,24 @@ class DeviceStep:
         run = torch.where(position - targets.spread(first) < targets.spread(controls.quota), 1, -1)
         enough = targets.spread(count >= controls.quota) | score.isnan()
         return torch.where(enough, score, torch.inf * run)
+
+    def _surest_within(self, score, entropy, targets, controls):
+        """Infinite where the entropies of the masks with the highest scores, this one's among them,
+        sum up to at most the rule's value, the greatest of them left out; the others last.
+        """
+        masked = self.canvas.eligible(targets, self.lane.mask_id)
+        of = targets.spread(torch.arange(targets.length.shape[0], device=score.device))
+        by = score.masked_fill(~masked, -torch.inf).argsort(descending=True, stable=True)
+        by = by[of[by].argsort(stable=True)]  # a sequence's targets, the surest first
+        nats = entropy.where(masked, 0.0)[by]
+        total = torch.nn.functional.pad(nats.cumsum(0), (1, 0))
+        before = targets.spread(total[targets.l_offsets[:-1]])
+        # No entropy reaches 64 nats: lifted apart, sequences do not see each other's greatest.
+        lift = 64.0 * of
+        greatest = (nats + lift).cummax(0).values - lift
+        within = total[1:] - before - greatest <= targets.spread(controls.rule_value)
+        rank = torch.where(within, torch.inf, -torch.inf).to(score.dtype)
+        return score.scatter(0, by, rank).where(~score.isnan(), score)
 
 
 @dataclass

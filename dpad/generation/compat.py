@@ -22,6 +22,8 @@ the threshold itself is not enough; `runs`: `commit.sure_or_run`; `entropy_sum`:
 first token of a block that is not decoded, `longest`: for all rows with that of the longest, whose
 program also rebuilds the caches of all rows at once (`coupled`), which is refused;
 `greedy_unfiltered`: no nucleus at temperature 0; `stop_in`: when an end id is looked for.
+`kept_place`: the last place of the canvas holds the pad from the start and is not decoded;
+`surest_within`: its rule for `entropy_bound`.
 `defaults` hold where the configuration leaves a field open.
 """
 
@@ -76,6 +78,17 @@ _FAST_V2 = {
     "greedy_unfiltered": True,
 }
 
+_RND1 = {
+    "raw_canvas": True,
+    "tempered": True,
+    "top_k_first": True,
+    "schedule": "share",
+    "ranks": "entropy",
+    "surest_within": True,
+    "whole_canvas": True,
+}
+_STEPS = {"max_new_tokens": 256, "steps": 256}
+
 COMPATIBLE = {
     "llada": {
         "raw_canvas": True,
@@ -120,6 +133,9 @@ COMPATIBLE = {
             "early_stop": True,
         },
     },
+    # RND1's `generate`, and its `diffusion_sample` behind nothing but a begin-of-text token.
+    "rnd1": {**_RND1, "kept_place": True, "defaults": {**_FULL, **_STEPS}},
+    "rnd1-sample": {**_RND1, "defaults": {**_FULL, **_STEPS}},
     # SDAR's script (arXiv 2510.06303), and the decoder of its evaluation.
     "sdar": {**_SDAR, "defaults": {**_BLOCKS, **_DYNAMIC}},
     "sdar-eval": {**_SDAR, "before_filters": True, "defaults": _BLOCKS},

@@ -32,6 +32,7 @@ class DPadGenerationConfig(GenerationConfig):
             arXiv 2505.22618; alias ``threshold``). Above 1: one token per step.
         factor: commit the largest m with (j + 1)(1 - p_j) <= factor (Fast-dLLM).
         entropy_bound: nats; commit by ascending entropy within the bound (arXiv 2505.24857).
+            In RND1's and JetEngine's compatible modes it goes with `steps`, which end a block.
         alg: what a fixed quota ranks, by Dream's names (arXiv 2508.15487): "maskgit_plus"
             (probability), "topk_margin" (best minus second-best) or "entropy" (least first).
             "origin": each position commits by a draw of its own, with probability
@@ -106,7 +107,7 @@ class DPadGenerationConfig(GenerationConfig):
         given = [n for n in RULES if getattr(self, n) is not None]
         counted = self.alg in COUNTED_ALGS
         both = [["steps", "confidence_threshold"]] if counted else []
-        if self.compatible == "jetengine":  # its steps also bound a block
+        if self.compatible in ("jetengine", "rnd1", "rnd1-sample"):  # steps also bound a block
             both.append(["steps", "entropy_bound"])
         if len(given) > 1 and given not in both:
             shown = ", ".join(f"{n} = {getattr(self, n)!r}" for n in given)

@@ -44,6 +44,10 @@ class Job:
         new, width = config.max_new_tokens, config.block_length
         blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
         check_steps(config, [e - s for s, e in blocks[0][0]])
+        if self.quirks.get("kept_place") and new < 2:
+            raise ValueError(
+                f"max_new_tokens = {new}: compatible = {config.compatible!r} keeps the last place"
+            )
         self.lengths = recipe.lengths(prompts)
         kept = supplied["kept_suffix"]
         whole = not config.early_stop and not conventions.stopping_criteria
@@ -96,9 +100,12 @@ class Job:
         cohort = [] if self.quirks.get("cohort") and self._together() is None else None
         masks = torch.full((max(n for n, _ in self.lengths),), self.recipe.mask_id, device="cpu")
         rows = enumerate(zip(self.prompts, keys, self.lengths, strict=True))
+        tail = masks[:0]
+        if self.quirks.get("kept_place"):
+            tail = masks.new_tensor([self.recipe.pad_id])
         sequences = [
             Sequence(
-                tokens=torch.cat((prompt, masks[len(prompt) : length])),
+                tokens=torch.cat((prompt, masks[len(prompt) : length - len(tail)], tail)),
                 prompt_length=len(prompt),
                 shown=shown,
                 row_key=key,

@@ -125,6 +125,8 @@ def _rule(config, kept_quirks, dtype):
             return (commit.sure_or_run if runs else commit.at_least)(value, config.steps)
         if option == "entropy_bound" and kept_quirks.get("entropy_sum", False):
             return commit.entropy_sum(value, config.steps)
+        if option == "entropy_bound" and kept_quirks.get("surest_within", False):
+            return commit.surest_within(value, config.steps)
         published = kept_quirks.get("published_factor", False)
         return commit.valued(option, value, config.steps, published)
     alg = kept_quirks.get("ranks", config.alg)
