@@ -11,6 +11,7 @@ from dpad.generation.checks import (
     check_hooks,
     check_refresh,
     check_steps,
+    check_supplied_order,
     row_keys,
     token_ids,
 )
@@ -51,6 +52,7 @@ class Job:
         new, width = config.max_new_tokens, config.block_length
         blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
         check_refresh(config)
+        check_supplied_order(config, supplied["confidences"])
         check_steps(config, [e - s for s, e in blocks[0][0]])
         self.lengths = self._lengths()
         kept = supplied["kept_suffix"]
@@ -245,6 +247,8 @@ def _rule(config, kept_quirks, dtype):
     """The commit rule of a configuration; `kept_quirks` are those of its compatible mode, `dtype`
     that of the logits.
     """
+    if config.commit is not None:
+        return commit.adaptive_rule(config.commit, config.steps)
     given = [n for n in commit.KINDS if n != "steps" and getattr(config, n) is not None]
     if given:  # one: the configuration has been checked
         option = given[0]
