@@ -13,6 +13,7 @@ if _TYPE_CHECKING:  # the same names, for type checkers
     from dpad import models as models
     from dpad import ops as ops
     from dpad import plot as plot
+    from dpad.decode import rules as rules
     from dpad.decode.decoder import NaNLogitsError as NaNLogitsError
     from dpad.decode.suffix import Suffix as Suffix
     from dpad.engine import Engine as Engine
@@ -59,6 +60,7 @@ _PUBLIC = {
 }
 _MODULES = {
     "presets": "dpad.generation.presets",
+    "rules": "dpad.decode.rules",
     "ops": "dpad.ops",
     "models": "dpad.models",
     "demo": "dpad.demo",

@@ -28,6 +28,11 @@ def plain(value):
         return value
 
 
+def as_plain(value):
+    """An option as JSON can hold it: objects of options become dicts of their fields."""
+    return value.as_dict() if hasattr(value, "as_dict") else value
+
+
 def shown(value):
     """`value` as a message shows it."""
     try:

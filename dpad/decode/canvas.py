@@ -5,6 +5,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from dpad import ops
 from dpad.decode import device as devices
+from dpad.decode.adaptive import Memory
 from dpad.decode.packed import moved
 from dpad.decode.sequence import Result
 
@@ -31,6 +32,7 @@ class Canvas:
         self._status = torch.empty_like(self._read, device="cpu", pin_memory=pin)
         self.free_rows = list(range(rows - 1, -1, -1))
         self._mask_ids, self._spare_token = set(), 0
+        self._memories = {}  # they stay where they are, for graphs
 
     @property
     def device(self):
@@ -46,6 +48,19 @@ class Canvas:
             ids = range(len(self._mask_ids) + 1)
             self._spare_token = next(i for i in ids if i not in self._mask_ids)
             self.tokens[self.rows :].fill_(self._spare_token)
+
+    def memory(self, width, vocab):
+        """The `Memory` of blocks of up to `width` positions, before the first pass of its lane."""
+        key = width, vocab
+        if key not in self._memories:
+            self._memories[key] = Memory(self.rows + self.spare, *key, self.device)
+        return self._memories[key]
+
+    def begin_blocks(self, sequences):
+        """Before the first pass of a block: what was remembered of the last one is forgotten."""
+        for memory in self._memories.values() if sequences else ():
+            rows = torch.tensor([q.row for q in sequences], device="cpu")
+            memory.forget(moved({"rows": rows}, self.device)["rows"])
 
     def load(self, sequences):
         """Begins sequences in their rows; other rows are not touched."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dpad.decode import adaptive
 from dpad.decode.layout import Layout, Targets, tensors_of
 from dpad.decode.packed import Packed
 from dpad.decode.step import Controls, Decision, power_of_two
@@ -88,6 +89,7 @@ class Inputs:
             "top_k": ((sequences,), long),
             "order_temperature": ((sequences,), double),
             "guidance": ((sequences,), double),
+            "numbers": ((sequences, adaptive.WIDTH), double),
         }
         spare = range(canvas.rows, canvas.rows + canvas.spare)
         self.bucket, self.spare = bucket, torch.tensor(spare, dtype=torch.int64, device="cpu")

@@ -1,12 +1,14 @@
 """Commit rules: which of the predicted tokens of a block are kept in a step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 
 from dpad import ops
+from dpad.decode import adaptive
+from dpad.decode.rules import MOST_NUMBERS, AdaptiveRule
 
 NO_LIMIT = 2**62  # a quota that never binds
 
@@ -21,6 +23,7 @@ class Rule:
     "dream", "dream-block", "origin" or "carried". The score "position" goes from left to right,
     "run" is that of `sure_or_run`, and "within" that of `surest_within`.
     `eps` ends Dream's times, and `order_temperature` draws the ranking from softmax(score / it).
+    `adaptive`: a rule of `dpad.decode.rules`, whose name is the score.
     Sources: threshold and factor, Fast-dLLM (arXiv 2505.22618); quota, LLaDA (arXiv 2502.09992) and
     Dream (arXiv 2508.15487); entropy bound, arXiv 2505.24857.
     """
@@ -32,6 +35,12 @@ class Rule:
     schedule: str = "linear"
     eps: float = 1e-3
     order_temperature: float = 0.0
+    adaptive: AdaptiveRule | None = None
+
+    @property
+    def remembers(self):
+        """Whether it keeps what it saw from step to step of a block."""
+        return self.adaptive is not None and self.adaptive.remembers
 
 
 class Kind(NamedTuple):
@@ -54,6 +63,7 @@ KINDS = {
         Kind("confidence_threshold", "threshold", "probability", 0),
         Kind("factor", "factor", "probability", 0, "factor_published"),
         Kind("entropy_bound", "entropy_bound", "entropy", 0),
+        Kind("commit", "at_least", None, 0),  # a rule of `dpad.decode.rules`
     )
 }
 
@@ -121,6 +131,14 @@ def fixed_quota(
     return Rule(ops.RULES["quota"], score, 0.0, steps, schedule, eps, order_temperature)
 
 
+def adaptive_rule(rule, steps=None):
+    """The positions that an adaptive rule accepts, and the best of a step's quota (of one)."""
+    found = Rule(ops.RULES["at_least"], rule.kind, adaptive.ACCEPTED, steps, adaptive=rule)
+    if rule.kind == "credit":  # an ordinary threshold, of other logits
+        return replace(found, number=ops.RULES["threshold"], value=rule.threshold)
+    return found
+
+
 def independent(steps, eps=1e-3):
     """Dream's "origin": in step i each position commits with probability 1 - t_{i+1} / t_i."""
     return Rule(ops.RULES["below"], "uniform", 0.0, steps, "origin", eps)
@@ -155,6 +173,10 @@ class Schedule:
             steps, count = _steps(rule.steps, blocks or len(block_lengths)), len(block_lengths)
             self.steps = [*steps[:count], *steps[-1:] * (count - len(steps))]
         self._quota = NO_LIMIT
+        # Steps that a block takes at most, if each fills a mask.
+        self._most = [
+            min(n, m) for n, m in zip(self.lengths, self.steps or self.lengths, strict=True)
+        ]
 
     def of(self, q):
         """(rule value, quota, masks to leave) of the step that `q` takes next.
@@ -172,6 +194,15 @@ class Schedule:
         if self.carried:
             return value, *self._carried(q)
         return value, self._quota, -1
+
+    def numbers(self, q):
+        """What the device is told of an adaptive rule in the step that `q` takes next, or None."""
+        if self.rule.adaptive is None:
+            return None
+        own = self.rule.adaptive.numbers()
+        before, each = sum(self._most[: q.block]), self._most[q.block]
+        progress = (before + min(q.step, each)) / sum(self._most)
+        return *own, *(MOST_NUMBERS - len(own)) * (0.0,), float(self.lengths[q.block]), progress
 
     def _step(self, q):
         rule = self.rule

@@ -160,6 +160,7 @@ class Decoder:
                 if hooks.on_begin is not None:
                     self._call(failed, part, hooks.on_begin, self.canvas, part)
         fresh = [q for q in self.live if q.kept is None and q not in failed]
+        self.canvas.begin_blocks([q for q in fresh if q.rule.remembers])
         for q in fresh:
             if q.hooks.kept is not None:
                 q.kept = self._call(failed, [q], q.hooks.kept, q)

@@ -105,6 +105,7 @@ class Lane(NamedTuple):
     fill_id: int
     mask_id: int
     causal_block: int  # block length of block-causal attention, else 0
+    remembered: int  # longest block of a rule that keeps what it saw of it, else 0
     tells_head: bool  # whether the host asks for the first target of each pass
     hooks: Hooks | None  # where they are called within the step
 
@@ -240,6 +241,7 @@ class Sequence:
             fill_id=self.fill_id,
             mask_id=self.mask_id,
             causal_block=self.block_length if self.causal else 0,
+            remembered=self.block_length if rule.remembers else 0,
             tells_head=self.causal and self.cache == "dual",
             hooks=hooks if hooks.within_step() else None,
         )

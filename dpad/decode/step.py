@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from dpad import ops
+from dpad.decode import adaptive
 from dpad.decode.commit import NO_LIMIT
 from dpad.decode.filters import filter_logits
 from dpad.decode.forward import Layers, guided
@@ -26,6 +27,7 @@ class Controls:
     float64 ``[batch]``; quota int64 ``[batch]``. Where a lane asks for them: masks_to_leave int64
     ``[batch]`` (where >= 0 the quota is the masks that are left but that many); score_override
     float64 ``[logit_rows]`` (a number replaces the score that the rule ranks, NaN leaves it);
+    numbers float64 ``[batch, n]`` of adaptive rules (`Schedule.numbers`);
     scale (the logits are divided by it), top_p, order_temperature and guidance float64, top_k int64
     ``[batch]``. `most_k`: a power of two that no top_k exceeds.
     """
@@ -41,6 +43,7 @@ class Controls:
     top_k: torch.Tensor | None = None
     order_temperature: torch.Tensor | None = None
     guidance: torch.Tensor | None = None
+    numbers: torch.Tensor | None = None
     most_k: int | None = None
 
     def to(self, device):
@@ -64,14 +67,16 @@ class Controller:
         fixed = self._constant(lane, live)
         rng = fixed["rng"].clone()
         rng[:, 2] = torch.tensor([len(q.forwards) for q in live], device="cpu")
-        plan = [q.schedule.of(q) for q in live]
+        plan = [(*q.schedule.of(q), q.schedule.numbers(q)) for q in live]
         made = self._rules.get(lane)
         if made is None or made[0] != plan:
-            value, quota, leave = zip(*plan, strict=True)
+            value, quota, leave, numbers = zip(*plan, strict=True)
             counts = torch.tensor([quota, leave], dtype=torch.int64, device="cpu")
-            value = torch.tensor(value, dtype=torch.float64, device="cpu")
-            made = self._rules[lane] = plan, (value, *counts.unbind())
-        value, quota, leave = made[1]
+            double = {"dtype": torch.float64, "device": "cpu"}
+            value = torch.tensor(value, **double)
+            numbers = None if numbers[0] is None else torch.tensor(numbers, **double)
+            made = self._rules[lane] = plan, (value, *counts.unbind(), numbers)
+        value, quota, leave, numbers = made[1]
         override = None
         if any(q.first_alone and q.refresh for q in live):
             override = torch.cat([_first_position(q) for q in live])
@@ -80,6 +85,7 @@ class Controller:
             quota=quota,
             masks_to_leave=leave if any(q.schedule.carried for q in live) else None,
             score_override=override,
+            numbers=numbers,
             **{**fixed, "rng": rng},
         )
 
@@ -154,6 +160,9 @@ class DeviceStep:
 
     def __init__(self, adapter, arena, canvas, lane):
         self.adapter, self.arena, self.canvas, self.lane = adapter, arena, canvas, lane
+        self.memory = None
+        if lane.remembered:
+            self.memory = canvas.memory(lane.remembered, adapter.vocab_size)
         ids = lambda values: torch.tensor(  # noqa: E731
             values, dtype=torch.int64, device=adapter.device
         )
@@ -195,6 +204,9 @@ class DeviceStep:
     def decide(self, layout, controls, logits, live=None):
         """Scores the logits and commits by rule; a `Decision`."""
         lane, targets, hooks = self.lane, layout.targets, self.lane.hooks
+        if lane.score == "credit":
+            masked = self.canvas.eligible(targets, lane.mask_id)
+            logits = adaptive.credited(logits, targets, masked, controls.numbers, self.memory)
         decisive = logits
         if lane.filters is not None:
             limits = (controls.scale, controls.top_p, controls.top_k)
@@ -217,7 +229,7 @@ class DeviceStep:
         )
         if lane.scaled_scores is not None:
             scores = self._scores_of(token, logits, targets, controls)
-        ranked = self._ranked(targets, controls, scores, live)
+        ranked = self._ranked(targets, controls, scores, live, logits)
         quota = controls.quota
         if controls.masks_to_leave is not None:
             left = self.canvas.masks_left[targets.canvas_row]
@@ -250,7 +262,7 @@ class DeviceStep:
         drawn = wide.gather(-1, token[:, None])[:, 0]
         return [(drawn - wide.logsumexp(-1)).exp().double(), *rest]
 
-    def _ranked(self, targets, controls, scores, live):
+    def _ranked(self, targets, controls, scores, live, logits):
         """What the commit rule ranks: one of the model's scores, or draws."""
         lane, hooks = self.lane, self.lane.hooks
         if hooks is not None and hooks.order is not None and targets.position.shape[0]:
@@ -264,12 +276,18 @@ class DeviceStep:
             return self._sure_or_run(probability, targets, controls)
         if lane.score == "within":
             return self._surest_within(probability, entropy, targets, controls)
-        ranked = {
-            "probability": probability,
-            "margin": margin,
-            "entropy": entropy,
-            "negative_entropy": -entropy,
-        }[lane.score]
+        if lane.score in adaptive.RULES:
+            masked = self.canvas.eligible(targets, lane.mask_id)
+            seen = (targets, logits, probability, masked, controls.numbers, self.suppress)
+            ranked = adaptive.ranked(lane.score, adaptive.Seen(*seen, self.memory))
+        else:
+            ranked = {
+                "probability": probability,
+                "credit": probability,
+                "margin": margin,
+                "entropy": entropy,
+                "negative_entropy": -entropy,
+            }[lane.score]
         if lane.drawn_order:
             # The n best of score / t + Gumbel noise are n draws without replacement from
             # softmax(score / t) (arXiv 1903.06059).

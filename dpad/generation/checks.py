@@ -150,6 +150,14 @@ def check_steps(config, blocks):
                 )
 
 
+def check_supplied_order(config, confidences):
+    """Raises ValueError where scores are supplied for a rule that makes its own of them."""
+    if confidences is not None and config.commit is not None:
+        raise ValueError(
+            f"confidences is given and commit = {config.commit!r}: the rule ranks scores of its own"
+        )
+
+
 def check_refresh(config):
     """Raises ValueError for a way to refresh that the cache, or its lack, makes meaningless."""
     if config.refresh == "recent" and config.cache == "none":

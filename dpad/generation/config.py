@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 
 from dpad.generation.fields import ALGS, ALIASES, COUNTED_ALGS, FIELDS, KINDS, QUOTA_ALGS, RULES
 from dpad.generation.names import CLASS_KEY, resolve_names
+from dpad.values import as_plain
 
 __all__ = ["ALGS", "ALIASES", "FIELDS", "QUOTA_ALGS", "RULES", "DPadGenerationConfig"]
 
@@ -31,6 +32,8 @@ class DPadGenerationConfig(GenerationConfig):
         confidence_threshold: commit every token at least this probable, and the best (Fast-dLLM,
             arXiv 2505.22618; alias ``threshold``). Above 1: one token per step.
         factor: commit the largest m with (j + 1)(1 - p_j) <= factor (Fast-dLLM).
+        commit: an adaptive rule of `dpad.rules`, its name ("klass"), or a dict of its kind and
+            fields. Prophet's goes with `steps` too.
         entropy_bound: nats; commit by ascending entropy within the bound (arXiv 2505.24857).
             In RND1's and JetEngine's compatible modes it goes with `steps`, which end a block.
         alg: what a fixed quota ranks, by Dream's names (arXiv 2508.15487): "maskgit_plus"
@@ -81,6 +84,7 @@ class DPadGenerationConfig(GenerationConfig):
     """
 
     suffix: Any  # a `Suffix`; a dict of its fields becomes one
+    commit: Any
 
     def __init__(self, **kwargs: Any) -> None:
         values = resolve_names(kwargs)
@@ -109,9 +113,13 @@ class DPadGenerationConfig(GenerationConfig):
         both = [["steps", "confidence_threshold"]] if counted else []
         if self.compatible in ("jetengine", "rnd1", "rnd1-sample"):  # steps also bound a block
             both.append(["steps", "entropy_bound"])
+        if self.commit is not None and self.commit.takes_steps:
+            both.append(["steps", "commit"])
         if len(given) > 1 and given not in both:
             shown = ", ".join(f"{n} = {getattr(self, n)!r}" for n in given)
             raise ValueError(f"{shown}: these are different commit rules, give one")
+        if self.commit is not None:
+            self._check_adaptive()
         other = [n for n in given if n != "steps"]
         if counted and given and other != ["confidence_threshold"]:
             raise ValueError(f"alg = {self.alg!r} goes with confidence_threshold, not {given[0]}")
@@ -127,6 +135,14 @@ class DPadGenerationConfig(GenerationConfig):
             raise ValueError(
                 f"remasking = 'random' and alg = {self.alg!r}, alg_temp = {self.alg_temp!r}: "
                 "random order ranks no score"
+            )
+
+    def _check_adaptive(self) -> None:
+        """An adaptive rule is a decoder's own."""
+        if self.compatible is not None:
+            raise ValueError(
+                f"commit = {self.commit!r} and compatible = {self.compatible!r}: the published "
+                "decoder has a rule of its own"
             )
 
     def update(self, **kwargs: Any) -> dict[str, Any]:
@@ -160,10 +176,7 @@ class DPadGenerationConfig(GenerationConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
-        values = {name: copy.copy(getattr(self, name)) for name in FIELDS}
-        if self.suffix is not None:
-            values["suffix"] = self.suffix.as_dict()
-        return values
+        return {name: as_plain(copy.copy(getattr(self, name))) for name in FIELDS}
 
     def to_diff_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as plain values."""

@@ -1,6 +1,7 @@
 """The options of a decoding run: their names, kinds and defaults, and other names for them."""
 
 from dpad.decode import commit
+from dpad.decode.rules import adaptive_rule
 from dpad.decode.suffix import Suffix
 from dpad.values import (
     MOST_POSITIONS,
@@ -69,8 +70,9 @@ _TABLE = {
     "max_new_tokens": (whole(1, MOST_POSITIONS), None),
     "block_length": (whole(1), None),
     "sub_block_length": (whole(1), None),
+    **{n: (real(kind.least), None) for n, kind in commit.KINDS.items()},
     "steps": (whole(1, MOST_POSITIONS), None),
-    **{n: (real(kind.least), None) for n, kind in commit.KINDS.items() if n != "steps"},
+    "commit": (adaptive_rule, None),
     "alg": (one_of(*ALGS), "maskgit_plus"),
     "alg_temp": (real(0), 0.0),
     "eps": (real(0, 1, above=True), 1e-3),

@@ -8,6 +8,7 @@ from dpad.generation.checks import (
     check_behind,
     check_hooks,
     check_steps,
+    check_supplied_order,
     row_keys,
 )
 from dpad.generation.conventions import BoundConventions
@@ -43,6 +44,7 @@ class Job:
         check_prompts(prompts, config.max_new_tokens, adapter, recipe.mask_id, limit)
         new, width = config.max_new_tokens, config.block_length
         blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
+        check_supplied_order(config, supplied["confidences"])
         check_steps(config, [e - s for s, e in blocks[0][0]])
         if self.quirks.get("kept_place") and new < 2:
             raise ValueError(

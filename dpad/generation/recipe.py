@@ -112,6 +112,8 @@ def _rule(config, kept_quirks, dtype):
     """The commit rule of a configuration; `kept_quirks` are those of its compatible mode, `dtype`
     that of the logits.
     """
+    if config.commit is not None:
+        return commit.adaptive_rule(config.commit, config.steps)
     given = [n for n in commit.KINDS if n != "steps" and getattr(config, n) is not None]
     if given:  # one: the configuration has been checked
         option = given[0]

@@ -10,7 +10,8 @@ FILE_NAME = "generation_config.json"
 # Fields that mean the same in a configuration that is not dpad's.
 SHARED = ("max_new_tokens", "eos_token_id", "pad_token_id", "mask_token_id")
 # Names that only a configuration of dpad's has.
-OWN = (CLASS_KEY, "block_length", "confidence_threshold", "entropy_bound", "suffix", "row_keys")
+OWN = (CLASS_KEY, "block_length", "commit", "confidence_threshold", "entropy_bound", "suffix")
+OWN += ("row_keys",)
 
 
 def stored_options(model):

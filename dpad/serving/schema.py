@@ -50,6 +50,7 @@ class Options(Body):
     threshold: Weight | None = None
     factor: Weight | None = None
     entropy_bound: Weight | None = None
+    commit: str | dict[str, str | int | float] | None = None
     alg: str | None = None
     alg_temp: Annotated[float, Field(ge=0, le=100)] | None = None
     eps: Share | None = None

@@ -5,6 +5,7 @@ from itertools import product
 
 from dpad.decode.suffix import Suffix
 from dpad.generation.config import RULES, DPadGenerationConfig, resolve_names
+from dpad.values import as_plain
 
 # What `tune` tries unless told otherwise: everything kept first, thinner behind it.
 GRID = {
@@ -75,10 +76,7 @@ def _over(point, base):
 
 def plain(config):
     """Option -> value of what was chosen, as JSON can hold it: what a point is known by."""
-    values = config.given()
-    if "suffix" in values:
-        values["suffix"] = values["suffix"].as_dict()
-    return values
+    return {name: as_plain(value) for name, value in config.given().items()}
 
 
 def label(value):

@@ -44,6 +44,12 @@ def test_generate_runs(capsys):
     assert space["text"] and space["text"] != answer  # what the lists changed
 
 
+def test_commit_rules_run(capsys):
+    space = run("docs/commit_rules.md")
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert space["out"].finish_reason == ["stop"]
+
+
 def test_migration_runs():
     space = run("docs/migration.md")
     assert space["ids"].shape == space["out"].sequences.shape
