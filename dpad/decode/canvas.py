@@ -159,6 +159,30 @@ class Canvas:
         self.forward[row] -= 1
         self.status.masked_fill_(failed, ops.STATUS["nan"])
 
+    def rewrite(self, q, change):
+        """Gives the row of a sequence the tokens of a `Change` that it has taken up.
+
+        New positions were never committed. Other rows are not touched.
+        """
+        source = change.source
+        fill = torch.full_like(source, q.mask_id) if change.tokens is None else change.tokens
+        sent = {"source": source, "fill": fill}
+        sent = sent if self.device.type == "cpu" else moved(sent, self.device)
+        source, length = sent["source"], source.shape[0]
+        stays, at = source >= 0, source.clamp(min=0)
+        new = (sent["fill"], -1, 0.0)
+        for state, value in zip((self.tokens, self.committed_at, self.committed), new, strict=True):
+            state[q.row, :length] = torch.where(stays, state[q.row, at], value)
+        start, end = q.current
+        self.masks_left[q.row] = (self.tokens[q.row, start:end] == q.mask_id).sum()
+
+    def fetch(self, numbers):
+        """Queues a copy of tensors ``[k]`` to the host, float64 and joined; it is there after the
+        next `read_status`.
+        """
+        joined = torch.cat([n.flatten().double() for n in numbers])
+        return joined.to("cpu", non_blocking=True)
+
     def read_status(self):
         """Status and `head_masked` of every row as lists: the one host read of a step."""
         self._status.copy_(self._read, non_blocking=True)

@@ -12,6 +12,7 @@ from dpad.decode.layout import Layout
 from dpad.decode.passes import LONG_CREDIT, Pass, long_ones
 from dpad.decode.phases import passed
 from dpad.decode.plan import Planner, draw_suffix
+from dpad.decode.replan import apply, seen_by
 from dpad.decode.step import Controller, DeviceStep, Step
 
 FINISHED, NAN, INVALID = (ops.STATUS[n] for n in ("finished", "nan", "invalid"))
@@ -54,6 +55,7 @@ class Decoder:
         self.steps = self.passes = self.positions = self.replayed = 0
         self._planner, self._controller = Planner(adapter.shift), Controller()
         self._device_steps, self._captured = {}, {}  # by lane
+        self._numbers = {}  # sequence -> what its replan has asked the device for in this step
         self._parts = None  # the passes of the last step, while nothing that they depend on changes
         self._begun = self._at = time.perf_counter()
 
@@ -66,9 +68,9 @@ class Decoder:
             ValueError: it is longer than the canvas, or needs more slots than there are.
         """
         arena, canvas = self.workspace.arena, self.canvas
-        if q.length > canvas.length or q.slots > arena.slots:
+        if q.capacity > canvas.length or q.slots > arena.slots:
             raise ValueError(
-                f"row {q.number}: {q.length} positions need {q.slots} K/V slots; the decoder has "
+                f"row {q.number}: {q.capacity} positions need {q.slots} K/V slots; the decoder has "
                 f"canvases of {canvas.length} and {arena.slots} slots"
             )
         if not canvas.free_rows:
@@ -168,6 +170,7 @@ class Decoder:
             self._call(failed, part, draw_suffix, part)
         for q in fresh:
             q.kept_by_block.append(q.kept)
+            q.kept_at[len(q.forwards)] = q.kept
 
     def _call(self, failed, sequences, function, *args):
         """Calls a caller's function; what it raises ends its sequences."""
@@ -198,7 +201,7 @@ class Decoder:
         live, step = part.live, self._device_step(part.live[0].lane)
         try:
             layout, controls = self._planned(step, part)
-            watched = any(q.hooks.on_step is not None for q in live)
+            watched = any(q.hooks.on_step is not None or q.replan is not None for q in live)
             graph = self._graph(step, layout, controls, watched) if part.captured else None
             if graph is not None:
                 self._lap("plan")
@@ -206,6 +209,7 @@ class Decoder:
                 self.replayed += 1
                 self._lap("forward")
                 targets, decision = graph.decided(layout) if watched else (None, None)
+                work = None
             else:
                 work = Pass.begin(live, step, layout, controls)
                 self._lap("plan")
@@ -214,7 +218,7 @@ class Decoder:
         except Exception as error:
             failed.update(dict.fromkeys(live, error))
             return
-        self._taken(step, live, targets, decision, failed)
+        self._taken(step, live, targets, decision, failed, work)
 
     def _planned(self, step, part):
         """The layout and the controls of a pass, on the host."""
@@ -230,12 +234,17 @@ class Decoder:
         self._lap("forward")
         return work.decide(logits)
 
-    def _taken(self, step, live, targets, decision, failed):
+    def _taken(self, step, live, targets, decision, failed, work=None):
         """After a commit: schedules go on, and those that look on are called."""
         for q in live:
             q.schedule.taken(q)
         if any(q.hooks.on_step is not None and q.width for q in live):
             self._show(step, live, targets, decision, failed)
+        if any(q.replan is not None for q in live):
+            scanned = (lambda number: None) if work is None else work.scan_of
+            for seen in seen_by(live, targets, decision, scanned, self.canvas):
+                q = seen.q
+                self._numbers[q] = self._call(failed, [q], q.replan.look, seen)
 
     def _spread(self, ready):
         """The sequences whose pass is spread over steps: it has begun, or is long."""
@@ -258,7 +267,7 @@ class Decoder:
                 if not self._begun_passes[q].run(credit):
                     continue
                 done = self._begun_passes.pop(q)
-                self._taken(done.step, [q], *self._decided(done), failed)
+                self._taken(done.step, [q], *self._decided(done), failed, done)
             except Exception as error:
                 failed[q] = error
             complete.append(q)
@@ -295,22 +304,27 @@ class Decoder:
 
     def _advance(self, ready, failed):
         """Reads the status once and moves every sequence on; returns those that have ended."""
+        asked = {q: n for q, n in self._numbers.items() if n is not None}
+        self._numbers, numbers = {}, {}
+        read = self.canvas.fetch(asked.values()) if asked else None
         if ready:
             status, head_masked = self.canvas.read_status()
+        if asked:
+            parts = read.split([n.numel() for n in asked.values()])
+            numbers = {q: part.tolist() for q, part in zip(asked, parts, strict=True)}
         now, moved, ended = time.perf_counter() - self._begun, set(ready), []
         for q in list(self.live):
             reason = None
             if q in moved and q not in failed:
                 q.times.append(now)
-                reason = self._call(
-                    failed, [q], self._move_on, q, status[q.row], head_masked[q.row]
-                )
+                seen = status[q.row], head_masked[q.row], numbers.get(q)
+                reason = self._call(failed, [q], self._move_on, q, *seen)
             if q in failed or reason is not None:
                 self.retire(q, reason or "error", failed.get(q))
                 ended.append(q)
         return ended
 
-    def _move_on(self, q, status, head_masked):
+    def _move_on(self, q, status, head_masked, numbers):
         """Takes up the status of one sequence; the reason of its end, or None."""
         if status == INVALID:
             raise RuntimeError(
@@ -322,22 +336,40 @@ class Decoder:
                 f"the model gave NaN logits for row {q.number}, block {q.block}, forward "
                 f"{len(q.forwards)}: nothing was returned and the model is unchanged"
             )
-        start, end = q.current
         q.forwards.append(q.block)
         place = q.place
         status = passed(q, status, head_masked)
+        if q.replan is not None:
+            change = q.replan.change(q, numbers, status is not None)
+            if change is not None:
+                return self._changed(q, change)
         if status is None:
             if q.place != place:
                 self._parts = None  # another kind of pass follows
             q.check_progress()
             return None
+        end, final = q.current[1], q.replan is None or q.replan.final(q)
         self._parts, more = None, q.advance()
-        block = self.canvas.tokens[q.row, start : min(end, q.shown)]
-        if q.hooks.on_block is not None and q.hooks.on_block(q, block):
-            return "criteria"
+        going = more and status != FINISHED
+        # Text between this block and the next is handed out with it.
+        until = q.current[0] if going else min(end, q.shown) if status == FINISHED else q.shown
+        if final or not going:
+            block = self.canvas.tokens[q.row, q.reported : until]
+            q.reported = until
+            if q.hooks.on_block is not None and q.hooks.on_block(q, block):
+                return "criteria"
         if status == FINISHED and (end <= q.shown or self._holds_end(q, block)):
             return "stop"
-        return None if more and status != FINISHED else "length"
+        return None if going else "length"
+
+    def _changed(self, q, change):
+        """Applies a `Change`; the reason of the sequence's end, or None."""
+        apply(q, change)
+        if change.source is not None:
+            self.canvas.rewrite(q, change)
+        self._parts = None
+        q.check_progress()
+        return change.reason
 
     @staticmethod
     def _holds_end(q, tokens):

@@ -55,6 +55,10 @@ class Layout:
     sequences' blocks, and `sizes` holds (rows, K/V start, keys) of every stream of a sequence, for
     those who need to know them on the host. `key_limit` ``[rows]``: with block-causal attention, a
     row looks at the slots below.
+
+    Where a replan looks at more than the targets, `scan_row` are the rows that reach the head,
+    grouped by `scan_offsets`; of one stream, `scan_position` is what they predict, `scan_target`
+    ``[logit_rows]`` which of them are the targets', and `scan_sizes` their number by sequence.
     """
 
     slot: torch.Tensor
@@ -72,6 +76,11 @@ class Layout:
     block_length: int = 0
     sizes: tuple | None = None
     key_limit: torch.Tensor | None = None
+    scan_row: torch.Tensor | None = None
+    scan_offsets: torch.Tensor | None = None
+    scan_position: torch.Tensor | None = None
+    scan_target: torch.Tensor | None = None
+    scan_sizes: tuple | None = None
 
     @property
     def rows(self):

@@ -41,7 +41,7 @@ def decode(adapter, workspace, sequences, together=None):
     """
     begun, together = time.perf_counter(), min(together or len(sequences), len(sequences))
     longest = sorted((q.slots for q in sequences), reverse=True)[:together]
-    width = max(q.length for q in sequences)
+    width = max(q.capacity for q in sequences)
     workspace.reserve(adapter, together, width, sum(longest))
     decoder, waiting = Decoder(adapter, workspace), deque(sequences)
     try:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from dpad.decode.forward import Layers
 from dpad.decode.layout import Layout
 from dpad.decode.step import Controls, DeviceStep
@@ -21,6 +23,7 @@ class Pass:
     controls: Controls
     layers: Layers | None = None
     credit: float = 0.0
+    scanned: torch.Tensor | None = None  # logits of all that replans look at
 
     @classmethod
     def begin(cls, live, step, layout, controls):
@@ -45,6 +48,8 @@ class Pass:
     def logits(self):
         """Those that decide, ``[logit_rows, vocab]``, after the caller's own code."""
         logits = self.step.logits(self.layers, self.layout, self.controls, self.live)
+        if self.layout.scan_target is not None:
+            self.scanned, logits = logits, logits[self.layout.scan_target]
         hooks = self.step.lane.hooks
         if hooks is None or hooks.process_logits is None or not logits.shape[0]:
             return logits
@@ -54,6 +59,14 @@ class Pass:
         """Commits; the `Targets` and the `Decision`."""
         decision = self.step.decide(self.layout, self.controls, logits, self.live)
         return self.layout.targets, decision
+
+    def scan_of(self, number):
+        """What the replan of a sequence of the pass scans, see `dpad.decode.replan.Seen`."""
+        if self.scanned is None or not self.live[number].scans:
+            return None
+        begin = sum(self.layout.scan_sizes[:number])
+        rows = slice(begin, begin + self.layout.scan_sizes[number])
+        return self.scanned[rows], self.layout.scan_position[rows]
 
 
 def long_ones(live):

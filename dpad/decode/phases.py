@@ -33,8 +33,10 @@ class Place(NamedTuple):
     first_target: int
 
 
-# "next" saves the block before and predicts the first token of the next one from its last row.
+# "next" saves the block before and predicts the first token of the next one from its last row;
+# "measure" computes everything for a `Replan` to look at, and commits nothing.
 PHASES = {
+    "measure": lambda q: Place(*q.current, _ALL, 0, q.current[1]),
     "refresh": lambda q: Place(*q.current, _ALL, q.refreshed_from, q.current[0]),
     "denoise": lambda q: Place(*q.part, _scope(q), _exact(q), max(q.part[0], q.open_from)),
     "prefill": lambda q: Place(0, q.window[0], _ALL, 0, q.window[0]),
@@ -46,6 +48,8 @@ PHASES = {
 def phase_of(q):
     """The phase of the next pass of a sequence."""
     if not q.causal:
+        if q.replan is not None and q.replan.measures:
+            return "measure"
         return "denoise" if q.step else "refresh"
     if q.outcome is not None:
         return "save"
@@ -82,7 +86,7 @@ def passed(q, status, head_masked):
         q.saved = q.window[phase == "save"]
     if phase == "save":
         return q.outcome
-    if phase == "prefill":
+    if phase in ("prefill", "measure"):
         return None
     if phase == "next":
         return status if status == _FINISHED or q.open_from == q.current[1] else None

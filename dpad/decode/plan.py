@@ -22,13 +22,26 @@ def _columns(rows):
 
 
 def draw_suffix(sequences):
-    """Draws the kept sets of sequences that begin a block, all of one kind of suffix."""
-    rows = [(q.seed, q.row_key, q.block, 0, q.current[1], q.length) for q in sequences]
+    """Draws the kept sets of sequences that begin a block, all of one kind of suffix.
+
+    Text behind a block is no scratchpad: it stays, and so does what a `Replan` looks at.
+    """
+    rows = [(q.seed, q.row_key, q.block, q.redraws, q.current[1], q.length) for q in sequences]
     longest = max(q.length - q.current[1] for q in sequences)
     how = sequences[0].suffix.parameters()
     kept, count = ops.suffix_sample(*_columns(rows), length=longest, **how)
     for q, row, n in zip(sequences, kept, count.tolist(), strict=True):
-        q.kept = row[:n]
+        q.kept = row[:n] if q.text is None else _with_text(q, row[:n])
+
+
+def _with_text(q, drawn):
+    """The drawn positions and those that are not to be dropped, ascending."""
+    stays = q.text.clone()
+    if q.replan is not None and (pinned := q.replan.pinned(q)) is not None:
+        stays[pinned] = True
+    stays[: q.current[1]] = False
+    stays[drawn] = True
+    return stays.nonzero()[:, 0]
 
 
 class Planner:
@@ -61,7 +74,7 @@ class Planner:
         behind = [phases.behind(q, place) for q, place in zip(live, places, strict=True)]
         start, end, scope, first, first_target, kept_count, row, kv_start, length = _columns(
             [
-                (*place, kept.numel(), q.row, q.start + stream * q.length, q.length)
+                (*place, kept.numel(), q.row, q.start + stream * q.capacity, q.length)
                 for stream in range(streams)
                 for q, place, kept in zip(live, places, behind, strict=True)
             ]
@@ -83,6 +96,9 @@ class Planner:
             zeros = [0] * len(live)
             hidden = torch.tensor([*zeros, *(q.prompt_length for q in live)], device="cpu")
         sizes = torch.stack((q_offsets.diff(), kv_start, n_keys), 1).tolist()
+        scan = {}
+        if any(q.scans for q in live):
+            scan = _scanned(live, shift, position, q_offsets, logit_row, target, l_offsets)
         return Layout(
             slot=slot,
             position=position,
@@ -99,7 +115,41 @@ class Planner:
             block_length=max(q.sub_block_length or q.block_length for q in live),
             sizes=tuple(map(tuple, sizes)),
             key_limit=key_limit if block_length else None,
+            **scan,
         )
+
+
+def _scanned(live, shift, position, q_offsets, logit_row, target, l_offsets):
+    """The rows that reach the head where replans look at the whole answer, see `Layout`.
+
+    Of a sequence that scans, those whose position is visible, of its answer, and predicted by a row
+    of the pass; of the others their targets.
+    """
+    rows, positions, own, sizes = [], [], [], []
+    for stream_b in range(q_offsets.shape[0] - 1):
+        q, begin = live[stream_b % len(live)], sum(sizes[: stream_b % len(live)])
+        logit = slice(*l_offsets[stream_b : stream_b + 2].tolist())
+        if not q.scans:
+            row, at = logit_row[logit], target[logit]
+        else:
+            first, last = q_offsets[stream_b : stream_b + 2].tolist()
+            at, seen = position[first:last] + shift, position[first:last]
+            answer = (at >= q.prompt_length) & torch.isin(at, seen)
+            at, order = at[answer].sort()
+            row = (first + answer.nonzero()[:, 0])[order]
+        rows.append(row)
+        sizes.append(row.shape[0])
+        if stream_b < len(live):
+            positions.append(at)
+            own.append(begin + torch.searchsorted(at, target[logit]))
+    offsets = torch.tensor([0, *sizes], device="cpu").cumsum(0)
+    return {
+        "scan_row": torch.cat(rows),
+        "scan_offsets": offsets,
+        "scan_position": torch.cat(positions),
+        "scan_target": torch.cat(own),
+        "scan_sizes": tuple(sizes[: len(live)]),
+    }
 
 
 def _published_rows(q_offsets, logit_row, l_offsets):

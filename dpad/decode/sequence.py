@@ -10,6 +10,7 @@ import torch
 from dpad import ops
 from dpad.decode import phases
 from dpad.decode.commit import Rule, Schedule
+from dpad.decode.replan import Replan, windows
 from dpad.decode.suffix import Suffix
 
 _IDS = count()  # no two sequences of a process share an id
@@ -159,13 +160,20 @@ class Sequence:
         published_shift: a cached pass of a shift model leaves the predecessor out, and the refresh
             commits the block's first position only (Dream's published caches).
         all_steps: a block takes all its fixed steps, with or without masks left.
+        replan: what changes it at the end of its steps, or None.
+        capacity: positions that it may grow to; None: it does not grow.
+        given: bool ``[length]``, where the canvas holds text from the beginning; None: in the
+            prompt. Blocks that hold nothing else are left out.
         number: its number in its call, for messages and the caller's code.
         cohort: the sequences whose masks are averaged for Dream's quota, itself among them, where a
             published batch is replayed; None: itself alone.
 
     State: `row` and `start`, the canvas row and first K/V slot while it is admitted; `block`,
-    `step` within it, `kept` of it; `kept_by_block`; `forwards`, the block of each forward, and
-    `times` of it. After its end: `reason`, or the `error` that ended it, and its `result`.
+    `step` within it, `kept` of it; `kept_by_block`, what was kept as often as it was drawn, and
+    `kept_at`, by the forward that followed; `text`, where the host knows of text, for those that
+    are replanned or filled in; `forwards`, the block of each forward, and `times` of it; `changes`,
+    each with the number of its forward. After its end: `reason`, or the `error` that ended it, and
+    its `result`.
     """
 
     tokens: torch.Tensor
@@ -194,6 +202,9 @@ class Sequence:
     bounded: bool = False
     shown: int | None = None
     hooks: Hooks = NO_HOOKS
+    replan: Replan | None = None
+    capacity: int | None = None
+    given: torch.Tensor | None = None
     number: int = 0
     cohort: list | None = None
 
@@ -201,21 +212,25 @@ class Sequence:
         self.id = next(_IDS)
         self.length = self.tokens.shape[0]
         self.causal = self.attention == "block-causal"
+        self.capacity = self.length if self.capacity is None else self.capacity
         ends = self.prompt_length, self.length, self.block_length
-        self.blocks = blocks_of(*ends, self.causal)
+        self.blocks, self.text = blocks_of(*ends, self.causal), None
+        if self.given is not None:
+            self.text = self.given.clone()
+            self.blocks = windows(self.text, self.prompt_length, self.block_length)
+        elif self.replan is not None:
+            self.text = torch.arange(self.length, device="cpu") < self.prompt_length
         self.shown = self.length if self.shown is None else self.shown
         self.first_alone = self.published_shift and self.cache != "none"
-        lengths = [self.block_length] * len(self.blocks)
-        if not self.causal:  # tokens may be given behind the prompt, too
-            masks = (self.tokens == self.mask_id).tolist()
-            lengths = [sum(masks[s:e]) for s, e in self.blocks]
-        self.schedule = Schedule(self.rule, lengths, self.first_alone, self.steps_of)
+        self.plan_schedule()
         self.lane = self._lane()
-        self.row = self.start = self.kept = None
-        self.block = self.step = self.saved = 0  # saved: leading slots whose K/V is exact
-        self._enter()
-        self.masks = lengths[0]  # of the block, as far as a fixed quota counts them
-        self.kept_by_block, self.forwards, self.times = [], [], []
+        self.row = self.start = None
+        self.block = self.saved = 0  # saved: leading slots whose K/V is exact
+        self.redraws = 0  # how often it was replanned: keys the draws of its suffix
+        self.reported = self.prompt_length  # up to here `Hooks.on_block` has seen it
+        self.enter()
+        self.kept_by_block, self.kept_at, self.changes = [], {}, []
+        self.forwards, self.times = [], []
         self.reason = self.error = self.result = None
 
     def _lane(self):
@@ -324,32 +339,50 @@ class Sequence:
     @property
     def slots(self):
         """K/V slots that it needs, in all its streams."""
-        return self.streams * self.length
+        return self.streams * self.capacity
 
     @property
     def plan_key(self):
         """What its part of a pass follows from; of no other sequence, whatever row that has."""
-        return self.id, self.block, self.place
+        return self.id, self.block, self.redraws, self.place
+
+    @property
+    def scans(self):
+        """Whether the next pass hands the logits of the whole answer to the replan."""
+        scope = self.place.scope
+        return self.replan is not None and self.replan.scans and scope != ops.SCOPES["block"]
 
     def obstacle(self):
         """Why its cached steps cannot be captured as graphs, or None."""
         if self.cache == "none":
             return "cache='none' has no cached steps"
+        if self.replan is not None and self.replan.scans and self.cache != "dual":
+            return f"{type(self.replan).__name__} looks at the whole answer in every step"
         name = self.hooks.within_step()
         return name and f"{name} is called in the middle of every step"
 
     def release(self):
         """After its end: lets go of the caller's code and of other sequences."""
-        self.hooks, self.lane, self.cohort = NO_HOOKS, None, None
+        self.hooks, self.lane, self.cohort, self.replan = NO_HOOKS, None, None, None
 
     def advance(self):
         """To the next block; False when there is none."""
         if self.block + 1 == len(self.blocks):
             return False
-        self.block, self.step, self.kept = self.block + 1, 0, None
-        self.masks = self.schedule.lengths[self.block]
-        self._enter()
+        if self.text is not None:
+            self.text[slice(*self.current)] = True
+        self.block += 1
+        self.enter()
         return True
+
+    def plan_schedule(self):
+        """The schedule of the blocks as they are."""
+        lengths = [self.block_length] * len(self.blocks)
+        if not self.causal:  # tokens may be given behind the prompt, too
+            text = self.tokens != self.mask_id if self.text is None else self.text
+            text = text.tolist()
+            lengths = [e - s - sum(text[s:e]) for s, e in self.blocks]
+        self.schedule = Schedule(self.rule, lengths, self.first_alone, self.steps_of)
 
     def next_part(self):
         """To the next part of the block; False when there is none."""
@@ -359,8 +392,10 @@ class Sequence:
         self.head_known = False
         return True
 
-    def _enter(self):
+    def enter(self):
         """At the first part of a block that has masks to fill."""
+        self.step, self.kept = 0, None
+        self.masks = self.schedule.lengths[self.block]  # as far as a fixed quota counts them
         self.outcome, self.block_cached = None, False
         step = self.sub_block_length or self.block_length
         self.part_number = (self.open_from - self.window[0]) // step
@@ -370,6 +405,14 @@ class Sequence:
         """Each step fills a mask or waits for its schedule: one that goes on is a fault, not work.
         A caller's function in the loop may mask positions again, as often as it likes.
         """
+        if self.replan is not None:
+            most = 8 * self.capacity if self.replan.most_steps is None else self.replan.most_steps
+            if len(self.forwards) > most:
+                raise RuntimeError(
+                    f"row {self.number}: not done after {len(self.forwards)} forwards, at most "
+                    f"{most} were expected of {type(self.replan).__name__}"
+                )
+            return
         most = self.schedule.most_steps(self.block)
         if self.step > most and self.hooks.on_step is None:
             raise RuntimeError(

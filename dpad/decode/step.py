@@ -182,20 +182,25 @@ class DeviceStep:
         if self._whole_logits is not None:
             rows = torch.arange(layout.rows, device=tokens.device)
             every = replace(layout, logit_row=rows, l_offsets=layout.q_offsets)
+        elif layout.scan_row is not None:
+            every = replace(layout, logit_row=layout.scan_row, l_offsets=layout.scan_offsets)
         hidden = self.adapter.embed(tokens)
         limit = layout.key_limit
         return Layers(self.adapter, hidden, every, self.arena, every.logit_row, key_limit=limit)
 
     def logits(self, layers, layout, controls, live=None):
-        """Logits ``[logit_rows, vocab]`` of the targets of a pass whose layers have run, guidance
-        mixed in; `live` are its sequences, for a lane with hooks.
+        """Logits ``[logit_rows, vocab]`` of the targets of a pass whose layers have run, or of all
+        that it scans, guidance mixed in; `live` are its sequences, for a lane with hooks.
         """
         logits = self.adapter.head(layers.normed())
         if self._whole_logits is not None:
             return self._whole_logits(layout, live, logits, self.canvas)
         if not self.lane.guided:
             return logits
-        return guided(logits, layout.targets.spread(controls.guidance))
+        if layout.scan_row is None:
+            return guided(logits, layout.targets.spread(controls.guidance))
+        sizes = layout.scan_offsets[: controls.guidance.shape[0] + 1].diff()
+        return guided(logits, torch.repeat_interleave(controls.guidance, sizes))
 
     @property
     def _whole_logits(self):

@@ -158,10 +158,10 @@ class Engine:
 
     def _check_size(self, q, new):
         """Refuses a sequence that can never be admitted."""
-        if q.length > self.max_length or q.slots > self.max_tokens:
+        if q.capacity > self.max_length or q.slots > self.max_tokens:
             raise ValueError(
                 f"a prompt of {q.prompt_length} + max_new_tokens of {new} = "
-                f"{q.length} positions in {q.streams} streams: the engine has max_length = "
+                f"{q.capacity} positions in {q.streams} streams: the engine has max_length = "
                 f"{self.max_length} and max_tokens = {self.max_tokens}"
             )
 

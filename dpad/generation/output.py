@@ -115,7 +115,7 @@ class Trace:
 def row_events(q: Any) -> list[dict[str, Any]]:
     """Events of one `Sequence` that has ended."""
     tokens, at, committed = (t[: q.shown].cpu() for t in q.result)
-    events, previous = [], None
+    events = []
     for forward, block in enumerate(q.forwards):
         positions = (at == forward).nonzero()[:, 0]
         events.append(
@@ -126,9 +126,8 @@ def row_events(q: Any) -> list[dict[str, Any]]:
                 "positions": positions.tolist(),
                 "tokens": tokens[positions].tolist(),
                 "confidence": committed[positions].tolist(),
-                "kept": q.kept_by_block[block].tolist() if block != previous else None,
+                "kept": q.kept_at[forward].tolist() if forward in q.kept_at else None,
                 "time": q.times[forward],
             }
         )
-        previous = block
     return events
