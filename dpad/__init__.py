@@ -14,6 +14,7 @@ if _TYPE_CHECKING:  # the same names, for type checkers
     from dpad import ops as ops
     from dpad import plot as plot
     from dpad.decode import rules as rules
+    from dpad.decode.daedal import Daedal as Daedal
     from dpad.decode.decoder import NaNLogitsError as NaNLogitsError
     from dpad.decode.suffix import Suffix as Suffix
     from dpad.engine import Engine as Engine
@@ -48,6 +49,7 @@ _PUBLIC = {
     "loglikelihood": "dpad.generation.likelihood",
     "LogLikelihood": "dpad.generation.likelihood",
     "Suffix": "dpad.decode.suffix",
+    "Daedal": "dpad.decode.daedal",
     "rows_of_pass": "dpad.models.block_hooks",
     "DPadGenerationConfig": "dpad.generation.config",
     "DPadOutput": "dpad.generation.output",

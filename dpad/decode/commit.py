@@ -21,7 +21,8 @@ class Rule:
     threshold, factor or bound, `steps` the number of steps of the whole canvas (None: as many as it
     takes), `schedule` how they are spread: "linear", "floor" (the remainder is dropped), "share",
     "dream", "dream-block", "origin" or "carried". The score "position" goes from left to right,
-    "run" is that of `sure_or_run`, and "within" that of `surest_within`.
+    "run" is that of `sure_or_run`, "within" that of `surest_within`, "no_mask" of
+    `threshold_of_tokens`.
     `eps` ends Dream's times, and `order_temperature` draws the ranking from softmax(score / it).
     `adaptive`: a rule of `dpad.decode.rules`, whose name is the score.
     Sources: threshold and factor, Fast-dLLM (arXiv 2505.22618); quota, LLaDA (arXiv 2502.09992) and
@@ -118,6 +119,13 @@ def surest_within(value, steps=None):
     more than the bound, the greatest of them left out; all in the last step (RND1).
     """
     return Rule(ops.RULES["threshold"], "within", float(value), steps)
+
+
+def threshold_of_tokens(value):
+    """The threshold where the mask may be predicted: such a position comes after all others, with
+    its best other token (DAEDAL's program).
+    """
+    return Rule(ops.RULES["threshold"], "no_mask", float(value))
 
 
 def fixed_quota(

@@ -103,13 +103,21 @@ def with_masks(length: int, at: int, count: int, instead: int = 0, most: int | N
 
 
 def windows(text: torch.Tensor, begin: int, block_length: int) -> list[tuple[int, int]]:
-    """Blocks of `block_length` positions from `begin` on, without those that hold only text.
+    """Blocks over all masks from `begin` on, left to right: the first one begins there, each other
+    one at the first mask behind the one before, none ends with text. Each spans at most
+    `block_length` positions.
 
     text: bool ``[length]``, True where the canvas holds none of the masks to fill.
     """
-    length = text.shape[0]
-    blocks = [(s, min(s + block_length, length)) for s in range(begin, length, block_length)]
-    return [(s, e) for s, e in blocks if not bool(text[s:e].all())]
+    masks, blocks = (~text).nonzero()[:, 0].tolist(), []
+    for position in masks:
+        if position < begin:
+            continue
+        if not blocks or position >= blocks[-1][0] + block_length:
+            blocks.append((position if blocks else begin, position + 1))
+        else:
+            blocks[-1] = (blocks[-1][0], position + 1)
+    return blocks
 
 
 def apply(q: Any, change: Change) -> None:

@@ -166,8 +166,8 @@ class DeviceStep:
         ids = lambda values: torch.tensor(  # noqa: E731
             values, dtype=torch.int64, device=adapter.device
         )
-        self.end_ids, self.suppress, self.exclude = map(
-            ids, (lane.end_ids, lane.suppress, lane.exclude)
+        self.end_ids, self.suppress, self.exclude, self.mask_id = map(
+            ids, (lane.end_ids, lane.suppress, lane.exclude, [lane.mask_id])
         )
 
     def __call__(self, layout, controls):
@@ -234,7 +234,11 @@ class DeviceStep:
         )
         if lane.scaled_scores is not None:
             scores = self._scores_of(token, logits, targets, controls)
-        ranked = self._ranked(targets, controls, scores, live, logits)
+        drawn, probability = token, scores[0]
+        if lane.score == "no_mask":
+            drawn, probability, ranked = self._without_masks(token, scores[0], logits, layout)
+        else:
+            ranked = self._ranked(targets, controls, scores, live, logits)
         quota = controls.quota
         if controls.masks_to_leave is not None:
             left = self.canvas.masks_left[targets.canvas_row]
@@ -243,10 +247,28 @@ class DeviceStep:
         if lane.score == "run":  # its quota is in the ranking
             quota = torch.full_like(quota, NO_LIMIT)
         rule = (controls.rule_value, quota, lane, self.end_ids)
-        self.canvas.commit(targets, token, ranked, scores[0], *rule)
+        self.canvas.commit(targets, drawn, ranked, probability, *rule)
         if lane.tells_head:
             self.canvas.look_at_heads(targets, lane.mask_id)
         return Decision(logits, token, scores[0])
+
+    def _without_masks(self, token, probability, logits, layout):
+        """(token, probability, what is ranked) where a model may predict the mask: there the best
+        other token, of the soft-max without the mask, ranked below all others (DAEDAL's program).
+        """
+        targets, masked = layout.targets, token == self.lane.mask_id
+        count = targets.length.shape[0]
+        best, without, _, _ = ops.confidence(
+            logits,
+            targets.l_offsets,
+            targets.position,
+            targets.length.new_zeros(count, 3),
+            probability.new_zeros(count),
+            self.mask_id,
+            self.mask_id,
+        )
+        ranked = torch.where(masked, without - 2, probability)
+        return torch.where(masked, best, token), torch.where(masked, without, probability), ranked
 
     def _scores_of(self, token, logits, targets, controls):
         """The scores that `logits` give tokens which were drawn from filtered ones."""

@@ -171,6 +171,45 @@ def check_refresh(config):
         )
 
 
+def check_length(adapter, config, kept_quirks, end_ids):
+    """Refuses options that a length which is not known has no meaning for.
+
+    Raises ValueError with the names and the values.
+    """
+    how = config.length
+    if how is None:
+        return
+    if adapter.attention != "full":
+        raise ValueError(
+            f"length = {how}: {adapter.family} has {adapter.attention} attention and sees nothing "
+            "behind a block, where the end of a text is looked for"
+        )
+    if not end_ids:
+        raise ValueError(f"length = {how} and the model does not name an end id: pass eos_token_id")
+    if config.compatible and not kept_quirks.get("cut_initial"):
+        raise ValueError(
+            f"length = {how} and compatible = {config.compatible!r}: that program's answers have "
+            "one length"
+        )
+    if how.initial_length > config.max_new_tokens and not kept_quirks.get("cut_initial"):
+        raise ValueError(
+            f"length: initial_length = {how.initial_length} is more than max_new_tokens = "
+            f"{config.max_new_tokens}, which is the greatest length"
+        )
+    broken = {"steps": config.steps is None, "output_history": not config.output_history}
+    for name in (n for n, good in broken.items() if not good):
+        raise ValueError(
+            f"{name} = {getattr(config, name)!r} and length = {how}: it needs a canvas whose "
+            "length is known"
+        )
+
+
+def check_growth(config, supplied):
+    """Refuses what a caller supplies for positions that move; ValueError with the name."""
+    if config.length is not None and supplied["kept_suffix"] is not None:
+        raise ValueError(f"kept_suffix is given and length = {config.length}: positions move")
+
+
 def check_hooks(hooks, config, rows):
     """Dream's hooks (name -> function or None) see every position of every row in every step.
 
@@ -183,6 +222,7 @@ def check_hooks(hooks, config, rows):
         "cache": config.cache == "none",
         "suffix": config.suffix.kind == "all",
         "cfg_scale": not config.cfg_scale,
+        "length": config.length is None,
         "batch_invariant": not config.batch_invariant,
         "micro_batch": (config.micro_batch or rows) >= rows,
     }

@@ -24,9 +24,12 @@ program also rebuilds the caches of all rows at once (`coupled`), which is refus
 `greedy_unfiltered`: no nucleus at temperature 0; `stop_in`: when an end id is looked for.
 `kept_place`: the last place of the canvas holds the pad from the start and is not decoded;
 `surest_within`: its rule for `entropy_bound`.
+`predicts_masks`: `commit.threshold_of_tokens`; `cut_initial`: an initial length beyond the greatest
+one is cut to it.
 `defaults` hold where the configuration leaves a field open.
 """
 
+from dpad.decode.daedal import Daedal
 from dpad.decode.suffix import Suffix
 
 _FULL = {"suffix": Suffix("all"), "cache": "none", "early_stop": False}
@@ -136,6 +139,20 @@ COMPATIBLE = {
     # RND1's `generate`, and its `diffusion_sample` behind nothing but a begin-of-text token.
     "rnd1": {**_RND1, "kept_place": True, "defaults": {**_FULL, **_STEPS}},
     "rnd1-sample": {**_RND1, "defaults": {**_FULL, **_STEPS}},
+    # DAEDAL's program (arXiv 2508.00819); its batches see the padding on the left as text.
+    "daedal": {
+        "raw_canvas": True,
+        "strict": True,
+        "predicts_masks": True,
+        "cut_initial": True,
+        "defaults": {
+            **_FULL,
+            "length": Daedal(),
+            "max_new_tokens": 2048,
+            "block_length": 32,
+            "confidence_threshold": 0.9,
+        },
+    },
     # SDAR's script (arXiv 2510.06303), and the decoder of its evaluation.
     "sdar": {**_SDAR, "defaults": {**_BLOCKS, **_DYNAMIC}},
     "sdar-eval": {**_SDAR, "before_filters": True, "defaults": _BLOCKS},

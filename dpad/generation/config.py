@@ -22,7 +22,10 @@ class DPadGenerationConfig(GenerationConfig):
     Numbers may be NumPy scalars or tensors without dimensions; None is a value not chosen.
 
     Args:
-        max_new_tokens: length of the generated part in tokens (alias ``gen_length``).
+        max_new_tokens: length of the generated part in tokens (alias ``gen_length``); with `length`
+            the greatest one.
+        length: "daedal", a `dpad.Daedal` or a dict of its fields: the model decides how long the
+            answer becomes (arXiv 2508.00819). None: `max_new_tokens`.
         block_length: tokens decoded together, left to right; the last block may be shorter.
             Block-causal models count blocks from position 0, and fill the last one whole.
         sub_block_length: block-causal models fill each block in parts of this length, left to right

@@ -1,6 +1,7 @@
 """The options of a decoding run: their names, kinds and defaults, and other names for them."""
 
 from dpad.decode import commit
+from dpad.decode.daedal import Daedal
 from dpad.decode.rules import adaptive_rule
 from dpad.decode.suffix import Suffix
 from dpad.values import (
@@ -33,21 +34,35 @@ QUOTA_ALGS = ("sequential", "topk_margin", "entropy", "origin")  # these leave n
 CACHES = ("none", "prefix", "dual")
 
 
-def _suffix(name, value):
-    """A `Suffix`, its fields, or the name of its kind."""
-    if isinstance(value, Suffix):
-        return value
-    if isinstance(value, str):
-        return Suffix(value)
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"{name} = {value!r}: expected a dpad.Suffix, a dict of its fields or its kind"
-        )
-    unknown = sorted(map(str, set(value) - set(Suffix.__dataclass_fields__)))
-    if unknown:
-        known = ", ".join(Suffix.__dataclass_fields__)
-        raise ValueError(f"{name} holds {', '.join(unknown)}: the fields of a Suffix are {known}")
-    return Suffix(**value)
+def _object(made, by_name, expected):
+    """A kind: an object of the class `made`, a dict of its fields, or one that a name stands for
+    (a function of it, None for a name that it does not know).
+    """
+
+    def check(name, value):
+        if isinstance(value, made):
+            return value
+        found = by_name(value) if isinstance(value, str) else None
+        if found is not None:
+            return found
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} = {value!r}: expected {expected}")
+        unknown = sorted(map(str, set(value) - set(made.__dataclass_fields__)))
+        if unknown:
+            known, kind = ", ".join(made.__dataclass_fields__), made.__name__
+            holds = f"{name} holds {', '.join(unknown)}"
+            raise ValueError(f"{holds}: the fields of a {kind} are {known}")
+        return made(**value)
+
+    return check
+
+
+_suffix = _object(Suffix, Suffix, "a dpad.Suffix, a dict of its fields or its kind")
+_length = _object(
+    Daedal,
+    lambda name: Daedal() if name == "daedal" else None,
+    "a dpad.Daedal, a dict of its fields or 'daedal'",
+)
 
 
 def _cache(name, value):
@@ -68,6 +83,7 @@ def _compatible(name, value):
 # the default too, the model's family and variant fill it in.
 _TABLE = {
     "max_new_tokens": (whole(1, MOST_POSITIONS), None),
+    "length": (_length, None),
     "block_length": (whole(1), None),
     "sub_block_length": (whole(1), None),
     **{n: (real(kind.least), None) for n, kind in commit.KINDS.items()},

@@ -6,6 +6,7 @@ from dpad.decode.loop import decode
 from dpad.decode.sequence import Hooks, Sequence, blocks_of
 from dpad.generation.checks import (
     check_behind,
+    check_growth,
     check_hooks,
     check_steps,
     check_supplied_order,
@@ -34,6 +35,7 @@ class Job:
         config, self.quirks = recipe.config, recipe.quirks
         check_behind(adapter, supplied, hooks)
         check_hooks(hooks, config, len(prompts))
+        check_growth(config, supplied)
         if self.quirks.get("coupled") and config.cache == "dual" and len(prompts) > 1:
             raise ValueError(
                 f"compatible = {config.compatible!r} and cache = 'dual' with {len(prompts)} rows: "
@@ -113,6 +115,7 @@ class Job:
                 row_key=key,
                 number=number,
                 cohort=cohort,
+                **self.recipe.growth(prompt),
                 **options,
             )
             for number, (prompt, key, (length, shown)) in rows

@@ -23,12 +23,13 @@ class DPadOutput(ModelOutput):
 
     Args:
         sequences: int64 ``[batch, prompt columns + new tokens]``: the input columns unchanged, then
-            the answer; behind a row's first end id everything is padding.
+            the answer; behind a row's first end id everything is padding. With `length` there are
+            as many new columns as the longest answer has.
         seed: the seed in force.
         forwards: int64 ``[batch]``, model calls of each row, refreshes included.
         tokens_per_forward: float64 ``[batch]``, tokens committed by the model per forward.
         kept_suffix: per row and block, the kept suffix positions (int64, counted from the row's
-            first token that is not padding).
+            first token that is not padding); as often as they were drawn, where a row grows.
         finish_reason: per row, "stop" (an end id in a finished block), "criteria" (a stopping
             criterion) or "length".
         timings: seconds: total, plan, forward, commit (host time; on a GPU the work that a phase
@@ -62,11 +63,13 @@ class Trace:
     """One event per forward of each row, in order; `save` writes versioned JSON lines.
 
     An event holds: row, forward (of that row), block, positions and tokens that were committed,
-    their confidence, kept (suffix positions, on the block's first forward, else null), time
-    (seconds since the start). Positions count from the row's first token that is not padding. The
-    header holds format, version, seed, prompt_lengths, config, and texts, the text of each token id
-    that was committed, if `with_text` was called. Notebooks show a trace as its tokens, coloured by
-    the forward that committed them.
+    their confidence, kept (suffix positions, where they were drawn before this forward, else null),
+    time (seconds since the start). Where tokens moved after a forward, or masks came back, its
+    event holds canvas: runs [first, count] of positions that the new canvas takes over in this
+    order, first -1 for what is new. Positions of tokens are those of the last canvas, counted from
+    the row's first token that is not padding. The header holds format, version, seed,
+    prompt_lengths, config, and texts, the text of each token id that was committed, if `with_text`
+    was called. Notebooks show a trace as its tokens, coloured by the forward that committed them.
     """
 
     header: dict[str, Any]
@@ -112,10 +115,22 @@ class Trace:
         return cls(*trace_file.read(path))
 
 
+def runs(source: torch.Tensor) -> list[list[int]]:
+    """A source of `dpad.decode.replan.Change` as runs [first position or -1, count]."""
+    found: list[list[int]] = []
+    for at in source.tolist():
+        first, count = found[-1] if found else (0, 0)
+        if count and at == (first + count if first >= 0 else -1):
+            found[-1][1] += 1
+        else:
+            found.append([at, 1])
+    return found
+
+
 def row_events(q: Any) -> list[dict[str, Any]]:
     """Events of one `Sequence` that has ended."""
     tokens, at, committed = (t[: q.shown].cpu() for t in q.result)
-    events = []
+    events, changes = [], dict(q.changes)
     for forward, block in enumerate(q.forwards):
         positions = (at == forward).nonzero()[:, 0]
         events.append(
@@ -130,4 +145,6 @@ def row_events(q: Any) -> list[dict[str, Any]]:
                 "time": q.times[forward],
             }
         )
+        if forward in changes and changes[forward].source is not None:
+            events[-1]["canvas"] = runs(changes[forward].source)
     return events

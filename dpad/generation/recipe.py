@@ -3,8 +3,9 @@
 import torch
 
 from dpad.decode import commit
+from dpad.decode.daedal import Growth
 from dpad.decode.sequence import Sampling
-from dpad.generation.checks import check_attention, check_refresh, token_ids
+from dpad.generation.checks import check_attention, check_length, check_refresh, token_ids
 from dpad.generation.compat import quirks
 from dpad.generation.config import ALGS
 
@@ -32,6 +33,7 @@ class Recipe:
         check_attention(adapter, config, wanted)
         check_refresh(config)
         self.mask_id, self.end_ids, self.pad_id = token_ids(adapter, config)
+        check_length(adapter, config, self.quirks, self.end_ids)
         self.options = self._options(adapter)
 
     def _options(self, adapter):
@@ -65,6 +67,9 @@ class Recipe:
         """
         block, new = self.config.block_length, self.config.max_new_tokens
         wanted = [len(p) + new for p in prompts]
+        if self.config.length is not None:  # what it begins with
+            new = min(self.config.length.initial_length, new)
+            return [(len(p) + new, len(p) + new) for p in prompts]
         if not self.causal:
             return [(n, n) for n in wanted]
         if not self.quirks.get("next_token"):
@@ -82,6 +87,14 @@ class Recipe:
                 )
         return [(n, n) for n in canvas]
 
+    def growth(self, prompt):
+        """How the answer to a prompt grows: fields of its `Sequence`."""
+        how = self.config.length
+        if how is None:
+            return {}
+        capacity = len(prompt) + self.config.max_new_tokens
+        return {"replan": Growth(how, self.end_ids), "capacity": capacity}
+
     def _sampling(self):
         config, ends = self.config, self.end_ids
         unfiltered = self.quirks.get("greedy_unfiltered") and not config.temperature
@@ -95,7 +108,7 @@ class Recipe:
             before_filters=self.quirks.get("before_filters", self.causal and not self.quirks),
             top_k_first=self.quirks.get("top_k_first", False),
             guidance=float(config.cfg_scale),
-            suppress=(self.mask_id, *barred),
+            suppress=barred if self.quirks.get("predicts_masks") else (self.mask_id, *barred),
             exclude=late if config.confidence_eos_eot_inf else barred,
             round_scores=self.quirks.get("round_scores", False),
             random_order=config.remasking == "random",
@@ -129,6 +142,8 @@ def _rule(config, kept_quirks, dtype):
             return commit.entropy_sum(value, config.steps)
         if option == "entropy_bound" and kept_quirks.get("surest_within", False):
             return commit.surest_within(value, config.steps)
+        if option == "confidence_threshold" and kept_quirks.get("predicts_masks", False):
+            return commit.threshold_of_tokens(value)
         published = kept_quirks.get("published_factor", False)
         return commit.valued(option, value, config.steps, published)
     alg = kept_quirks.get("ranks", config.alg)

@@ -77,6 +77,10 @@ def checked_event(event, header):
             refuse(name, event[name], f"as many as positions, {len(positions)}")
     if event.get("kept") is not None:
         _list("kept", event["kept"], whole(start, end - 1))
+    for i, run in enumerate(_list("canvas", event.get("canvas", []), lambda _, run: run)):
+        first, count = _list(f"canvas[{i}]", run, int64)[:2] if len(run) == 2 else (-2, 0)
+        if first < -1 or not 0 < count <= end or first + count > end:
+            refuse(f"canvas[{i}]", run, f"[position or -1, count], below {end}")
     real(0, INT64[-1])("time", event.get("time"))
     return event
 
