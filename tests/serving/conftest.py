@@ -60,7 +60,8 @@ def served(
     engine = dpad.Engine(
         model, max_sequences=max_sequences, max_tokens=max_tokens, queue=queue
     ).start()
-    app = adds(create_app(engine, tokenizer, name=name, **options))
+    app = create_app(engine, tokenizer, name=name, **options)
+    app = app if adds is None else adds(app)
     server = Server(app, engine, "127.0.0.1", 0, 5, "critical")
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
