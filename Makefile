@@ -3,7 +3,7 @@
 #
 #   make demo    install, then the demonstration
 #   make test    formatting, C++ tests, Python tests with Transformers 5.x and again with 4.57,
-#                those with lm-evaluation-harness, those of the wheel and of the server
+#                those with lm-evaluation-harness, those of the wheel, the server and its page
 #   make bench   the benchmarks behind the figures of README.md
 #   make docs    the site, in build/site; `make notebooks` executes and stores the notebooks
 #   make trust   the promises of docs/reliability.md at their full size; CHECKS names some of them
@@ -35,6 +35,7 @@ EVAL := $(CURDIR)/$(VENV)/eval
 DOCS := $(CURDIR)/$(VENV)/docs
 PACKAGE := $(CURDIR)/$(VENV)/package
 SERVE := $(CURDIR)/$(VENV)/serve
+WEB := $(CURDIR)/$(VENV)/web
 CATCH2 := $(CURDIR)/$(VENV)/catch2
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc cmake -type f)
 CPP_FILES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.c*')
@@ -42,7 +43,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export CXX
 
 .PHONY: demo test install bench wheel docs notebooks trust sanitize lint format clean distclean
-.PHONY: test-cpp test-python test-eval test-docs test-package test-serve test-pythons
+.PHONY: test-cpp test-python test-eval test-docs test-package test-serve test-web
+.PHONY: test-pythons
 .DELETE_ON_ERROR:
 
 demo: install
@@ -51,7 +53,7 @@ demo: install
 # One architecture is enough to test the build: sm_80, with PTX that newer GPUs compile for
 # themselves.
 test: export DPAD_CUDA_ARCHITECTURES ?= 80
-test: lint test-cpp test-python test-eval test-docs test-package test-serve
+test: lint test-cpp test-python test-eval test-docs test-package test-serve test-web
 
 install: $(VENV)/.dpad
 
@@ -141,7 +143,7 @@ test-cpp: $(VENV)/.packages $(CATCH2)/.done
 # both.
 test-python: install $(OVERLAY)/.done $(ECOSYSTEM)/.done
 	$(PYTEST) --ignore tests/ecosystem --ignore tests/eval --ignore tests/serving --ignore tests/site \
-	  --ignore tests/package
+	  --ignore tests/package --ignore tests/web
 	PYTHONPATH=$(OVERLAY) $(PYTEST) -m "not once" tests/models tests/generation
 	PYTHONPATH=$(ECOSYSTEM) $(PYTEST) tests/ecosystem
 	PYTHONPATH=$(OVERLAY):$(ECOSYSTEM) $(PYTEST) tests/ecosystem
@@ -168,6 +170,10 @@ test-pythons: wheel
 # With the server's packages and OpenAI's client, over 127.0.0.1.
 test-serve: install $(SERVE)/.done
 	PYTHONPATH=$(SERVE) $(PYTEST) tests/serving
+
+# The server's page in a headless browser, the system's own Chromium (or DPAD_BROWSER).
+test-web: install $(SERVE)/.done $(WEB)/.done
+	PYTHONPATH=$(WEB):$(SERVE) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/web
 
 # Site and notebooks, with the packages of requirements/docs.txt.
 test-docs: install $(DOCS)/.done

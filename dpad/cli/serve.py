@@ -11,6 +11,7 @@ NAME = "serve"
 EXAMPLES = (
     "dpad serve demo",
     "dpad serve GSAI-ML/LLaDA-8B-Instruct --preset llada-8b-instruct/gsm8k --port 8001",
+    "dpad serve demo --page",
     "dpad serve demo --max-sequences 4 --queue 16 --timeout 60 --set cache=dual",
 )
 TOKENS = 65536  # K/V slots, where they fit
@@ -34,6 +35,9 @@ def command(
         bool, option("Let others than this machine ask without a key.", "Network", "--public")
     ] = False,
     name: Annotated[str | None, option("Name of the model for clients.", "Network")] = None,
+    page: Annotated[
+        bool, option("A web page at /page: a race of two decodings.", "Network", "--page")
+    ] = False,
     max_sequences: Annotated[int, option("Requests decoded at a time.", "Limits")] = 16,
     max_tokens: Annotated[
         int | None, option("K/V slots of all of them; default: 65536, or what fits.", "Limits")
@@ -59,10 +63,14 @@ def command(
     Routes: /v1/completions, /v1/chat/completions, /v1/models, /health, /ready, /metrics. SIGTERM
     finishes what has begun, then exits. --json prints url and model once requests are answered.
     """
+    if page and api_key:
+        raise ValueError("--page: a browser sends no --api-key; give one of the two")
     import dpad
     from dpad.serving import Limits, create_app
     from dpad.serving.server import LOOPBACK, Server
 
+    if page:
+        from dpad.serving.page import add_page
     local = host in LOOPBACK
     if not (local or api_key or public):
         raise ValueError(
@@ -85,6 +93,8 @@ def command(
         hosts=hosts,
         generation_config=config,
     )
+    if page:
+        add_page(app)
     tell = (lambda url: print_json({"url": url, "model": name or model})) if json_output else None
     with engine:
         Server(app, engine, host, port, drain, log_level, tell).run()

@@ -69,18 +69,25 @@ def _committed(trace, row):
     return found, forwards
 
 
-def _tokens(trace, row, by_step, extra):
-    """The row's tokens in order of position, up to the last that was committed.
+def _tokens(trace, row, by_step, extra, drafts=None):
+    """The row's tokens in order of position, up to the last that was committed, or drafted.
 
     One span each, or one for a run of equal tokens of one forward. `by_step`: coloured by forward,
-    else by confidence; `extra` (forward) -> more attributes.
+    else by confidence; `extra` (forward) -> more attributes; `drafts`: position -> (text,
+    confidence) of what may come where nothing is committed.
     """
+    drafts = drafts or {}
     found, forwards = _committed(trace, row)
     names = trace.header.get("texts", {})
     prompt = trace.header["prompt_lengths"][row]
-    places = range(prompt, max(found, default=prompt - 1) + 1)
+    places = range(prompt, max((*found, *drafts), default=prompt - 1) + 1)
     for (token, forward), group in groupby(places, lambda p: found.get(p, (None, None))[:2]):
         run = list(group)
+        if token is None and drafts:
+            yield from (
+                _drafted(position, *drafts.get(position, (chr(183), 0.0))) for position in run
+            )
+            continue
         if token is None:
             yield f'<span style="opacity:.4" title="never committed">{chr(183) * len(run)}</span>'
             continue
@@ -97,6 +104,52 @@ def _tokens(trace, row, by_step, extra):
                 f'<span style="background:{back};color:{ink};border-radius:2px"'
                 f' title="{escape(known)}"{extra(forward)}>{escape(text + count)}</span>'
             )
+
+
+def _drafted(position, text, confidence):
+    known = f"position {position}, not committed, confidence {confidence:.3f}"
+    shown = escape(text.replace("\n", "\u21b5"))
+    return f'<span style="opacity:.4;font-style:italic" title="{known}">{shown}</span>'
+
+
+def draft_html(trace, drafts):
+    """A trace of one row that still grows: its tokens by forward, and `drafts`, position -> (text,
+    confidence), where nothing is committed.
+    """
+    text = "".join(_tokens(trace, 0, True, lambda forward: "", drafts))
+    return f'<div style="{_TEXT}">{text}</div>{_legend("first forward", "last")}'
+
+
+# What a position of the canvas is to a pass -> (colour, words).
+PLACES = {
+    "done": (CIVIDIS[7], "finished"),
+    "block": (CIVIDIS[2], "current block"),
+    "kept": (CIVIDIS[15], "kept suffix"),
+    "dropped": ("transparent", "dropped, not computed"),
+}
+
+
+def strip_html(places):
+    """A strip with a cell for each position; `places`: keys of `PLACES`, in order."""
+    cells, at = [], 0
+    for name, group in groupby(places):
+        width = len(list(group))
+        cells.append(
+            f'<rect x="{at}" y="0" width="{width}" height="1" fill="{PLACES[name][0]}">'
+            f"<title>{PLACES[name][1]}: {at} to {at + width - 1}</title></rect>"
+        )
+        at += width
+    words = " ".join(
+        f'<span style="border:1px solid #8888;background:{back};padding:0 .6em"></span> '
+        f"{name}&emsp;"
+        for back, name in PLACES.values()
+    )
+    return (
+        f'<svg viewBox="0 0 {max(at, 1)} 1" preserveAspectRatio="none" role="img" '
+        'aria-label="positions of the canvas" style="width:100%;height:1.2em;'
+        f'border:1px solid #8888">{"".join(cells)}</svg>'
+        f'<div style="font-size:85%;opacity:.85">{words}</div>'
+    )
 
 
 def _legend(low, high):

@@ -36,13 +36,14 @@ def create_app(
         generation_config: a `DPadGenerationConfig`: what holds where a body says nothing.
     """
     limits = limits or Limits()
-    guards = [Middleware(Watch), Middleware(KeyCheck, keys=api_keys)]
+    metrics = Metrics(engine)
+    guards = [Middleware(Watch, responses=metrics.responses), Middleware(KeyCheck, keys=api_keys)]
     guards.append(Middleware(BodyLimit, size=limits.body))
     if hosts is not None:
         guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)))
     app = FastAPI(title="dpad", middleware=guards)
     app.state.service = service = Service(engine, tokenizer, name, limits, generation_config)
-    app.state.metrics = Metrics(engine)
+    app.state.metrics = metrics
     add_handlers(app)
     _add_state_routes(app, engine)
 

@@ -11,10 +11,10 @@ BODY_SECONDS = 60  # in which a body must have come
 
 
 class Watch:
-    """Counts responses by their status; one that was not finished is a 499."""
+    """Counts responses by their status in `responses`; one that was not finished is a 499."""
 
-    def __init__(self, app):
-        self._app = app
+    def __init__(self, app, responses):
+        self._app, self._responses = app, responses
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -34,7 +34,7 @@ class Watch:
             await self._app(scope, receive, watched)
         finally:
             code = status if complete else 499
-            scope["app"].state.metrics.responses.labels(str(code)).inc()
+            self._responses.labels(str(code)).inc()
 
 
 class KeyCheck:

@@ -36,11 +36,12 @@ class Service:
 
     async def submit(self, body):
         """The `Work` of a body, queued; raises `Refused`."""
-        self.check_model(body.model)
-        self._check(body)
+        self.check(body)
         return await run_in_threadpool(self._submit, body)
 
-    def _check(self, body):
+    def check(self, body):
+        """Refuses what goes beyond the limits, and another model's name."""
+        self.check_model(body.model)
         limits, stops = self.limits, body.stop_strings()
         if len(stops) > limits.stops:
             raise Refused(400, f"stop: {len(stops)} strings, at most {limits.stops}", "stop")
@@ -58,20 +59,23 @@ class Service:
 
     def _submit(self, body):
         try:
-            prompts = self._prompts(body)
+            prompts = self.prompts(body)
             count = len(prompts) * body.n
             if not 0 < count <= self.limits.choices:
                 told = f"{len(prompts)} prompts, n = {body.n}: 1 to {self.limits.choices} answers"
                 raise Refused(400, told, "n")
-            config = self.config if body.preset is None else presets.get(body.preset)
             engine, seconds = self.engine, self.limits.seconds
-            return Work(engine, self.tokenizer, prompts, body, config, seconds)
+            return Work(engine, self.tokenizer, prompts, body, self.config_of(body), seconds)
         except (ValueError, TypeError, KeyError) as error:
             raise Refused(400, str(error)) from error
         except Exception as error:
             raise refusal(error) from error
 
-    def _prompts(self, body):
+    def config_of(self, body):
+        """What the options of a body stand on."""
+        return self.config if body.preset is None else presets.get(body.preset)
+
+    def prompts(self, body):
         """Token ids of each prompt of a body."""
         with self._tokenizing:
             if isinstance(body, ChatRequest):

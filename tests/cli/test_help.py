@@ -76,6 +76,11 @@ def test_the_server_names_its_extra():
     assert "Traceback" not in done.stderr
 
 
+def test_a_page_has_no_key(run):
+    result = run("serve demo --page --api-key secret")
+    assert result.exit_code == 2 and "--api-key" in result.stderr
+
+
 def test_help_imports_neither_torch_nor_transformers():
     code = (
         "import sys, typer.testing\nfrom dpad.cli.app import app\n"

@@ -48,8 +48,10 @@ def byte_model():
 
 
 @contextmanager
-def served(model, tokenizer, name="demo", queue=64, max_sequences=8, max_tokens=8192, **options):
-    """A server of a model: its `url`, `client`, `engine`, `app`."""
+def served(
+    model, tokenizer, name="demo", queue=64, max_sequences=8, max_tokens=8192, adds=None, **options
+):
+    """A server of a model: its `url`, `client`, `engine`, `app`; `adds` changes the application."""
     import openai
 
     from dpad.serving import create_app
@@ -59,6 +61,7 @@ def served(model, tokenizer, name="demo", queue=64, max_sequences=8, max_tokens=
         model, max_sequences=max_sequences, max_tokens=max_tokens, queue=queue
     ).start()
     app = create_app(engine, tokenizer, name=name, **options)
+    app = app if adds is None else adds(app)
     server = Server(app, engine, "127.0.0.1", 0, 5, "critical")
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
