@@ -4,6 +4,7 @@
 #   make demo    install, then the demonstration
 #   make test    formatting, C++ tests, Python tests with Transformers 5.x and again with 4.57,
 #                those with lm-evaluation-harness, those of the wheel, the server and its page
+#   make test-ray  the server and data sets on Ray; not part of `make test`
 #   make bench   the benchmarks behind the figures of README.md
 #   make docs    the site, in build/site; `make notebooks` executes and stores the notebooks
 #   make trust   the promises of docs/reliability.md at their full size; CHECKS names some of them
@@ -36,6 +37,7 @@ DOCS := $(CURDIR)/$(VENV)/docs
 PACKAGE := $(CURDIR)/$(VENV)/package
 SERVE := $(CURDIR)/$(VENV)/serve
 WEB := $(CURDIR)/$(VENV)/web
+RAY := $(CURDIR)/$(VENV)/ray
 CATCH2 := $(CURDIR)/$(VENV)/catch2
 SOURCES := CMakeLists.txt setup.py pyproject.toml $(shell find csrc cmake -type f)
 CPP_FILES = $(shell find csrc tests/cpp -name '*.h' -o -name '*.c*')
@@ -43,7 +45,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export CXX
 
 .PHONY: demo test install bench wheel docs notebooks trust sanitize lint format clean distclean
-.PHONY: test-cpp test-python test-eval test-docs test-package test-serve test-web
+.PHONY: test-cpp test-python test-eval test-docs test-package test-serve test-web test-ray
 .PHONY: test-pythons
 .DELETE_ON_ERROR:
 
@@ -143,7 +145,7 @@ test-cpp: $(VENV)/.packages $(CATCH2)/.done
 # both.
 test-python: install $(OVERLAY)/.done $(ECOSYSTEM)/.done
 	$(PYTEST) --ignore tests/ecosystem --ignore tests/eval --ignore tests/serving --ignore tests/site \
-	  --ignore tests/package --ignore tests/web
+	  --ignore tests/package --ignore tests/web --ignore tests/scale_out
 	PYTHONPATH=$(OVERLAY) $(PYTEST) -m "not once" tests/models tests/generation
 	PYTHONPATH=$(ECOSYSTEM) $(PYTEST) tests/ecosystem
 	PYTHONPATH=$(OVERLAY):$(ECOSYSTEM) $(PYTEST) tests/ecosystem
@@ -174,6 +176,11 @@ test-serve: install $(SERVE)/.done
 # The server's page in a headless browser, the system's own Chromium (or DPAD_BROWSER).
 test-web: install $(SERVE)/.done $(WEB)/.done
 	PYTHONPATH=$(WEB):$(SERVE) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/web
+
+# On Ray, in one process: it starts a cluster of its own on this machine. Not part of `test`: it
+# takes minutes, mostly to start Ray's processes.
+test-ray: install $(SERVE)/.done $(RAY)/.done
+	PYTHONPATH=$(RAY):$(SERVE) $(PYTHON) -m pytest $(PYTEST_ARGS) tests/scale_out
 
 # Site and notebooks, with the packages of requirements/docs.txt.
 test-docs: install $(DOCS)/.done
