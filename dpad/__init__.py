@@ -14,6 +14,7 @@ if _TYPE_CHECKING:  # the same names, for type checkers
     from dpad import ops as ops
     from dpad import plot as plot
     from dpad.decode import rules as rules
+    from dpad.decode.ancestral import Remask as Remask
     from dpad.decode.daedal import Daedal as Daedal
     from dpad.decode.decoder import NaNLogitsError as NaNLogitsError
     from dpad.decode.suffix import Suffix as Suffix
@@ -50,6 +51,7 @@ _PUBLIC = {
     "LogLikelihood": "dpad.generation.likelihood",
     "Suffix": "dpad.decode.suffix",
     "Daedal": "dpad.decode.daedal",
+    "Remask": "dpad.decode.ancestral",
     "rows_of_pass": "dpad.models.block_hooks",
     "DPadGenerationConfig": "dpad.generation.config",
     "DPadOutput": "dpad.generation.output",

@@ -126,6 +126,17 @@ class Canvas:
             lane.fill_id,
         )
 
+    def mask_again(self, targets, again, mask_id):
+        """Masks the rows of `again` (bool) after a commit, as if they had never been committed."""
+        at, row = targets.places(), targets.canvas_row
+        for state, empty in ((self.tokens, mask_id), (self.committed_at, -1), (self.committed, 0)):
+            state[at] = torch.where(again, empty, state[at]).to(state.dtype)
+        sequence = targets.spread(torch.arange(row.shape[0], device=row.device))
+        count = torch.zeros_like(row).index_add_(0, sequence, again.long())
+        self.masks_left[row] += count
+        running = (count > 0) & (self.status[row] <= ops.STATUS["finished"])
+        self.status[row] = torch.where(running, ops.STATUS["running"], self.status[row])
+
     def look_at_heads(self, targets, mask_id):
         """Finds out whether the first target of each sequence is still a mask."""
         count = targets.position.shape[0]

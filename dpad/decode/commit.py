@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from dpad import ops
-from dpad.decode import adaptive
+from dpad.decode import adaptive, ancestral
 from dpad.decode.rules import MOST_NUMBERS, AdaptiveRule
 
 NO_LIMIT = 2**62  # a quota that never binds
@@ -24,7 +24,8 @@ class Rule:
     "run" is that of `sure_or_run`, "within" that of `surest_within`, "no_mask" of
     `threshold_of_tokens`.
     `eps` ends Dream's times, and `order_temperature` draws the ranking from softmax(score / it).
-    `adaptive`: a rule of `dpad.decode.rules`, whose name is the score.
+    `adaptive`: a rule of `dpad.decode.rules`, whose name is the score. `remask`: an
+    `ancestral.Remask`, where the score "ancestral" masks tokens again.
     Sources: threshold and factor, Fast-dLLM (arXiv 2505.22618); quota, LLaDA (arXiv 2502.09992) and
     Dream (arXiv 2508.15487); entropy bound, arXiv 2505.24857.
     """
@@ -37,6 +38,12 @@ class Rule:
     eps: float = 1e-3
     order_temperature: float = 0.0
     adaptive: AdaptiveRule | None = None
+    remask: ancestral.Remask | None = None
+
+    @property
+    def spread(self):
+        """Whether fixed steps are spread over a block, none behind them."""
+        return self.steps is not None and self.score != "ancestral"
 
     @property
     def remembers(self):
@@ -152,6 +159,12 @@ def independent(steps, eps=1e-3):
     return Rule(ops.RULES["below"], "uniform", 0.0, steps, "origin", eps)
 
 
+def ancestral_steps(steps=None, eps=ancestral.EPS, remask=None):
+    """Ancestral sampling in `steps` steps (None: as many as masks), and one for what is left."""
+    number = ops.RULES["below"]
+    return Rule(number, "ancestral", 0.5, steps, "ancestral", eps, remask=remask)
+
+
 @lru_cache(maxsize=64)
 def _times(eps, steps):
     """Times fall linearly from 1 to eps in float32, as published."""
@@ -205,6 +218,8 @@ class Schedule:
 
     def numbers(self, q):
         """What the device is told of an adaptive rule in the step that `q` takes next, or None."""
+        if self.rule.score == "ancestral":
+            return self._ancestral(q)
         if self.rule.adaptive is None:
             return None
         own = self.rule.adaptive.numbers()
@@ -212,10 +227,23 @@ class Schedule:
         progress = (before + min(q.step, each)) / sum(self._most)
         return *own, *(MOST_NUMBERS - len(own)) * (0.0,), float(self.lengths[q.block]), progress
 
+    def _ancestral(self, q):
+        if q.phase == "next":  # its one token is drawn now
+            return ancestral.numbers(None, 1.0, 1.0)
+        eps, n = self.rule.eps, self.steps_of(q.block)
+        time = float(_times(eps, n)[q.step]) if q.step < n else None
+        return ancestral.numbers(self.rule.remask, time, (1 - eps) / n)
+
+    def steps_of(self, block):
+        """Its fixed steps, or as many as masks."""
+        return self.lengths[block] if self.steps is None else self.steps[block]
+
     def _step(self, q):
         rule = self.rule
         if self.steps is None:
             return rule.value, 1 if self.counted else NO_LIMIT
+        if rule.schedule == "ancestral":
+            return rule.value, NO_LIMIT
         if rule.schedule == "origin":
             return self._share(q.block, q.step), NO_LIMIT
         if rule.score == "within" and q.step >= self.steps[q.block] - 1:

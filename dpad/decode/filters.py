@@ -4,7 +4,14 @@ import torch
 
 
 def filter_logits(
-    logits, scale, top_p=None, top_k=None, suppress=None, most_k=None, top_k_first=False
+    logits,
+    scale,
+    top_p=None,
+    top_k=None,
+    suppress=None,
+    most_k=None,
+    top_k_first=False,
+    within=False,
 ):
     """Logits / scale with everything outside the nucleus and the k best at -inf.
 
@@ -18,6 +25,7 @@ def filter_logits(
         most_k: a number that no `top_k` exceeds, as they are not read; None: the vocabulary.
         suppress: int64 ids that are never chosen.
         top_k_first: the nucleus is that of the k best, as in Transformers.
+        within: the nucleus is the largest within `top_p`, and at least one id (MDLM).
 
     Returns:
         ``[rows, vocab]`` in the dtype of the logits, in float32 below that.
@@ -28,7 +36,7 @@ def filter_logits(
     if top_k is not None and top_k_first:
         wide = _best(wide, top_k, most_k)
     if top_p is not None:
-        wide = _nucleus(wide, top_p)
+        wide = _nucleus(wide, top_p, within)
     if top_k is not None and not top_k_first:
         wide = _best(wide, top_k, most_k)
     if suppress is not None and suppress.numel() and (top_p is not None or top_k is not None):
@@ -36,11 +44,12 @@ def filter_logits(
     return wide
 
 
-def _nucleus(wide, top_p):
+def _nucleus(wide, top_p, within):
     ordered, ids = wide.sort(dim=-1, descending=True)
-    before = ordered.softmax(-1).cumsum(-1)
-    outside = torch.zeros_like(before, dtype=torch.bool)
-    outside[:, 1:] = (before[:, :-1] > top_p.to(wide.dtype)) & (top_p < 1)
+    mass = ordered.softmax(-1).cumsum(-1)
+    mass = mass[:, 1:] if within else mass[:, :-1]
+    outside = torch.zeros_like(ordered, dtype=torch.bool)
+    outside[:, 1:] = (mass > top_p.to(wide.dtype)) & (top_p < 1)
     keep = torch.empty_like(outside).scatter_(-1, ids, ~outside)
     return wide.masked_fill(~keep, -torch.inf)
 

@@ -93,6 +93,8 @@ def passed(q, status, head_masked):
     q.step += 1
     q.head_known, q.block_cached = q.head_known or not head_masked, True
     done = status in (_DONE, _FINISHED)
+    if q.lane.remasks:  # until its last time what is committed may be masked again
+        done = done and q.step >= q.schedule.steps_of(q.block)
     if q.all_steps or q.bounded:
         done = (done and not q.all_steps) or q.step >= q.schedule.steps[q.block]
     if not done or (status == _DONE and q.next_part()):

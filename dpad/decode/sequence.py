@@ -25,8 +25,9 @@ class Sampling:
     0 is off. `top_p` and `top_k` filter the distribution; scores are then, and with `tempered`
     always, those of the distribution that tokens are drawn from (Dream, arXiv 2508.15487), else of
     the logits as they are. `before_filters`: they are those before top-p and top-k, of the token
-    that was drawn after. `top_k_first`: the nucleus is that of the k best. `random_order` ranks by
-    uniform draws; `round_scores` rounds scores to the logits' dtype.
+    that was drawn after. `top_k_first`: the nucleus is that of the k best. `within_top_p`: without
+    the id that passes it, of a distribution without the ids that are never chosen (MDLM).
+    `random_order` ranks by uniform draws; `round_scores` rounds scores to the logits' dtype.
     """
 
     temperature: float = 0.0
@@ -35,6 +36,7 @@ class Sampling:
     tempered: bool = False
     before_filters: bool = False
     top_k_first: bool = False
+    within_top_p: bool = False
     guidance: float = 0.0
     suppress: tuple = ()
     exclude: tuple = ()
@@ -95,6 +97,7 @@ class Lane(NamedTuple):
     drawn_order: bool
     filters: tuple | None  # whether there is a nucleus, and a top-k
     top_k_first: bool
+    within_top_p: bool
     scaled_scores: bool | None  # scores before the filters: of logits / temperature, or as they are
     guided: bool
     random_order: bool
@@ -107,6 +110,7 @@ class Lane(NamedTuple):
     mask_id: int
     causal_block: int  # block length of block-causal attention, else 0
     remembered: int  # longest block of a rule that keeps what it saw of it, else 0
+    remasks: bool  # whether tokens may become masks again
     tells_head: bool  # whether the host asks for the first target of each pass
     hooks: Hooks | None  # where they are called within the step
 
@@ -245,6 +249,7 @@ class Sequence:
             drawn_order=rule.order_temperature > 0,
             filters=filters,
             top_k_first=sampling.top_k_first,
+            within_top_p=sampling.within_top_p,
             scaled_scores=scaled,
             guided=bool(sampling.guidance),
             random_order=sampling.random_order,
@@ -257,6 +262,7 @@ class Sequence:
             mask_id=self.mask_id,
             causal_block=self.block_length if self.causal else 0,
             remembered=self.block_length if rule.remembers else 0,
+            remasks=rule.remask is not None,
             tells_head=self.causal and self.cache == "dual",
             hooks=hooks if hooks.within_step() else None,
         )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from dpad import ops
-from dpad.decode import adaptive
+from dpad.decode import adaptive, ancestral
 from dpad.decode.commit import NO_LIMIT
 from dpad.decode.filters import filter_logits
 from dpad.decode.forward import Layers, guided
@@ -169,6 +169,7 @@ class DeviceStep:
         self.end_ids, self.suppress, self.exclude, self.mask_id = map(
             ids, (lane.end_ids, lane.suppress, lane.exclude, [lane.mask_id])
         )
+        self.barred = ids((*lane.suppress, lane.mask_id))
 
     def __call__(self, layout, controls):
         """The whole step, for those who have nothing to do in between; a `Decision`."""
@@ -212,12 +213,11 @@ class DeviceStep:
         if lane.score == "credit":
             masked = self.canvas.eligible(targets, lane.mask_id)
             logits = adaptive.credited(logits, targets, masked, controls.numbers, self.memory)
-        decisive = logits
-        if lane.filters is not None:
-            limits = (controls.scale, controls.top_p, controls.top_k)
-            limits = (None if x is None else targets.spread(x)[:, None] for x in limits)
-            most_k = controls.most_k
-            decisive = filter_logits(logits, *limits, self.suppress, most_k, lane.top_k_first)
+        decisive = logits if lane.filters is None else self._filtered(logits, targets, controls)
+        temperature, race = controls.temperature, None
+        if lane.score == "ancestral":
+            race = ancestral.Race(decisive, targets, self.canvas, controls.numbers, lane.mask_id)
+            decisive, temperature = race.logits, temperature * race.at_random
         noise = None
         if hooks is not None and hooks.noise is not None and targets.position.shape[0]:
             noise = hooks.noise(live, targets.position, logits.shape[-1])
@@ -226,7 +226,7 @@ class DeviceStep:
             targets.l_offsets,
             targets.position,
             controls.rng,
-            controls.temperature,
+            temperature,
             self.suppress,
             self.exclude,
             noise,
@@ -235,7 +235,10 @@ class DeviceStep:
         if lane.scaled_scores is not None:
             scores = self._scores_of(token, logits, targets, controls)
         drawn, probability = token, scores[0]
-        if lane.score == "no_mask":
+        if race is not None:
+            drawn, ranked = race.decided(token, probability)
+            token = drawn
+        elif lane.score == "no_mask":
             drawn, probability, ranked = self._without_masks(token, scores[0], logits, layout)
         else:
             ranked = self._ranked(targets, controls, scores, live, logits)
@@ -248,6 +251,8 @@ class DeviceStep:
             quota = torch.full_like(quota, NO_LIMIT)
         rule = (controls.rule_value, quota, lane, self.end_ids)
         self.canvas.commit(targets, drawn, ranked, probability, *rule)
+        if lane.remasks:
+            self.canvas.mask_again(targets, race.again, lane.mask_id)
         if lane.tells_head:
             self.canvas.look_at_heads(targets, lane.mask_id)
         return Decision(logits, token, scores[0])
@@ -269,6 +274,15 @@ class DeviceStep:
         )
         ranked = torch.where(masked, without - 2, probability)
         return torch.where(masked, best, token), torch.where(masked, without, probability), ranked
+
+    def _filtered(self, logits, targets, controls):
+        """Logits / temperature without what the filters leave out."""
+        lane, limits = self.lane, (controls.scale, controls.top_p, controls.top_k)
+        if lane.within_top_p:
+            logits = logits.index_fill(-1, self.barred, -torch.inf)
+        limits = (None if x is None else targets.spread(x)[:, None] for x in limits)
+        nucleus = (lane.top_k_first, lane.within_top_p)
+        return filter_logits(logits, *limits, self.suppress, controls.most_k, *nucleus)
 
     def _scores_of(self, token, logits, targets, controls):
         """The scores that `logits` give tokens which were drawn from filtered ones."""

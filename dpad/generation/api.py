@@ -196,6 +196,7 @@ def _fill(chosen: dict[str, Any], layer: Mapping[str, Any]) -> None:
     """Adds the fields of a lower layer; a commit rule that was chosen hides all lower ones."""
     ruled = any(chosen.get(n) is not None for n in RULES)
     fixed = chosen.get("remasking") == "random" or chosen.get("alg") in QUOTA_ALGS
+    fixed = fixed or chosen.get("remask") is not None
     for name, value in layer.items():
         if name in RULES and (ruled or (fixed and name != "steps")):
             continue

@@ -1,7 +1,7 @@
 """Checks of one call of `generate` that need model, configuration and batch together."""
 
 from dpad import ops
-from dpad.generation.fields import COUNTED_ALGS
+from dpad.generation.fields import COUNTED_ALGS, DRAWN_ALGS
 from dpad.models.parts import UnsupportedModelError
 
 
@@ -150,12 +150,32 @@ def check_steps(config, blocks):
                 )
 
 
+def check_drawn(config):
+    """What `alg` and `remask` need where each token is drawn; ValueError by name and value."""
+    if config.remask is None and config.alg not in DRAWN_ALGS:
+        return
+    named = f"alg = {config.alg!r}"
+    if config.remask is not None:
+        named = f"remask = {config.remask!r}"
+    if not config.temperature:
+        raise ValueError(f"{named} and temperature = 0: it draws tokens, give temperature=1.0")
+    if config.sub_block_length is not None:
+        raise ValueError(
+            f"{named} and sub_block_length = {config.sub_block_length}: its times are a block's"
+        )
+
+
 def check_supplied_order(config, confidences):
     """Raises ValueError where scores are supplied for a rule that makes its own of them."""
-    if confidences is not None and config.commit is not None:
+    if confidences is None:
+        return
+    if config.commit is not None:
         raise ValueError(
             f"confidences is given and commit = {config.commit!r}: the rule ranks scores of its own"
         )
+    if config.remask is not None or config.alg == "ancestral":
+        named = "alg = 'ancestral'" if config.remask is None else f"remask = {config.remask!r}"
+        raise ValueError(f"confidences is given and {named}: it ranks nothing")
 
 
 def check_refresh(config):

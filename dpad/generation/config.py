@@ -6,7 +6,16 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from dpad.generation.fields import ALGS, ALIASES, COUNTED_ALGS, FIELDS, KINDS, QUOTA_ALGS, RULES
+from dpad.generation.fields import (
+    ALGS,
+    ALIASES,
+    COUNTED_ALGS,
+    DRAWN_ALGS,
+    FIELDS,
+    KINDS,
+    QUOTA_ALGS,
+    RULES,
+)
 from dpad.generation.names import CLASS_KEY, resolve_names
 from dpad.values import as_plain
 
@@ -47,8 +56,15 @@ class DPadGenerationConfig(GenerationConfig):
             steps held back (Fast-dLLM). "low_confidence_dynamic" goes with it as well: with `steps`
             at least masks / steps tokens per step. "sequential": from left to right (both SDAR,
             arXiv 2510.06303).
+            "ancestral": in step i each mask becomes a drawn token with probability
+            1 - t_{i+1} / t_i, and the best in a last step (MDLM, arXiv 2406.07524); "first_hitting"
+            fills one mask per step, any of them (BD3-LM, arXiv 2503.09573). Both draw at a
+            `temperature` above 0, published with 1 and `top_p` 0.9, whose nucleus leaves out the
+            id that passes it; eps is 1e-5 unless it is given.
+        remask: a `dpad.Remask`, its kind, or a dict of its fields: ancestral sampling that masks
+            tokens again (ReMDM).
         alg_temp: draw a fixed quota from softmax(score / alg_temp); 0 takes the best.
-        eps: last of Dream's times, which fall linearly from 1.
+        eps: last of the times of Dream's and of ancestral steps, which fall linearly from 1.
         temperature: Gumbel noise on the logits; 0 is greedy.
         top_p, top_k: keep the nucleus and the k best of softmax(logits / temperature); the scores
             are those of what is kept.
@@ -88,6 +104,7 @@ class DPadGenerationConfig(GenerationConfig):
 
     suffix: Any  # a `Suffix`; a dict of its fields becomes one
     commit: Any
+    remask: Any
 
     def __init__(self, **kwargs: Any) -> None:
         values = resolve_names(kwargs)
@@ -132,13 +149,35 @@ class DPadGenerationConfig(GenerationConfig):
                     f"{name} = {value!r} and {other[0]} = {getattr(self, other[0])!r}: {value} "
                     "goes with steps"
                 )
-        if self.alg_temp and (other or self.alg not in ("maskgit_plus", *QUOTA_ALGS[1:-1])):
+        self._check_drawn(given)
+        if self.alg_temp and (other or self.alg not in ("maskgit_plus", *QUOTA_ALGS[1:3])):
             raise ValueError(f"alg_temp = {self.alg_temp!r}: it draws a fixed quota, see steps")
         if self.remasking == "random" and (self.alg != "maskgit_plus" or self.alg_temp):
             raise ValueError(
                 f"remasking = 'random' and alg = {self.alg!r}, alg_temp = {self.alg_temp!r}: "
                 "random order ranks no score"
             )
+
+    def _check_drawn(self, given: list[str]) -> None:
+        """Ancestral sampling, with and without masking again, is a rule of its own."""
+        named = None
+        if self.remask is not None:
+            named = f"remask = {self.remask!r}"
+            if self.alg not in ("maskgit_plus", "ancestral"):
+                raise ValueError(f"{named} and alg = {self.alg!r}: it goes with 'ancestral'")
+        elif self.alg in DRAWN_ALGS:
+            named = f"alg = {self.alg!r}"
+        if named is None:
+            return
+        takes = () if self.alg == "first_hitting" else ("steps",)
+        other = [n for n in given if n not in takes]
+        if self.compatible is not None:
+            other.append("compatible")
+        if self.remasking == "random":
+            other.append("remasking")
+        if other:
+            value = getattr(self, other[0])
+            raise ValueError(f"{named} and {other[0]} = {value!r}: it is a rule of its own")
 
     def _check_adaptive(self) -> None:
         """An adaptive rule is a decoder's own."""

@@ -1,6 +1,7 @@
 """The options of a decoding run: their names, kinds and defaults, and other names for them."""
 
 from dpad.decode import commit
+from dpad.decode.ancestral import remask
 from dpad.decode.daedal import Daedal
 from dpad.decode.rules import adaptive_rule
 from dpad.decode.suffix import Suffix
@@ -28,9 +29,13 @@ ALGS = {
     "confidence_threshold": "probability",
     "sequential": "position",
     "low_confidence_dynamic": "probability",
+    "ancestral": "ancestral",
+    "first_hitting": "uniform",
 }
 COUNTED_ALGS = ("confidence_threshold", "low_confidence_dynamic")  # a threshold, and steps
-QUOTA_ALGS = ("sequential", "topk_margin", "entropy", "origin")  # these leave no other rule
+DRAWN_ALGS = ("ancestral", "first_hitting")  # each token is drawn
+# These leave no other rule.
+QUOTA_ALGS = ("sequential", "topk_margin", "entropy", "origin", *DRAWN_ALGS)
 CACHES = ("none", "prefix", "dual")
 
 
@@ -96,6 +101,7 @@ _TABLE = {
     "top_p": (real(0, 1, above=True), None),
     "top_k": (whole(1), None),
     "cfg_scale": (real(0), 0.0),
+    "remask": (remask, None),
     "remasking": (one_of("low_confidence", "random"), "low_confidence"),
     "logits_eos_inf": (flag, False),
     "confidence_eos_eot_inf": (flag, False),

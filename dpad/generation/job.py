@@ -93,12 +93,12 @@ class Job:
         )
 
     def _sequences(self, keys, blocks):
-        config, hooked = self.config, any(self.hooks.values())
+        hooked = any(self.hooks.values())
         self.step_hooks = self._step_hooks()
         options = {
             **self.recipe.options,
             "seed": self.seed,
-            "all_steps": hooked and config.steps is not None and blocks == 1,
+            "all_steps": hooked and blocks == 1 and self.recipe.options["rule"].spread,
             "hooks": self._hooks(),
         }
         cohort = [] if self.quirks.get("cohort") and self._together() is None else None

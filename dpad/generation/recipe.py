@@ -2,12 +2,18 @@
 
 import torch
 
-from dpad.decode import commit
+from dpad.decode import ancestral, commit
 from dpad.decode.daedal import Growth
 from dpad.decode.sequence import Sampling
-from dpad.generation.checks import check_attention, check_length, check_refresh, token_ids
+from dpad.generation.checks import (
+    check_attention,
+    check_drawn,
+    check_length,
+    check_refresh,
+    token_ids,
+)
 from dpad.generation.compat import quirks
-from dpad.generation.config import ALGS
+from dpad.generation.fields import ALGS, DRAWN_ALGS
 
 
 class Recipe:
@@ -32,6 +38,7 @@ class Recipe:
         wanted = config.compatible and self.quirks.get("attention", "full")
         check_attention(adapter, config, wanted)
         check_refresh(config)
+        check_drawn(config)
         self.mask_id, self.end_ids, self.pad_id = token_ids(adapter, config)
         check_length(adapter, config, self.quirks, self.end_ids)
         self.options = self._options(adapter)
@@ -99,32 +106,46 @@ class Recipe:
         config, ends = self.config, self.end_ids
         unfiltered = self.quirks.get("greedy_unfiltered") and not config.temperature
         barred = ends[: self.quirks.get("barred_ends")] if config.logits_eos_inf else ()
+        drawn, raced = config.alg in DRAWN_ALGS or config.remask is not None, _raced(config)
         late = ends[self.quirks.get("sampled_ends", 0) if config.temperature else 0 :]
         return Sampling(
             temperature=float(config.temperature),
             top_p=None if unfiltered else config.top_p,
             top_k=config.top_k,
-            tempered=bool(config.temperature) and self.quirks.get("tempered", False),
-            before_filters=self.quirks.get("before_filters", self.causal and not self.quirks),
+            tempered=drawn or (bool(config.temperature) and self.quirks.get("tempered", False)),
+            before_filters=not drawn
+            and self.quirks.get("before_filters", self.causal and not self.quirks),
+            within_top_p=drawn,
             top_k_first=self.quirks.get("top_k_first", False),
             guidance=float(config.cfg_scale),
-            suppress=barred if self.quirks.get("predicts_masks") else (self.mask_id, *barred),
-            exclude=late if config.confidence_eos_eot_inf else barred,
+            # The mask is drawn, too, where token and mask race.
+            suppress=barred
+            if raced or self.quirks.get("predicts_masks")
+            else (self.mask_id, *barred),
+            exclude=(self.mask_id,) * raced + (late if config.confidence_eos_eot_inf else barred),
             round_scores=self.quirks.get("round_scores", False),
             random_order=config.remasking == "random",
         )
 
     def _fill_id(self):
         """What stands behind an end of text."""
-        if self.quirks.get("keeps_masks"):
-            return self.mask_id
+        if self.quirks.get("keeps_masks") or self.config.remask is not None:
+            return self.mask_id  # what ends the text may be masked again
         return self.end_ids[0] if self.end_ids else self.pad_id
+
+
+def _raced(config):
+    """Whether token and mask are drawn against each other."""
+    return config.remask is not None or config.alg == "ancestral"
 
 
 def _rule(config, kept_quirks, dtype):
     """The commit rule of a configuration; `kept_quirks` are those of its compatible mode, `dtype`
     that of the logits.
     """
+    if _raced(config):
+        eps = config.given().get("eps", ancestral.EPS)
+        return commit.ancestral_steps(config.steps, eps, config.remask)
     if config.commit is not None:
         return commit.adaptive_rule(config.commit, config.steps)
     given = [n for n in commit.KINDS if n != "steps" and getattr(config, n) is not None]

@@ -51,6 +51,7 @@ class Options(Body):
     factor: Weight | None = None
     entropy_bound: Weight | None = None
     commit: str | dict[str, str | int | float] | None = None
+    remask: str | dict[str, str | int | float] | None = None
     alg: str | None = None
     alg_temp: Annotated[float, Field(ge=0, le=100)] | None = None
     eps: Share | None = None

@@ -46,8 +46,8 @@ def test_generate_runs(capsys):
 
 def test_commit_rules_run(capsys):
     space = run("docs/commit_rules.md")
-    assert len(capsys.readouterr().out.splitlines()) == 3
-    assert space["out"].finish_reason == ["stop"]
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert space["out"].forwards.tolist() == [64]
 
 
 def test_migration_runs():

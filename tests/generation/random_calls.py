@@ -1,6 +1,7 @@
 """Random calls of `generate` on tiny models of every kind."""
 
 import dpad
+from dpad.decode.rules import KINDS
 from dpad.models.hf.dream import DreamConfig, DreamModel
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 from tests.decode.common import EOS_ID, MASK_ID, VOCAB, tiny
@@ -62,6 +63,7 @@ def rule(draw, new, block):
         {"steps": steps, "alg_temp": 0.4},
         {"steps": steps, "alg": "origin"},
         {"steps": steps, "remasking": "random"},
+        {"commit": draw.choice(sorted(KINDS))},
     )
     return draw.choice(kinds)
 
@@ -80,12 +82,12 @@ def options(draw, rows, shift):
     new, block = draw.randint(5, 30), draw.choice((4, 5, 8, 16))
     chosen = {"max_new_tokens": new, "block_length": min(block, new), "suffix": suffix(draw)}
     chosen |= rule(draw, new, min(block, new))
-    if draw.random() < 0.15:
+    if draw.random() < 0.15 and "commit" not in chosen:
         chosen["compatible"] = "fast-dllm-dream" if shift else "fast-dllm-llada"
     if draw.random() < 0.1:  # masks of a block are a multiple of its steps
         chosen |= {"max_new_tokens": 24, "block_length": 8, "steps": draw.choice((6, 12))}
         chosen |= {"alg": "confidence_threshold", "confidence_threshold": 0.7}
-        for name in ("alg_temp", "remasking", "factor", "entropy_bound"):
+        for name in ("alg_temp", "remasking", "factor", "entropy_bound", "commit"):
             chosen.pop(name, None)
     chosen |= {"cache": draw.choice(CACHES), "seed": draw.randrange(99), "trace": True}
     chosen["early_stop"] = draw.random() < 0.6
