@@ -17,6 +17,7 @@ if _TYPE_CHECKING:  # the same names, for type checkers
     from dpad.decode.ancestral import Remask as Remask
     from dpad.decode.daedal import Daedal as Daedal
     from dpad.decode.decoder import NaNLogitsError as NaNLogitsError
+    from dpad.decode.refine import Refine as Refine
     from dpad.decode.suffix import Suffix as Suffix
     from dpad.engine import Engine as Engine
     from dpad.generation import presets as presets
@@ -52,6 +53,7 @@ _PUBLIC = {
     "Suffix": "dpad.decode.suffix",
     "Daedal": "dpad.decode.daedal",
     "Remask": "dpad.decode.ancestral",
+    "Refine": "dpad.decode.refine",
     "rows_of_pass": "dpad.models.block_hooks",
     "DPadGenerationConfig": "dpad.generation.config",
     "DPadOutput": "dpad.generation.output",

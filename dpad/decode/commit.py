@@ -224,7 +224,7 @@ class Schedule:
             return None
         own = self.rule.adaptive.numbers()
         before, each = sum(self._most[: q.block]), self._most[q.block]
-        progress = (before + min(q.step, each)) / sum(self._most)
+        progress = (before + min(q.step, each)) / max(sum(self._most), 1)
         return *own, *(MOST_NUMBERS - len(own)) * (0.0,), float(self.lengths[q.block]), progress
 
     def _ancestral(self, q):

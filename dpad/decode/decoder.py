@@ -360,6 +360,8 @@ class Decoder:
                 return "criteria"
         if status == FINISHED and (end <= q.shown or self._holds_end(q, block)):
             return "stop"
+        if not going and q.replan is not None and q.replan.ended:
+            return "stop"
         return None if going else "length"
 
     def _changed(self, q, change):

@@ -112,7 +112,7 @@ class Planner:
             target=target[: target.shape[0] // streams],
             length=length[: len(live)],
             max_position=int(position.max()),
-            block_length=max(q.sub_block_length or q.block_length for q in live),
+            block_length=max(q.sub_block_length or q.widest for q in live),
             sizes=tuple(map(tuple, sizes)),
             key_limit=key_limit if block_length else None,
             **scan,

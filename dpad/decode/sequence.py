@@ -268,6 +268,11 @@ class Sequence:
         )
 
     @property
+    def widest(self):
+        """Positions of its longest block; a `Replan` may ask for one beyond `block_length`."""
+        return max(self.block_length, max(end - start for start, end in self.blocks))
+
+    @property
     def current(self):
         """The positions [start, end) that the block generates."""
         return self.blocks[self.block]

@@ -1,5 +1,7 @@
 """Checks of one call of `generate` that need model, configuration and batch together."""
 
+import warnings
+
 from dpad import ops
 from dpad.generation.fields import COUNTED_ALGS, DRAWN_ALGS
 from dpad.models.parts import UnsupportedModelError
@@ -148,6 +150,28 @@ def check_steps(config, blocks):
                     f"steps = {steps}: the {masks} masks of a block are not a multiple of its "
                     f"{n} steps, as alg = 'confidence_threshold' needs"
                 )
+
+
+def check_refine(adapter, config, hooks):
+    """What refining a draft needs of the model and the call; ValueError by name and value.
+
+    `hooks`: Dream's, name -> function or None.
+    """
+    how = config.refine
+    if how is None or not how.ratio:
+        return
+    named = f"refine = {how!r}"
+    given = [n for n, hook in hooks.items() if hook is not None]
+    if given:
+        raise ValueError(f"{named} and generation_{given[0]}_hook_func: the hook masks itself")
+    if adapter.attention == "full":
+        return
+    has = f"{adapter.family} has {adapter.attention} attention"
+    if how.block_length is not None or how.select_by == "posthoc":
+        raise ValueError(f"{named}: {has} and is refined in its own blocks, by snapshot or random")
+    if config.sub_block_length is not None:
+        raise ValueError(f"{named} and sub_block_length = {config.sub_block_length}")
+    warnings.warn(f"{named}: {has} and was not trained to see what is kept behind", stacklevel=2)
 
 
 def check_drawn(config):

@@ -63,6 +63,8 @@ class DPadGenerationConfig(GenerationConfig):
             id that passes it; eps is 1e-5 unless it is given.
         remask: a `dpad.Remask`, its kind, or a dict of its fields: ancestral sampling that masks
             tokens again (ReMDM).
+        refine: a `dpad.Refine`, its ratio, or a dict of its fields: the least certain tokens of the
+            finished answer are masked and decoded again. Experimental.
         alg_temp: draw a fixed quota from softmax(score / alg_temp); 0 takes the best.
         eps: last of the times of Dream's and of ancestral steps, which fall linearly from 1.
         temperature: Gumbel noise on the logits; 0 is greedy.
@@ -105,6 +107,7 @@ class DPadGenerationConfig(GenerationConfig):
     suffix: Any  # a `Suffix`; a dict of its fields becomes one
     commit: Any
     remask: Any
+    refine: Any
 
     def __init__(self, **kwargs: Any) -> None:
         values = resolve_names(kwargs)
@@ -150,6 +153,7 @@ class DPadGenerationConfig(GenerationConfig):
                     "goes with steps"
                 )
         self._check_drawn(given)
+        self._check_refined()
         if self.alg_temp and (other or self.alg not in ("maskgit_plus", *QUOTA_ALGS[1:3])):
             raise ValueError(f"alg_temp = {self.alg_temp!r}: it draws a fixed quota, see steps")
         if self.remasking == "random" and (self.alg != "maskgit_plus" or self.alg_temp):
@@ -171,6 +175,8 @@ class DPadGenerationConfig(GenerationConfig):
             return
         takes = () if self.alg == "first_hitting" else ("steps",)
         other = [n for n in given if n not in takes]
+        if self.length is not None and self.alg != "first_hitting":
+            other.append("length")
         if self.compatible is not None:
             other.append("compatible")
         if self.remasking == "random":
@@ -178,6 +184,19 @@ class DPadGenerationConfig(GenerationConfig):
         if other:
             value = getattr(self, other[0])
             raise ValueError(f"{named} and {other[0]} = {value!r}: it is a rule of its own")
+
+    def _check_refined(self) -> None:
+        """What a finished draft cannot be refined with."""
+        if self.refine is None:
+            return
+        other = [n for n in ("compatible", "length", "remask") if getattr(self, n) is not None]
+        if self.commit is not None and self.commit.remembers:
+            other.append("commit")  # it has room for a block of the usual length
+        if other:
+            value = getattr(self, other[0])
+            raise ValueError(
+                f"refine = {self.refine!r} and {other[0]} = {value!r} do not go together"
+            )
 
     def _check_adaptive(self) -> None:
         """An adaptive rule is a decoder's own."""

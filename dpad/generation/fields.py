@@ -3,6 +3,7 @@
 from dpad.decode import commit
 from dpad.decode.ancestral import remask
 from dpad.decode.daedal import Daedal
+from dpad.decode.refine import Refine
 from dpad.decode.rules import adaptive_rule
 from dpad.decode.suffix import Suffix
 from dpad.values import (
@@ -13,6 +14,7 @@ from dpad.values import (
     one_of,
     plain,
     real,
+    refuse,
     several,
     token_id,
     token_ids,
@@ -70,6 +72,19 @@ _length = _object(
 )
 
 
+def _refine(name, value):
+    """A `Refine`, its fields, or its ratio."""
+    if isinstance(value, Refine):
+        return value
+    if isinstance(value, dict) and not set(value) - set(Refine.fields):
+        return Refine(**value)
+    ratio = plain(value)
+    if isinstance(ratio, float):
+        return Refine(ratio)
+    fields = ", ".join(Refine.fields)
+    refuse(name, value, f"a dpad.Refine, its ratio, or a dict of its fields ({fields})")
+
+
 def _cache(name, value):
     """One of `CACHES`; as Fast-dLLM's `use_cache`, True is "prefix" and False "none"."""
     switch = plain(value)
@@ -102,6 +117,7 @@ _TABLE = {
     "top_k": (whole(1), None),
     "cfg_scale": (real(0), 0.0),
     "remask": (remask, None),
+    "refine": (_refine, None),
     "remasking": (one_of("low_confidence", "random"), "low_confidence"),
     "logits_eos_inf": (flag, False),
     "confidence_eos_eot_inf": (flag, False),

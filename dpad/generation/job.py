@@ -8,6 +8,7 @@ from dpad.generation.checks import (
     check_behind,
     check_growth,
     check_hooks,
+    check_refine,
     check_steps,
     check_supplied_order,
     row_keys,
@@ -36,6 +37,7 @@ class Job:
         check_behind(adapter, supplied, hooks)
         check_hooks(hooks, config, len(prompts))
         check_growth(config, supplied)
+        check_refine(adapter, config, hooks)
         if self.quirks.get("coupled") and config.cache == "dual" and len(prompts) > 1:
             raise ValueError(
                 f"compatible = {config.compatible!r} and cache = 'dual' with {len(prompts)} rows: "
@@ -115,7 +117,7 @@ class Job:
                 row_key=key,
                 number=number,
                 cohort=cohort,
-                **self.recipe.growth(prompt),
+                **self.recipe.replanned(prompt, length),
                 **options,
             )
             for number, (prompt, key, (length, shown)) in rows
@@ -177,7 +179,15 @@ class Job:
             timings=timings,
             trace=trace,
             history=self.step_hooks.joined_history() if self.config.output_history else None,
+            refined=self._refined(),
         )
+
+    def _refined(self):
+        """What was refined of each row, see `DPadOutput`."""
+        if self.config.refine is None:
+            return None
+        counts = [(q.replan.masked, q.replan.same) if q.replan else (0, 0) for q in self.sequences]
+        return torch.tensor(counts, device="cpu")
 
 
 def before_end(tokens, end_ids):

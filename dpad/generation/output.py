@@ -36,6 +36,8 @@ class DPadOutput(ModelOutput):
             has queued may run in a later one), and positions, the rows computed in all passes.
         trace: `Trace` if asked for.
         history: int64 ``[batch, columns]`` after each step, if asked for.
+        refined: with `refine`, int64 ``[batch, 2]``: tokens that were masked again, and how many of
+            them came back the same.
     """
 
     sequences: torch.LongTensor | None = None
@@ -47,6 +49,7 @@ class DPadOutput(ModelOutput):
     timings: dict[str, float] | None = None
     trace: "Trace | None" = None
     history: tuple[torch.Tensor, ...] | None = None
+    refined: torch.LongTensor | None = None
 
     def __post_init__(self) -> None:
         # Transformers looks for a dict in the first field, which takes longer than the tensors.

@@ -4,6 +4,7 @@ import torch
 
 from dpad.decode import ancestral, commit
 from dpad.decode.daedal import Growth
+from dpad.decode.refine import Refining
 from dpad.decode.sequence import Sampling
 from dpad.generation.checks import (
     check_attention,
@@ -94,13 +95,17 @@ class Recipe:
                 )
         return [(n, n) for n in canvas]
 
-    def growth(self, prompt):
-        """How the answer to a prompt grows: fields of its `Sequence`."""
-        how = self.config.length
-        if how is None:
-            return {}
-        capacity = len(prompt) + self.config.max_new_tokens
-        return {"replan": Growth(how, self.end_ids), "capacity": capacity}
+    def replanned(self, prompt, length):
+        """How the answer to a prompt grows, or the draft of its canvas of `length` positions is
+        refined: fields of its `Sequence`.
+        """
+        config = self.config
+        if config.length is not None:
+            capacity = len(prompt) + config.max_new_tokens
+            return {"replan": Growth(config.length, self.end_ids), "capacity": capacity}
+        if config.refine is not None and config.refine.ratio:
+            return {"replan": Refining(config.refine, 2 * length + (config.steps or 0) + 2)}
+        return {}
 
     def _sampling(self):
         config, ends = self.config, self.end_ids

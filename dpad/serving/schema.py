@@ -52,6 +52,7 @@ class Options(Body):
     entropy_bound: Weight | None = None
     commit: str | dict[str, str | int | float] | None = None
     remask: str | dict[str, str | int | float] | None = None
+    refine: float | dict[str, str | int | float] | None = None
     alg: str | None = None
     alg_temp: Annotated[float, Field(ge=0, le=100)] | None = None
     eps: Share | None = None

@@ -46,8 +46,8 @@ def test_generate_runs(capsys):
 
 def test_commit_rules_run(capsys):
     space = run("docs/commit_rules.md")
-    assert len(capsys.readouterr().out.splitlines()) == 6
-    assert space["out"].forwards.tolist() == [64]
+    assert len(capsys.readouterr().out.splitlines()) == 7
+    assert space["out"].refined.shape == (1, 2)
 
 
 def test_migration_runs():

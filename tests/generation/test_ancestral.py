@@ -209,6 +209,7 @@ def test_block_causal_models_with_and_without_a_cache(family, how):
         ({"remask": {"kind": "loop", "t_on": 0.01}}, ("Remask.t_on", "t_off = 0.05")),
         ({"remask": "cap", "alg": "entropy"}, ("remask = Remask", "alg = 'entropy'")),
         ({"remask": "cap", "factor": 1.0}, ("remask = Remask", "factor = 1.0")),
+        ({"remask": "cap", "length": "daedal"}, ("remask = Remask", "length = Daedal")),
         ({"remask": "cap", "compatible": "llada"}, ("remask", "'llada'")),
         ({"remask": "cap", "remasking": "random"}, ("remask", "remasking = 'random'")),
         ({"alg": "ancestral", "commit": "klass"}, ("ancestral", "commit")),
