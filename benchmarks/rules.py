@@ -1,0 +1,202 @@
+"""Commit rules, samplers and refinement on tasks with exact answers: accuracy, forwards, time.
+
+    python -m benchmarks.rules [--groups rules refine] [--tasks counting dream fill sudoku]
+        [--problems 200] [--planning out/planning] [--out out/rules.json]
+
+"counting" and "dream" are the shipped models on their task. "fill" and "sudoku" are the tasks of
+docs/limits.md; their models are those that `python examples/planning` leaves in --planning.
+Intervals are at 95 %. Everything is decoded without a cache and with the whole suffix, so that only
+the rule is approximated; each problem has its own seed.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+import dpad
+from benchmarks.stats import paired_difference, wilson
+from dpad.models.hf import LLaDAModelLM
+
+PLANNING = Path(__file__).parents[1] / "examples" / "planning"
+FULL = {"suffix": dpad.Suffix("all"), "cache": "none", "return_dict_in_generate": True}
+DRAWN = {"temperature": 1.0, "top_p": 0.9}
+RULES = {
+    "one token per step": {"confidence_threshold": 1.1},
+    "threshold 0.9": {"confidence_threshold": 0.9},
+    "threshold 0.6": {"confidence_threshold": 0.6},
+    "factor 1": {"factor": 1.0},
+    "entropy bound 0.1": {"entropy_bound": 0.1},
+    "Streaming, alpha 0.3": {"commit": dpad.rules.Streaming()},
+    "Streaming, alpha 0.6": {"commit": dpad.rules.Streaming(alpha=0.6)},
+    "KLASS 0.9, 0.01": {"commit": dpad.rules.Klass()},
+    "KLASS 0.6, 0.01": {"commit": dpad.rules.Klass(0.6)},
+    "Credit": {"commit": dpad.rules.Credit()},
+    "Prophet": {"commit": dpad.rules.Prophet()},
+    "LocalLeap": {"commit": dpad.rules.LocalLeap()},
+    "stable prefix 0.9": {"commit": dpad.rules.StablePrefix()},
+    "first hitting": {"alg": "first_hitting", **DRAWN},
+    "ancestral": {"alg": "ancestral", **DRAWN},
+    "ReMDM cap": {"remask": dpad.Remask("cap"), **DRAWN},
+    "ReMDM conf": {"remask": dpad.Remask("conf"), **DRAWN},
+    "ReMDM loop": {"remask": dpad.Remask("loop"), **DRAWN},
+}
+# Thresholds.
+DRAFTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999, 0.9999, 1.1)
+REFINED = {
+    "snapshot 0.25": dpad.Refine(0.25),
+    "snapshot 0.5": dpad.Refine(0.5),
+    "posthoc 0.25": dpad.Refine(0.25, select_by="posthoc"),
+    "random 0.25": dpad.Refine(0.25, select_by="random"),
+    "two rounds": dpad.Refine(0.25, rounds=2),
+}
+
+
+class Counting:
+    """The task of the shipped models."""
+
+    options: ClassVar = {"block_length": 32, "early_stop": True}
+
+    def __init__(self, model, problems):
+        self.model, _ = dpad.demo.load(name=model)
+        self._problems = dpad.demo.problems(problems, seed=1)
+        self.prompts = [p.prompt_ids for p in self._problems]
+
+    def length(self, number):
+        return 96
+
+    def right(self, number, answer):
+        return self._problems[number].check(answer)
+
+
+class Planning:
+    """A task of docs/limits.md; those of "fill" are its canvases, each once."""
+
+    def __init__(self, name, problems, folder):
+        if str(PLANNING) not in sys.path:
+            sys.path.insert(0, str(PLANNING))
+        from tasks import TASKS
+
+        if not (folder / name / "model.safetensors").exists():
+            raise SystemExit(f"--planning {folder}: no {name}; python examples/planning trains it")
+        task = TASKS[name]()
+        self.model = LLaDAModelLM.from_pretrained(folder / name).eval()
+        count = 1 if name == "fill" else problems
+        self.rows = [
+            row
+            for canvas in task.canvases
+            for row in task.problems(canvas, count, torch.Generator().manual_seed(1))
+        ]
+        self.prompt_length = task.prompt_length
+        self.prompts = [row[: task.prompt_length].tolist() for row in self.rows]
+        self.options = {"block_length": task.block, "early_stop": False}
+
+    def length(self, number):
+        return len(self.rows[number]) - self.prompt_length
+
+    def right(self, number, answer):
+        return answer.tolist() == self.rows[number][self.prompt_length :].tolist()
+
+
+def task_of(name, options):
+    if name in ("counting", "dream"):
+        return Counting("tiny_dream" if name == "dream" else "tiny_llada", options.problems)
+    return Planning(name, options.problems, options.planning)
+
+
+def measure(task, settings):
+    """Per problem whether it is right, and its forwards; seconds, and what came back the same."""
+    right, forwards, same = [], [], [0, 0]
+    begun = time.perf_counter()
+    for number, prompt in enumerate(task.prompts):
+        given = {**FULL, **task.options, **settings, "max_new_tokens": task.length(number)}
+        out = dpad.generate(task.model, [prompt], seed=number, **given)
+        right.append(task.right(number, out.sequences[0, len(prompt) :]))
+        forwards.append(int(out.forwards[0]))
+        if out.refined is not None:
+            same = [a + b for a, b in zip(same, out.refined[0].tolist(), strict=True)]
+    seconds = time.perf_counter() - begun
+    return {"right": right, "forwards": forwards, "seconds": seconds, "refined": same}
+
+
+def cells(found):
+    """Accuracy with its interval, forwards and milliseconds per answer."""
+    n = len(found["right"])
+    low, high = wilson(sum(found["right"]), n)
+    accuracy = f"{100 * sum(found['right']) / n:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    return [accuracy, f"{sum(found['forwards']) / n:.1f}", f"{1000 * found['seconds'] / n:.0f}"]
+
+
+def table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def rules(task, name):
+    """Every rule on one task."""
+    found = {label: measure(task, settings) for label, settings in RULES.items()}
+    rows = [[label, *cells(point)] for label, point in found.items()]
+    print(table([name, "accuracy, %", "forwards", "ms"], rows), flush=True)
+    return found
+
+
+def refine(task, name):
+    """Refined drafts against drafts that take no fewer forwards."""
+    drafts = {t: measure(task, {"confidence_threshold": t}) for t in DRAFTS}
+    found = {f"draft {t}": point for t, point in drafts.items()}
+    rows = [[f"draft {t}", *cells(point), "", ""] for t, point in drafts.items()]
+    cost = {t: sum(point["forwards"]) for t, point in drafts.items()}
+    for label, how in REFINED.items():
+        for threshold in DRAFTS[1:7:2]:
+            point = measure(task, {"confidence_threshold": threshold, "refine": how})
+            enough = [t for t in DRAFTS if cost[t] >= sum(point["forwards"])]
+            other = min(enough, key=cost.get, default=DRAFTS[-1])
+            gain = paired_difference(point["right"], drafts[other]["right"])
+            masked, same = point["refined"]
+            middle, low, high = (100 * x for x in gain)
+            rows.append([
+                f"{label} of {threshold}", *cells(point), f"{100 * same / max(masked, 1):.0f} %",
+                f"{middle:+.1f} ({low:+.1f} to {high:+.1f}) to draft {other}",
+            ])  # fmt: skip
+            found[f"{label} of {threshold}"] = point
+    head = [name, "accuracy, %", "forwards", "ms", "came back the same", "gain, points"]
+    print(table(head, rows), flush=True)
+    return found
+
+
+GROUPS = {"rules": rules, "refine": refine}
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--groups", nargs="+", choices=tuple(GROUPS), default=list(GROUPS))
+    tasks = ("counting", "dream", "fill", "sudoku")
+    add("--tasks", nargs="+", choices=tasks, default=list(tasks))
+    add("--problems", type=int, default=200)
+    add("--planning", type=Path, default=Path("out/planning"))
+    add("--threads", type=int, default=1)
+    add("--out", type=Path)
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    found = {}
+    for name in options.tasks:
+        task = task_of(name, options)
+        found[name] = {group: GROUPS[group](task, name) for group in options.groups}
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
