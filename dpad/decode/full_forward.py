@@ -93,6 +93,9 @@ class FullForward:
             return None
         if self._asked_by_config(bound):
             return None
+        takes = self.adapter.forward_takes
+        if any(name not in bound or bound[name] != value for name, value in takes.items()):
+            return None  # a forward with another attention than the adapter's
         mask = given.get("attention_mask")
         flat = mask is None or mask.dim() == 2
         one_input = ("input_ids" in given) != ("inputs_embeds" in given)

@@ -16,8 +16,9 @@ from dpad.eval.scoring import bounds, fills
 from dpad.generation.api import merge
 from dpad.generation.conventions import Conventions
 from dpad.generation.job import Job
-from dpad.generation.likelihood import check_samples, key_of
+from dpad.generation.likelihood import check_samples
 from dpad.generation.recipe import Recipe
+from dpad.generation.row_key import key_of
 from dpad.loading import load
 from dpad.models.adapter import find_adapter
 from dpad.values import flag, int64, whole

@@ -39,22 +39,36 @@ def _scored(lm, pairs):
         yield from zip(*(column.tolist() for column in columns), strict=True)
 
 
+def _one_by_one(adapter, answer, mask_id):
+    """Options for one token at a time, where what stands behind an end id counts too."""
+    if adapter.attention == "full":
+        canvas = {"block_length": len(answer), "suffix": Suffix("all"), "cache": "none"}
+        return {**canvas, "steps": len(answer), "compatible": "fast-dllm-llada"}
+    ends_nothing = next(i for i in range(len(answer) + 2) if i != mask_id and i not in answer)
+    return {
+        "block_length": adapter.block_length,
+        "suffix": Suffix("none"),
+        "cache": "prefix",
+        "confidence_threshold": 2.0,
+        "eos_token_id": ends_nothing,
+    }
+
+
 def fills(lm, pairs):
-    """Whether each answer is what the model fills in, one token at a time, the surest first."""
+    """Whether each answer is what the model fills in, one token at a time, the surest first; by
+    blocks where its attention is.
+    """
     nothing, rows = StopStrings(lm.tokenizer, ()), []
+    mask_id = mask_id_of(lm.adapter, lm.settings.mask_token_id)
     for number, (prompt, answer) in enumerate(pairs):
         length = len(answer)
         options = {
             "max_new_tokens": length,
-            "block_length": length,
-            "steps": length,
-            "suffix": Suffix("all"),
-            "cache": "none",
             "early_stop": False,
             "temperature": 0.0,
-            "compatible": "fast-dllm-llada",  # what stands behind an end id counts too
             "cfg_scale": lm.settings.cfg_scale,
-            "mask_token_id": lm.settings.mask_token_id,
+            "mask_token_id": mask_id,
+            **_one_by_one(lm.adapter, answer, mask_id),
         }
         rows.append(Row(number, torch.tensor(prompt, dtype=torch.int64), options, 0, nothing))
     found = [False] * len(rows)

@@ -4,16 +4,6 @@ import warnings
 
 from dpad import ops
 from dpad.generation.fields import COUNTED_ALGS, DRAWN_ALGS
-from dpad.models.parts import UnsupportedModelError
-
-
-def check_full_attention(adapter):
-    """Refuses a model that cannot see what comes behind a block."""
-    if adapter.attention != "full":
-        raise UnsupportedModelError(
-            f"{adapter.family} has {adapter.attention} attention: dpad decodes it, and does not "
-            "estimate likelihoods with it"
-        )
 
 
 def check_attention(adapter, config, wanted):

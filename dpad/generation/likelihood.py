@@ -1,11 +1,10 @@
 """`loglikelihood`: how probable a masked-diffusion model finds given answers, by Monte Carlo."""
 
 import math
-import struct
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from hashlib import blake2b
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +20,10 @@ from dpad.decode.plan import Planner
 from dpad.decode.sequence import Sampling, Sequence
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace
-from dpad.generation.checks import check_full_attention, mask_id_of
+from dpad.generation.block_likelihood import by_blocks
+from dpad.generation.checks import mask_id_of
 from dpad.generation.progress import check_progress
+from dpad.generation.row_key import key_of
 from dpad.models.adapter import find_adapter
 from dpad.values import int64, plain, real, refuse, several, token_id, whole
 
@@ -68,17 +69,23 @@ def loglikelihood(
     which order and in which process. The log-probabilities may differ with the batch in their
     last bits, as matrix products do (float32: 1e-5 relative); not with ``micro_batch=1``.
 
+    With block-causal attention the bound is the sum of those of the blocks, each given the clean
+    ones before it, as the model generates them; what of the last block lies behind the answer stays
+    masked. `samples` are drawn for each block: all masks of a block of 4 are 15, and the value is
+    exact. Where a row predicts the next position, a block's first token comes from the block before
+    it with no mask at all.
+
     Args:
-        model: a LLaDA or Dream that `dpad.generate` takes, patched or not; it is not changed.
+        model: one that `dpad.generate` takes, patched or not; it is not changed.
         pairs: (prompt ids, answer ids), lists or 1-D integer tensors, without padding. Answers
             hold at least one token, prompts too where the model predicts from the predecessor.
-        samples: masks drawn per answer, an even number.
+        samples: masks drawn per answer, or per block of one, an even number.
         cfg_scale: classifier-free guidance w: logits u + (w + 1)(c - u), u with the prompt masked
             (eq. 16 of the paper); 0 is off.
         seed: of the draws; None takes one from torch's default generator.
         row_keys: one int per pair, what its draws are keyed by instead of its tokens. A common key
             for the choices of one question gives those of equal length the same masks.
-        micro_batch: masked canvases computed together at most; None: all.
+        micro_batch: masked canvases, or blocks, computed together at most; None: all.
         mask_token_id: default the model's.
         progress: show a bar that counts masked canvases (tqdm.auto).
 
@@ -99,20 +106,26 @@ def loglikelihood(
     if mask_token_id is not None:
         mask_token_id = token_id("mask_token_id", mask_token_id)
     check_progress(progress)
-    check_full_attention(adapter)
     mask_id = mask_id_of(adapter, mask_token_id)
     texts = checked_texts(pairs, adapter, mask_id)
     keys = _row_keys(row_keys, texts)
     if seed is None:
         seed = int(torch.randint(2**63 - 1, (1,), device="cpu"))
     seed = int64("seed", seed)
-    drawn = [_masks(len(t) - p, samples, seed, k) for (t, p), k in zip(texts, keys, strict=True)]
     with handle.workspace() if handle is not None else nullcontext(Workspace()) as workspace:
-        scorer = _Scorer(adapter, workspace.arena, mask_id, cfg_scale)
-        sums = scorer.run(texts, [d.mask for d in drawn], micro_batch, progress)
-    found = [d.estimate(s) for d, s in zip(drawn, sums, strict=True)]
-    columns = _host(found, torch.float64).reshape(-1, 2).unbind(1)
-    return LogLikelihood(*columns, _host([len(s) for s in sums], torch.int64), seed)
+        scored = by_blocks if adapter.attention == "block-causal" else _at_once
+        model_parts = adapter, workspace.arena, mask_id, cfg_scale
+        draw = partial(_masks, samples, seed)
+        found = scored(model_parts, texts, keys, draw, micro_batch, progress)
+    columns = _host([row[:2] for row in found], torch.float64).reshape(-1, 2).unbind(1)
+    return LogLikelihood(*columns, _host([row[2] for row in found], torch.int64), seed)
+
+
+def _at_once(model_parts, texts, keys, draw, micro_batch, progress):
+    """(value, standard error, canvases) of each text, whose whole answer is one block."""
+    drawn = [draw(len(text) - p, key) for (text, p), key in zip(texts, keys, strict=True)]
+    sums = _Scorer(*model_parts).run(texts, [d.mask for d in drawn], micro_batch, progress)
+    return [(*d.estimate(s), len(s)) for d, s in zip(drawn, sums, strict=True)]
 
 
 def _host(values, dtype):
@@ -182,12 +195,6 @@ def _row_keys(given, texts):
     return [key_of(prompt, *text.tolist()) for text, prompt in texts]
 
 
-def key_of(*numbers: Any):
-    """A row key that follows from 64-bit integers."""
-    digest = blake2b(struct.pack(f"<{len(numbers)}q", *numbers), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
 @dataclass
 class _Masks:
     """The masks of one answer of L tokens: distinct ones, bool ``[masks, L]``.
@@ -211,7 +218,7 @@ class _Masks:
         return value, spread if math.isfinite(value) else math.inf
 
 
-def _masks(length, samples, seed, key):
+def _masks(samples, seed, length, key):
     """All masks of an answer, or `samples` drawn ones, from (seed, key, number of the draw)."""
     if length < 63 and 2**length - 1 <= samples:
         bit = _host(range(length), torch.int64)

@@ -18,7 +18,10 @@ from dpad.models.parts import Head, Layer, Norm, Part, UnsupportedModelError, re
 
 FAMILIES = tuple(
     f"dpad.models.{name}"
-    for name in ("llada", "dream", "illada", "llada_moe", "llada2", "rnd1", "sdar", "fast_dllm_v2")
+    for name in (
+        *("llada", "dream", "illada", "llada_moe", "llada2", "rnd1", "sdar", "fast_dllm_v2"),
+        *("a2d", "open_dcoder"),
+    )
 )
 
 
@@ -31,8 +34,9 @@ class Adapter:
     a position then sees those of its own block of `block_length`, counted from position 0, and of
     all blocks before. `honours_mask` says whether the stock forward looks at its attention mask,
     `output_class` names what it returns, `sampler` the model's own method that decodes, if it has
-    one; `notes` are lines for the handle's report; `strict` refuses hooks that would not be run;
-    `fused` the `FusedProjections` in use, if any.
+    one, `forward_takes` arguments without which its own forward has another attention than
+    `attention`; `notes` are lines for the handle's report; `strict` refuses hooks that would not be
+    run; `fused` the `FusedProjections` in use, if any.
     """
 
     family: str
@@ -57,6 +61,7 @@ class Adapter:
     honours_mask: bool = True
     output_class: str = "CausalLMOutputWithPast"
     sampler: str | None = None
+    forward_takes: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     strict: bool = field(default=True, repr=False)
     fused: Any = field(default=None, repr=False)

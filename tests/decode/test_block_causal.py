@@ -71,12 +71,6 @@ def test_compiled(patched):
     torch._dynamo.reset()
 
 
-def test_likelihoods_are_refused(patched):
-    model = patched(4)
-    with pytest.raises(UnsupportedModelError, match="block-causal"):
-        dpad.loglikelihood(model, [([5], [6])], samples=2)
-
-
 @pytest.mark.parametrize(
     "kind, block, words",
     [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dpad
-from dpad.generation.likelihood import key_of
+from dpad.generation.row_key import key_of
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (requirements/eval.txt)")
 

@@ -44,6 +44,9 @@ SMALL = {
         "topk_group": 2,
     },
     "ILLaDAForCausalLM": {"rope_theta": 1e4, "rms_norm_eps": 1e-5},
+    "A2DQwen3LMHeadModel": {"head_dim": 16},
+    "A2DQwen2LMHeadModel": {"tie_word_embeddings": False, "block_size": 4},
+    "A2DLlamaLMHeadModel": {},
 }
 # (class name, fields beside the class's defaults, parameters, some shapes by key) as released.
 RELEASED = {
@@ -159,6 +162,28 @@ RELEASED = {
         {"rope_theta": 1e6, "rms_norm_eps": 1e-6},
         7_615_025_152,
         {"model.layers.31.self_attn.k_proj.weight": [1024, 4096]},
+    ),
+    "Qwen3-0.6B-diffusion-mdlm-v0.1": (
+        "A2DQwen3LMHeadModel",
+        {},
+        596_049_920,
+        {
+            "model.embed_tokens.weight": [151936, 1024],
+            "model.layers.27.self_attn.q_norm.weight": [128],
+            "model.layers.27.self_attn.o_proj.weight": [1024, 2048],
+        },
+    ),
+    "Qwen2.5-0.5B, converted": (
+        "A2DQwen2LMHeadModel",
+        {},
+        494_032_768,
+        {"model.layers.23.self_attn.k_proj.bias": [128]},
+    ),
+    "Llama-3.2-1B, converted": (
+        "A2DLlamaLMHeadModel",
+        {},
+        1_235_814_400,
+        {"model.layers.15.mlp.down_proj.weight": [2048, 8192]},
     ),
 }
 

@@ -11,6 +11,12 @@ from importlib import import_module as _import_module
 
 __all__ = [
     "RND1LM",
+    "A2DLlamaConfig",
+    "A2DLlamaLMHeadModel",
+    "A2DQwen2Config",
+    "A2DQwen2LMHeadModel",
+    "A2DQwen3Config",
+    "A2DQwen3LMHeadModel",
     "AutoConfig",
     "AutoModel",
     "AutoTokenizer",
@@ -45,6 +51,9 @@ _CLASSES = (
     ("Fast_dLLM_Qwen", "fast_dllm_v2", "Fast_dLLM_QwenForCausalLM", "Fast_dLLM_QwenConfig"),
     ("llada2_moe", "llada2", "LLaDA2MoeModelLM", "LLaDA2MoeConfig"),
     ("rnd1", "rnd1", "RND1LM", "RND1Config"),
+    ("a2d-qwen3", "a2d", "A2DQwen3LMHeadModel", "A2DQwen3Config"),
+    ("a2d-qwen2", "a2d", "A2DQwen2LMHeadModel", "A2DQwen2Config"),
+    ("a2d-llama", "a2d", "A2DLlamaLMHeadModel", "A2DLlamaConfig"),
 )
 # Tokenizers released as remote code -> the Transformers class that they restate. Dream's is Qwen2's
 # byte-level BPE (the same normalisation, splitting and merges) with other special tokens.
