@@ -14,6 +14,8 @@ from dpad.cli.decoding import Model, asks, configured, loader
 NAME = "generate"
 EXAMPLES = (
     'dpad generate demo --prompt "by 3 forward from" --prefill 4185e',
+    'dpad generate demo --infill --prompt "<|startoftext|><|user|>by 2 forward from<|assistant|>'
+    '3932h3934<|mdm_mask|>39<|mdm_mask|><|mdm_mask|>f3938e3940d"',
     'dpad generate demo --prompt "by 2 forward from" --prefill 0095d --trace trace.jsonl --json',
     'dpad generate demo --prompt "by 1 forward from" --prefill 0007c --suffix-kind window '
     "--suffix-window 16 --cache dual --threshold 0.95 --set batch_invariant=true",
@@ -30,6 +32,10 @@ def command(
     load,
     prefill: Annotated[str, typer.Option(help="Given start of the answer.")] = "",
     raw: Annotated[bool, typer.Option("--raw", help="Do not use the chat template.")] = False,
+    infill: Annotated[
+        bool,
+        typer.Option("--infill", help="Fill the mask tokens in the prompt; no chat template."),
+    ] = False,
     trace: Annotated[Path | None, typer.Option(help="Write every commit to this file.")] = None,
     json_output: Json = False,
 ):
@@ -43,9 +49,11 @@ def command(
     loaded, tokenizer = load()
     if prompt == "-":
         prompt = sys.stdin.read().removesuffix("\n")
-    ids = encode(tokenizer, prompt, prefill, raw)
+    ids = encode(tokenizer, prompt, prefill, raw or infill)
+    if infill:
+        config.update(infill=True)
     result = answer(loaded, tokenizer, ids, config, stream=not json_output, trace=trace)
-    note = note_of(tokenizer.decode(ids[0])) if model == "demo" else None
+    note = note_of(tokenizer.decode(ids[0])) if model == "demo" and not infill else None
     if note is not None:
         typer.echo(f"note: {note}", err=True)
     if json_output:
@@ -76,16 +84,23 @@ def encode(tokenizer, prompt, prefill="", raw=False):
     return torch.tensor([ids], dtype=torch.int64)
 
 
-def _streamer(tokenizer):
-    """Prints the answer as it comes, and nothing at all where none was begun."""
+def _streamer(tokenizer, whole=False):
+    """Prints the answer, or the `whole` text, as it comes; nothing at all where none was begun."""
     from transformers import TextStreamer
 
     class Printer(TextStreamer):
+        begun = False
+
+        def put(self, value):
+            prompt = self.next_tokens_are_prompt and not whole
+            super().put(value)
+            self.begun = self.begun or not prompt
+
         def end(self):
-            if not self.next_tokens_are_prompt:
+            if self.begun:
                 super().end()
 
-    return Printer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    return Printer(tokenizer, skip_prompt=not whole, skip_special_tokens=True)
 
 
 def note_of(prompt):
@@ -107,7 +122,7 @@ def answer(model, tokenizer, ids, config, stream=False, trace=None):
     from dpad.generation.api import merge
     from dpad.models.adapter import find_adapter
 
-    streamer = _streamer(tokenizer) if stream else None
+    streamer = _streamer(tokenizer, config.infill) if stream else None
     begun = time.perf_counter()
     out = dpad.generate(
         model,
@@ -120,8 +135,8 @@ def answer(model, tokenizer, ids, config, stream=False, trace=None):
     seconds = time.perf_counter() - begun
     if trace is not None:
         out.trace.with_text(tokenizer).save(trace)
-    tokens = out.sequences[0, ids.shape[1] :].tolist()
-    ends = set(find_adapter(model).end_ids)
+    tokens = out.sequences[0, 0 if config.infill else ids.shape[1] :].tolist()
+    ends = set() if config.infill else set(find_adapter(model).end_ids)
     length = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
     return {
         "text": tokenizer.decode(tokens[:length], skip_special_tokens=True),

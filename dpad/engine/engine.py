@@ -159,10 +159,12 @@ class Engine:
     def _check_size(self, q, new):
         """Refuses a sequence that can never be admitted."""
         if q.capacity > self.max_length or q.slots > self.max_tokens:
+            text = f"a prompt of {q.prompt_length} + max_new_tokens of {new}"
+            if q.given is not None:
+                text = f"a text of {int(q.given.sum())} + gaps"
             raise ValueError(
-                f"a prompt of {q.prompt_length} + max_new_tokens of {new} = "
-                f"{q.capacity} positions in {q.streams} streams: the engine has max_length = "
-                f"{self.max_length} and max_tokens = {self.max_tokens}"
+                f"{text} = {q.capacity} positions in {q.streams} streams: the engine has "
+                f"max_length = {self.max_length} and max_tokens = {self.max_tokens}"
             )
 
     def map(self, prompts, *, progress=False, **options):

@@ -226,7 +226,8 @@ class Request:
         q, since = self.sequence, lambda at: None if at is None else at - self.submitted
         total = time.perf_counter() - self.submitted
         timings = Timings(since(self.admitted), since(self.first_block), total)
-        usage = Usage(q.prompt_length, self._text_tokens(), len(q.forwards))
+        given = q.prompt_length if q.given is None else int(q.given.sum())
+        usage = Usage(given, self._text_tokens(), len(q.forwards))
         self.status = "cancelled" if reason == "cancelled" else "failed" if error else "finished"
         output = None if error is not None else self._job.output(vars(timings))
         q.release()  # nothing waits for the collector of cycles
@@ -244,6 +245,8 @@ class Request:
         q = self.sequence
         if q.result is None:
             return 0
+        if q.given is not None:  # those that fill gaps
+            return int((q.result.committed_at >= 0).sum())
         answer = q.result.tokens[q.prompt_length : q.shown].cpu()
         answer = answer[: self._job.conventions.cuts.get(0)]
         answer = answer[: before_end(answer, q.end_ids)]

@@ -127,10 +127,10 @@ def check_steps(config, blocks):
     if steps is None:
         return
     if steps < len(blocks):
+        of = "a text's gaps" if config.infill else f"max_new_tokens = {config.max_new_tokens}"
         raise ValueError(
-            f"steps = {steps} is less than the {len(blocks)} blocks of max_new_tokens = "
-            f"{config.max_new_tokens} and block_length = {config.block_length}: every block "
-            "needs a step"
+            f"steps = {steps} is less than the {len(blocks)} blocks of {of} and block_length = "
+            f"{config.block_length}: every block needs a step"
         )
     if config.alg == "confidence_threshold":
         each = ops.transfer_schedule(steps, len(blocks)).tolist()
@@ -225,7 +225,8 @@ def check_length(adapter, config, kept_quirks, end_ids):
             f"length = {how} and compatible = {config.compatible!r}: that program's answers have "
             "one length"
         )
-    if how.initial_length > config.max_new_tokens and not kept_quirks.get("cut_initial"):
+    cut = config.infill or kept_quirks.get("cut_initial")  # a text with gaps has its own masks
+    if how.initial_length > config.max_new_tokens and not cut:
         raise ValueError(
             f"length: initial_length = {how.initial_length} is more than max_new_tokens = "
             f"{config.max_new_tokens}, which is the greatest length"

@@ -24,8 +24,8 @@ program also rebuilds the caches of all rows at once (`coupled`), which is refus
 `greedy_unfiltered`: no nucleus at temperature 0; `stop_in`: when an end id is looked for.
 `kept_place`: the last place of the canvas holds the pad from the start and is not decoded;
 `surest_within`: its rule for `entropy_bound`.
-`predicts_masks`: `commit.threshold_of_tokens`; `cut_initial`: an initial length beyond the greatest
-one is cut to it.
+`infills`: it fills gaps in a text. `predicts_masks`: `commit.threshold_of_tokens`; `cut_initial`:
+an initial length beyond the greatest one is cut to it.
 `defaults` hold where the configuration leaves a field open.
 """
 
@@ -89,6 +89,7 @@ _RND1 = {
     "ranks": "entropy",
     "surest_within": True,
     "whole_canvas": True,
+    "infills": True,
 }
 _STEPS = {"max_new_tokens": 256, "steps": 256}
 

@@ -35,6 +35,9 @@ class DPadGenerationConfig(GenerationConfig):
             the greatest one.
         length: "daedal", a `dpad.Daedal` or a dict of its fields: the model decides how long the
             answer becomes (arXiv 2508.00819). None: `max_new_tokens`.
+        infill: the masks in the given ids are filled, wherever they are; the text on both sides
+            stays, and is seen. No end id ends anything. Without `length`, `max_new_tokens` has no
+            meaning; with it the gaps grow together to as many positions.
         block_length: tokens decoded together, left to right; the last block may be shorter.
             Block-causal models count blocks from position 0, and fill the last one whole.
         sub_block_length: block-causal models fill each block in parts of this length, left to right

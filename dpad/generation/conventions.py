@@ -13,7 +13,7 @@ from dpad.generation.streaming import BlockStreamer, check_streamer
 class Conventions:
     """The arguments of `generate` that act within the loop, as they were given.
 
-    `progress` makes the bar of a call: a function (rows, new_tokens, end_ids) -> `Progress`.
+    `progress` makes the bar of a call: a function (new_tokens, end_ids) -> `Progress`.
     """
 
     streamer: object = None
@@ -28,7 +28,8 @@ class Conventions:
 class BoundConventions:
     """`Conventions`, checked against one batch.
 
-    `cuts` holds, for each row that a stopping criterion ended, how much of its answer stays.
+    `new_tokens` is how long each row's answer may become. `cuts` holds, for each row that a
+    stopping criterion ended, how much of its answer stays.
     """
 
     def __init__(self, given, model, prompts, end_ids, new_tokens, vocab):
@@ -45,7 +46,7 @@ class BoundConventions:
             of_rows = zip(criteria, prompts, strict=True)
             self.criteria = [Criteria(c, prompt, end_ids) for c, prompt in of_rows]
         make = given.progress
-        self.progress = make and make(len(prompts), new_tokens, end_ids)
+        self.progress = make and make(new_tokens, end_ids)
         callback, *names = check_callback(
             given.callback_on_step_end,
             given.callback_on_step_end_tensor_inputs,
@@ -91,7 +92,7 @@ class BoundConventions:
         self.done[row] = cut
         if self.progress is not None:
             self.progress.block(row, tokens, kept is not None)
-        if kept is None or cut == self.new_tokens:
+        if kept is None or cut == self.new_tokens[row]:
             return False
         self.cuts[row] = cut
         return True

@@ -104,6 +104,7 @@ def _compatible(name, value):
 _TABLE = {
     "max_new_tokens": (whole(1, MOST_POSITIONS), None),
     "length": (_length, None),
+    "infill": (flag, False),
     "block_length": (whole(1), None),
     "sub_block_length": (whole(1), None),
     **{n: (real(kind.least), None) for n, kind in commit.KINDS.items()},

@@ -2,6 +2,7 @@
 
 import torch
 
+from dpad.generation.infill import check_gaps
 from dpad.generation.prompts import is_integer
 from dpad.values import refuse, shown
 
@@ -29,8 +30,10 @@ def split_prompts(ids, mask):
     return prompts
 
 
-def check_prompts(prompts, new_tokens, adapter, mask_id, limit):
+def check_prompts(prompts, new_tokens, adapter, mask_id, limit, infill=False):
     """Refuses prompts that cannot be decoded; `limit`: most positions, or None.
+
+    infill: they are texts with gaps, which may grow to `new_tokens` masks (None: they do not).
 
     Raises:
         ValueError: too long for the model, an id outside the vocabulary, the mask id inside a
@@ -39,10 +42,23 @@ def check_prompts(prompts, new_tokens, adapter, mask_id, limit):
     vocab = adapter.vocab_size
     for row, prompt in enumerate(prompts):
         length = prompt.numel()
-        if limit is not None and length + new_tokens > limit:
+        if infill:
+            check_gaps(row, prompt, mask_id, adapter.shift)
+            masks = int((prompt == mask_id).sum())
+            most = masks if new_tokens is None else new_tokens
+            if masks > most:
+                raise ValueError(
+                    f"row {row} has {masks} masks, more than max_new_tokens = {most}, to which "
+                    "they may grow"
+                )
+            length -= masks
+        else:
+            most = new_tokens
+        if limit is not None and length + most > limit:
+            what = ("text", "masks") if infill else ("prompt", "max_new_tokens")
             raise ValueError(
-                f"row {row}: prompt of {length} + max_new_tokens of {new_tokens} = "
-                f"{length + new_tokens} positions, the model has {limit}"
+                f"row {row}: {what[0]} of {length} + {what[1]} of {most} = {length + most} "
+                f"positions, the model has {limit}"
             )
         low, high = map(int, prompt.aminmax()) if length else (0, 0)
         if low < 0 or high >= vocab:
@@ -51,9 +67,10 @@ def check_prompts(prompts, new_tokens, adapter, mask_id, limit):
                 f"input_ids: row {row} holds id {int(prompt[bad][0])}, the vocabulary has "
                 f"{vocab} ids"
             )
-        if (prompt == mask_id).any():
+        if not infill and (prompt == mask_id).any():
             raise ValueError(
-                f"input_ids: row {row} holds the mask id {mask_id}; a prompt cannot hold masks"
+                f"input_ids: row {row} holds the mask id {mask_id}; a prompt cannot hold masks, "
+                "and a text with gaps goes with infill=True"
             )
         if length == 0 and adapter.shift:
             raise ValueError(

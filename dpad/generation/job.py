@@ -15,6 +15,7 @@ from dpad.generation.checks import (
 )
 from dpad.generation.conventions import BoundConventions
 from dpad.generation.hooks import CanvasView, StepHooks
+from dpad.generation.infill import check_given, filled, first_gap
 from dpad.generation.inputs import check_prompts, supplied_draws, supplied_kept
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
 
@@ -45,11 +46,17 @@ class Job:
                 "depends on its batch; take cache='prefix', or one row"
             )
         limit = None if self.quirks else adapter.max_positions
-        check_prompts(prompts, config.max_new_tokens, adapter, recipe.mask_id, limit)
         new, width = config.max_new_tokens, config.block_length
+        grows = config.length is not None
+        most = new if grows or not config.infill else None
+        check_prompts(prompts, most, adapter, recipe.mask_id, limit, config.infill)
+        if config.infill:
+            check_given(supplied, hooks, conventions.stopping_criteria)
         blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
         check_supplied_order(config, supplied["confidences"])
-        check_steps(config, [e - s for s, e in blocks[0][0]])
+        counts = {tuple(recipe.block_sizes(p)) for p in (prompts if config.infill else prompts[:1])}
+        for sizes in counts:
+            check_steps(config, sizes)
         if self.quirks.get("kept_place") and new < 2:
             raise ValueError(
                 f"max_new_tokens = {new}: compatible = {config.compatible!r} keeps the last place"
@@ -64,8 +71,12 @@ class Job:
         own = {"seed": seed, "row_keys": keys}
         self.own = {n: v for n, v in own.items() if v is not None}
         keys = row_keys(config.row_keys if keys is None else keys, len(prompts))
+        texts, ends = prompts, recipe.end_ids
+        if config.infill:  # what is handed out begins with the first gap
+            texts, ends = [p[: first_gap(p, recipe.mask_id)] for p in prompts], ()
+        self.new = [most - len(p) for most, p in zip(recipe.greatest(prompts), texts, strict=True)]
         self.conventions = BoundConventions(
-            conventions, adapter.model, prompts, recipe.end_ids, new, adapter.vocab_size
+            conventions, adapter.model, texts, ends, self.new, adapter.vocab_size
         )
         self.seed = config.seed if seed is None else seed
         if self.seed is None:  # last: a refused call must not move torch's generator
@@ -104,23 +115,15 @@ class Job:
             "hooks": self._hooks(),
         }
         cohort = [] if self.quirks.get("cohort") and self._together() is None else None
-        masks = torch.full((max(n for n, _ in self.lengths),), self.recipe.mask_id, device="cpu")
         rows = enumerate(zip(self.prompts, keys, self.lengths, strict=True))
-        tail = masks[:0]
-        if self.quirks.get("kept_place"):
-            tail = masks.new_tensor([self.recipe.pad_id])
         sequences = [
             Sequence(
-                tokens=torch.cat((prompt, masks[len(prompt) : length - len(tail)], tail)),
-                prompt_length=len(prompt),
-                shown=shown,
                 row_key=key,
                 number=number,
                 cohort=cohort,
-                **self.recipe.replanned(prompt, length),
-                **options,
+                **{**options, **self.recipe.row(prompt, *lengths)},
             )
-            for number, (prompt, key, (length, shown)) in rows
+            for number, (prompt, key, lengths) in rows
         ]
         if cohort is not None:
             cohort += sequences
@@ -144,7 +147,11 @@ class Job:
         return self.output({**run.seconds, **{n: getattr(run, n) for n in COUNTS}})
 
     def token_ids(self):
-        """int64 ``[batch, columns]``: the input columns, then the answers, padded behind an end."""
+        """int64 ``[batch, columns]``: the input columns, then the answers, padded behind an end; or
+        the input with its gaps filled.
+        """
+        if self.config.infill:
+            return filled(*self.given, self.sequences, self.recipe.pad_id)
         ids, ends = self.given[0], () if self.quirks.get("raw_canvas") else self.recipe.end_ids
         columns, width = ids.shape[1], max(q.shown - q.prompt_length for q in self.sequences)
         out = ids.new_full((len(self.sequences), columns + width), self.recipe.pad_id)
@@ -166,8 +173,10 @@ class Job:
         trace = None
         if self.config.trace:
             header = {"format": TRACE_FORMAT, "version": TRACE_VERSION, "seed": self.seed}
-            header["prompt_lengths"] = [len(p) for p in self.prompts]
+            header["prompt_lengths"] = [q.prompt_length for q in rows]
             header["config"] = self.config.to_diff_dict() | self.own
+            if self.config.infill:
+                header["config"]["max_new_tokens"] = max(self.new)
             trace = Trace(header, [event for q in rows for event in row_events(q)])
         return DPadOutput(
             sequences=self.token_ids(),

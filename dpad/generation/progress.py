@@ -5,12 +5,12 @@ class Progress:
     """A bar over the answers of a call; a context manager.
 
     Args:
-        rows: rows of the call; new_tokens: length of each answer.
+        new_tokens: how long the answer of each row may become, a list.
         end_ids: end-of-text ids; early_stop: whether one in a finished block ends its row.
     """
 
-    def __init__(self, rows, new_tokens, end_ids, early_stop=True):
-        self.total, self.left = rows * new_tokens, [new_tokens] * rows
+    def __init__(self, new_tokens, end_ids, early_stop=True):
+        self.total, self.left = sum(new_tokens), list(new_tokens)
         self.end_ids = end_ids if early_stop else ()
 
     def __enter__(self):

@@ -5,7 +5,7 @@ import torch
 from dpad.decode import ancestral, commit
 from dpad.decode.daedal import Growth
 from dpad.decode.refine import Refining
-from dpad.decode.sequence import Sampling
+from dpad.decode.sequence import Sampling, blocks_of
 from dpad.generation.checks import (
     check_attention,
     check_drawn,
@@ -15,6 +15,7 @@ from dpad.generation.checks import (
 )
 from dpad.generation.compat import quirks
 from dpad.generation.fields import ALGS, DRAWN_ALGS
+from dpad.generation.infill import blocks_of_gaps, check_infill, row_fields
 
 
 class Recipe:
@@ -42,6 +43,7 @@ class Recipe:
         check_drawn(config)
         self.mask_id, self.end_ids, self.pad_id = token_ids(adapter, config)
         check_length(adapter, config, self.quirks, self.end_ids)
+        check_infill(adapter, config, self.quirks)
         self.options = self._options(adapter)
 
     def _options(self, adapter):
@@ -75,6 +77,8 @@ class Recipe:
         """
         block, new = self.config.block_length, self.config.max_new_tokens
         wanted = [len(p) + new for p in prompts]
+        if self.config.infill:
+            return [(len(p), len(p)) for p in prompts]
         if self.config.length is not None:  # what it begins with
             new = min(self.config.length.initial_length, new)
             return [(len(p) + new, len(p) + new) for p in prompts]
@@ -95,17 +99,48 @@ class Recipe:
                 )
         return [(n, n) for n in canvas]
 
-    def replanned(self, prompt, length):
-        """How the answer to a prompt grows, or the draft of its canvas of `length` positions is
-        refined: fields of its `Sequence`.
-        """
+    def greatest(self, prompts):
+        """The most positions that each row may have."""
+        if self.config.infill:
+            masks = [int((p == self.mask_id).sum()) for p in prompts]
+            most = self.config.max_new_tokens if self.config.length is not None else None
+            return [
+                len(p) - n + (n if most is None else most)
+                for p, n in zip(prompts, masks, strict=True)
+            ]
+        return [len(p) + self.config.max_new_tokens for p in prompts]
+
+    def block_sizes(self, prompt):
+        """Masks of each block of a row, as far as its length is known."""
+        width, new = self.config.block_length, self.config.max_new_tokens
+        if self.config.infill:
+            return blocks_of_gaps(prompt, self.mask_id, self._width(len(prompt)))
+        return [e - s for s, e in blocks_of(len(prompt), len(prompt) + new, width)]
+
+    def _width(self, length):
+        """The block length of a text with gaps."""
         config = self.config
-        if config.length is not None:
-            capacity = len(prompt) + config.max_new_tokens
-            return {"replan": Growth(config.length, self.end_ids), "capacity": capacity}
-        if config.refine is not None and config.refine.ratio:
-            return {"replan": Refining(config.refine, 2 * length + (config.steps or 0) + 2)}
-        return {}
+        whole = self.quirks.get("whole_canvas") and config.block_length == config.max_new_tokens
+        return length if whole else config.block_length
+
+    def row(self, prompt, length, shown):
+        """Fields of the `Sequence` of one row: its canvas, and how that grows or is refined."""
+        config, how = self.config, self.config.length
+        if config.infill:
+            fields = row_fields(prompt, self.mask_id) | {"block_length": self._width(length)}
+            given = int(fields["given"].sum())
+        else:
+            tail = prompt.new_tensor([self.pad_id] if self.quirks.get("kept_place") else [])
+            masks = prompt.new_full((length - len(prompt) - len(tail),), self.mask_id)
+            fields = {"tokens": torch.cat((prompt, masks, tail)), "prompt_length": len(prompt)}
+            given = len(prompt)
+        if how is not None:
+            fields["replan"] = Growth(how, self.end_ids, inside=config.infill)
+            fields["capacity"] = given + config.max_new_tokens
+        elif config.refine is not None and config.refine.ratio:
+            most = 2 * length + (config.steps or 0) + 2
+            fields["replan"] = Refining(config.refine, most)
+        return {"shown": shown, **fields}
 
     def _sampling(self):
         config, ends = self.config, self.end_ids

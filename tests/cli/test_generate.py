@@ -267,3 +267,12 @@ def test_the_model_is_put_on_the_wanted_device():
     model, _ = load("demo", device="cpu")
     assert {p.device for p in model.parameters()} == {torch.device("cpu")}
     assert not model.training
+
+
+def test_gaps_in_a_prompt_are_filled(run):
+    text = "<|startoftext|><|user|>by 2 forward from<|assistant|>3932h39{}g3936f"
+    line = "generate demo --infill --prompt '" + text.format("<|mdm_mask|>" * 2) + "'"
+    result, found = run(line), run(line + " --json").json
+    assert result.stdout == "by 2 forward from3932h3934g3936f\n"
+    assert found["text"] == result.stdout.strip() and found["finish_reason"] == "length"
+    assert found["token_ids"] == dpad.demo.encode(text.format("34"))
