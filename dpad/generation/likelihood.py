@@ -21,7 +21,7 @@ from dpad.decode.sequence import Sampling, Sequence
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace
 from dpad.generation.block_likelihood import by_blocks
-from dpad.generation.checks import mask_id_of
+from dpad.generation.checks import mask_id_of, refuse_unserved
 from dpad.generation.progress import check_progress
 from dpad.generation.row_key import key_of
 from dpad.models.adapter import find_adapter
@@ -100,6 +100,7 @@ def loglikelihood(
     """
     handle = getattr(model, "_dpad_handle", None)
     adapter = handle.adapter if handle is not None else find_adapter(model)
+    refuse_unserved(adapter)
     samples = check_samples("samples", samples)
     cfg_scale = 0.0 if cfg_scale is None else float(real(0)("cfg_scale", cfg_scale))
     micro_batch = None if micro_batch is None else whole(1)("micro_batch", micro_batch)

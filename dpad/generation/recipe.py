@@ -11,6 +11,7 @@ from dpad.generation.checks import (
     check_drawn,
     check_length,
     check_refresh,
+    refuse_unserved,
     token_ids,
 )
 from dpad.generation.compat import quirks
@@ -34,7 +35,7 @@ class Recipe:
     """
 
     def __init__(self, adapter, config):
-        adapter.refuse_unserved()
+        refuse_unserved(adapter)
         self.config, self.quirks = config, quirks(config.compatible)
         self.causal = adapter.attention == "block-causal"
         wanted = config.compatible and self.quirks.get("attention", "full")

@@ -12,6 +12,7 @@ DRAWS = {
     "engine": lambda: faults.run_engine(1, 1),
     "allocations": lambda: allocations.run(0, 0, allocations.CHILD[:-1] + ", 1)"),
     "interrupts": lambda: faults.run_interrupts(0, 6),
+    "leaks": lambda: lasting.run_leaks(0, 500),
     "patches": lambda: lasting.run_patches(0, 6),
     "generates": lambda: lasting.run_generates(0, 12),
     "threads": lambda: lasting.run_threads(0, 2, threads=4),
@@ -20,14 +21,8 @@ DRAWS = {
 }
 
 
-# Options whose errors do not name them yet.
-OPEN = ("compatible = [1]", "input_ids = tensor(..., device='meta'")
-
-
 @pytest.mark.parametrize("check", DRAWS)
 def test_a_small_draw(check):
     report = DRAWS[check]()
     print(report)
-    assert not report.figures.get("signals") and not report.figures.get("hangs"), str(report)
-    found = [text for _, text in report.failures if not text.startswith(OPEN)]
-    assert not found, str(report)
+    assert not report.failures, str(report)
