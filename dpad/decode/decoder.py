@@ -16,6 +16,7 @@ from dpad.decode.plan import Planner, draw_suffix
 from dpad.decode.replan import apply, seen_by
 from dpad.decode.step import Controller, DeviceStep, Step
 
+WIDE_BYTES = 1 << 23  # of an MLP's inner rows: from these on, a step's freed memory is given back
 FINISHED, NAN, INVALID = (ops.STATUS[n] for n in ("finished", "nan", "invalid"))
 
 
@@ -58,6 +59,7 @@ class Decoder:
         self._device_steps, self._captured = {}, {}  # by lane
         self._numbers = {}  # sequence -> what its replan has asked the device for in this step
         self._parts = None  # the passes of the last step, while nothing that they depend on changes
+        self._row_bytes = adapter.mlp_width * adapter.dtype.itemsize
         self._begun = self._at = time.perf_counter()
 
     # --- who is decoded --------------------------------------------------------------------------
@@ -128,7 +130,7 @@ class Decoder:
         """One forward of every sequence, one status read, within `stepping`; returns those that
         have ended.
         """
-        self._at = time.perf_counter()
+        self._at, before = time.perf_counter(), self.positions
         failed = {}
         self._begin(failed)
         ready, spread = self.live, []
@@ -144,6 +146,8 @@ class Decoder:
         if spread:
             ready = ready + self._long_passes(spread, ready, failed)
         ended = self._advance(ready, failed)
+        if (self.positions - before) * self._row_bytes >= WIDE_BYTES:
+            devices.give_back(self.adapter.device)
         self._lap("commit")
         self.steps += 1
         return ended

@@ -1,5 +1,6 @@
 """The one room of the decoder that spells a device: streams, pinned memory, free memory, graphs."""
 
+import ctypes
 import os
 from contextlib import nullcontext
 
@@ -34,6 +35,27 @@ def free_bytes(device):
     if device.type == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def _trimmer():
+    """glibc's malloc_trim, or None with another C library."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    return trim
+
+
+_TRIM = _trimmer()
+
+
+def give_back(device):
+    """Gives the memory of freed tensors on `device` back to the system, where the C library keeps
+    it: the buffers of wide passes do not fill each other's gaps, and what is kept grows.
+    """
+    if device.type == "cpu" and _TRIM is not None:
+        _TRIM(0)
 
 
 class CudaGraph:

@@ -1,0 +1,86 @@
+"""Peak memory of one decoding, against what must be held: weights, K/V, and one pass.
+
+    python -m benchmarks.memory [--canvas 1024] [--cache none] [--dtype float32] [--width 1024]
+
+A random LLaDA decodes one row on Linux; memory is the process's resident set, its interpreter and
+libraries (what there is before the model is made) not counted. A short decoding comes first, so
+that what libraries take once is there. Without arguments, four cases run in a process each.
+"""
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import dpad
+from benchmarks.quantize import MID
+from dpad.decode.device import give_back
+from dpad.engine.capacity import capacity
+from dpad.models.adapter import find_adapter
+from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
+
+CASES = [("1024", "none", "float32"), ("1024", "dual", "float32"), ("256", "none", "float32"),
+         ("1024", "none", "bfloat16")]  # fmt: skip
+OPTIONS = {"max_new_tokens": 64, "block_length": 32, "steps": 8, "seed": 0}
+MIB = 2**20
+
+
+def resident(name="VmRSS"):
+    """MiB of this process; VmHWM is the most since the last `forget`."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def forget():
+    """Begins a new VmHWM, after what was freed was given back."""
+    gc.collect()
+    give_back(torch.device("cpu"))
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def measure(canvas, cache, dtype, width):
+    """MiB: "weights", "kv", "pass" as the engine counts them, "peak" over all but the model, and
+    the "ratio" of the peak to the three.
+    """
+    fields = MID | {"d_model": width, "mlp_hidden_size": 11 * width // 4, "n_heads": width // 64}
+    fields["n_kv_heads"] = fields["n_heads"]
+    torch.manual_seed(0)
+    model = LLaDAModelLM(LLaDAConfig(**fields)).eval().to(getattr(torch, dtype))
+    ids = torch.randint(0, MID["vocab_size"] - 8, (1, canvas - OPTIONS["max_new_tokens"]))
+    options = {**OPTIONS, "cache": cache, "suffix": dpad.Suffix("all")}
+    dpad.generate(model, ids[:, :32], **options)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters()) / MIB
+    needed = capacity(find_adapter(model), 1, canvas, canvas, OPTIONS["block_length"])
+    forget()
+    before = resident()
+    dpad.generate(model, ids, **options)
+    peak = weights + resident("VmHWM") - before
+    kv, one_pass = needed.kv_bytes / MIB, needed.pass_bytes / MIB
+    found = {"weights": weights, "kv": kv, "pass": one_pass, "peak": peak}
+    return {**found, "ratio": peak / (weights + kv + one_pass)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--canvas", type=int)
+    parser.add_argument("--cache", choices=("none", "prefix", "dual"), default="none")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--width", type=int, default=1024)
+    chosen = parser.parse_args()
+    if chosen.canvas is not None:
+        print(json.dumps(measure(chosen.canvas, chosen.cache, chosen.dtype, chosen.width)))
+        return
+    for canvas, cache, dtype in CASES:
+        command = [sys.executable, "-m", "benchmarks.memory", "--canvas", canvas, "--cache", cache]
+        command += ["--dtype", dtype, "--width", str(chosen.width)]
+        found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        shown = ", ".join(f"{n} {v:.0f}" for n, v in found.items() if n != "ratio")
+        print(f"canvas {canvas}, cache {cache}, {dtype}: {shown} MiB; {found['ratio']:.2f}x")
+
+
+if __name__ == "__main__":
+    main()
