@@ -24,17 +24,17 @@ std::string cpu_extensions_op() {
   return names;
 }
 
-void set_cpu_isa_op(std::string name) {
+void set_cpu_isa_op(const Text& name) {
   const Checks check("set_cpu_isa");
   for (const auto isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512}) {
-    if (name != cpu::isa_name(isa)) continue;
+    if (name.value != cpu::isa_name(isa)) continue;
     if (!cpu::isa_supported(isa)) {
-      check.fail("argument 'name' = \"" + name + "\": this processor does not support it");
+      check.fail("argument 'name' = \"" + name.value + "\": this processor does not support it");
     }
     cpu::set_isa(isa);
     return;
   }
-  check.fail("argument 'name' = \"" + name + "\": expected portable, avx2 or avx512");
+  check.fail("argument 'name' = \"" + name.value + "\": expected portable, avx2 or avx512");
 }
 
 }  // namespace dpad

@@ -8,13 +8,13 @@ namespace dpad {
 
 using OptionalTensor = std::optional<Tensor>;
 
-Tensor suffix_table_op(std::string kind, std::string grid, int64_t window, double decay,
+Tensor suffix_table_op(const Text& kind, const Text& grid, int64_t window, double decay,
                        double scale, double count, int64_t near, int64_t length);
 Tensor transfer_schedule_op(int64_t masks, int64_t steps);
 std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& seed, const Tensor& row_key,
                                             const Tensor& block, const Tensor& redraw,
                                             const Tensor& end, const Tensor& total,
-                                            std::string kind, std::string grid, int64_t window,
+                                            const Text& kind, const Text& grid, int64_t window,
                                             double decay, double scale, double count, int64_t near,
                                             bool keep_last, int64_t length);
 using PlanTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -42,7 +42,7 @@ Tensor int8_linear_op(const Tensor& x, const Tensor& weight, const Tensor& scale
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> route_op(const Tensor& logits,
                                                     const OptionalTensor& bias, int64_t top_k,
-                                                    std::string score, bool normalise,
+                                                    const Text& score, bool normalise,
                                                     int64_t groups, int64_t top_groups,
                                                     double scaling);
 Tensor grouped_linear_op(const Tensor& x, const Tensor& weight, const Tensor& offsets);
@@ -64,7 +64,7 @@ void unmask_op(const Tensor& canvas, const Tensor& committed_at, const Tensor& c
 
 std::string build_info_op();
 std::string cpu_isa_op();
-void set_cpu_isa_op(std::string name);
+void set_cpu_isa_op(const Text& name);
 std::string cpu_extensions_op();
 
 }  // namespace dpad

@@ -43,10 +43,11 @@ SuffixSpec make_spec(const Checks& check, const std::string& kind, const std::st
 
 }  // namespace
 
-Tensor suffix_table_op(std::string kind, std::string grid, int64_t window, double decay,
+Tensor suffix_table_op(const Text& kind, const Text& grid, int64_t window, double decay,
                        double scale, double count, int64_t near, int64_t length) {
   const Checks check("suffix_table");
-  const SuffixSpec spec = make_spec(check, kind, grid, window, decay, scale, count, near, false);
+  const SuffixSpec spec =
+      make_spec(check, kind.value, grid.value, window, decay, scale, count, near, false);
   check.raise(validate_length("length", length));
   const std::vector<uint64_t> table = suffix_table(spec, length);
   return to_tensor(check, {table.begin(), table.end()});
@@ -68,12 +69,12 @@ Tensor transfer_schedule_op(int64_t masks, int64_t steps) {
 std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& seed, const Tensor& row_key,
                                             const Tensor& block, const Tensor& redraw,
                                             const Tensor& end, const Tensor& total,
-                                            std::string kind, std::string grid, int64_t window,
+                                            const Text& kind, const Text& grid, int64_t window,
                                             double decay, double scale, double count, int64_t near,
                                             bool keep_last, int64_t length) {
   const Checks check("suffix_sample");
   const SuffixSpec spec =
-      make_spec(check, kind, grid, window, decay, scale, count, near, keep_last);
+      make_spec(check, kind.value, grid.value, window, decay, scale, count, near, keep_last);
   const Tensor seeds = check.indices("seed", seed, -1);
   const int64_t batch = seeds.size(0);
   const Tensor keys = check.indices("row_key", row_key, batch);

@@ -21,7 +21,7 @@ void at_least_one(const Checks& check, const char* name, int64_t value, int64_t 
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> route_op(const Tensor& logits,
                                                     const OptionalTensor& bias, int64_t top_k,
-                                                    std::string score, bool normalise,
+                                                    const Text& score, bool normalise,
                                                     int64_t groups, int64_t top_groups,
                                                     double scaling) {
   const Checks check("route", logits);
@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> route_op(const Tensor& logits,
   p.dtype = check.dtype("logits", logits);
   check.shape("logits", logits, {-1, -1});
   p.rows = logits.size(0), p.experts = logits.size(1);
-  p.score = score_named(check, score);
+  p.score = score_named(check, score.value);
   at_least_one(check, "groups", groups, p.experts, "a count of groups that divides the experts");
   const int64_t each = p.experts / groups;
   if (p.experts % groups != 0 || (groups > 1 && each < 2)) {

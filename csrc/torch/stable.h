@@ -23,4 +23,28 @@ namespace dpad {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// The text of an argument. Of type std::string it would not be freed: torch's conversion (2.10 to
+// 2.13) copies it with `new` and returns a copy of that.
+struct Text {
+  std::string value;
+};
+
 }  // namespace dpad
+
+HIDDEN_NAMESPACE_BEGIN(torch, stable, detail)
+
+template <>
+struct ToImpl<dpad::Text> {
+  static dpad::Text call(StableIValue val, uint64_t, bool) {
+    const auto handle = torch::stable::detail::to<StringHandle>(val);
+    size_t length = 0;
+    const char* data = nullptr;
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+    dpad::Text text{std::string(data, length)};
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return text;
+  }
+};
+
+HIDDEN_NAMESPACE_END(torch, stable, detail)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from dpad.ops import reference
-from dpad.ops._load import build_info, has_kernel, loaded
+from dpad.ops._load import build_info, has_kernel, loaded, told
 from dpad.ops._names import RULES, SCOPES, STATUS, STOPS
 
 if loaded("_C"):
@@ -451,7 +451,7 @@ def cpu_extensions() -> set[str]:
     """What the CPU kernels use beyond `cpu_isa`, a set of names: "avx512vnni" for `int8_linear`,
     "avx512bf16" for `linear` in bfloat16.
     """
-    return set(torch.ops.dpad.cpu_extensions.default().split()) if loaded("_C") else set()
+    return set(told("cpu_extensions").split()) if loaded("_C") else set()
 
 
 def confidence(
@@ -551,7 +551,7 @@ def unmask_(
 
 def cpu_isa() -> str:
     """Instruction set of the CPU kernels in use: "avx512", "avx2", "portable", or "torch"."""
-    return torch.ops.dpad.cpu_isa.default() if loaded("_C") else "torch"
+    return told("cpu_isa") if loaded("_C") else "torch"
 
 
 def set_cpu_isa(name: str) -> None:
@@ -559,3 +559,4 @@ def set_cpu_isa(name: str) -> None:
     if not loaded("_C"):
         raise RuntimeError("dpad.ops.set_cpu_isa: the compiled module is not loaded")
     torch.ops.dpad.set_cpu_isa.default(name)
+    told.cache_clear()

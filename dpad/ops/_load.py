@@ -3,6 +3,7 @@
 import importlib
 import os
 import warnings
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -36,10 +37,20 @@ def _load() -> None:
         _warn_about_isa()
 
 
+@cache
+def told(name: str) -> str:
+    """What an operator without arguments says: "build_info", "cpu_isa" or "cpu_extensions".
+
+    Kept: at every call torch leaves a copy of such a text behind.
+    """
+    text: str = getattr(torch.ops.dpad, name).default()
+    return text
+
+
 def _warn_about_isa() -> None:
     """Says so where DPAD_ISA names an instruction set that is unknown or not supported."""
     try:
-        torch.ops.dpad.cpu_isa.default()
+        told("cpu_isa")
     except RuntimeError as error:
         text = f"{error}. The operators run on the best instruction set of this processor."
         warnings.warn(text, RuntimeWarning, stacklevel=2)
@@ -77,6 +88,6 @@ def build_info() -> dict[str, str]:
     """
     info = {name: "loaded" if reason is None else reason for name, reason in REASON.items()}
     if loaded("_C"):
-        info["build"] = torch.ops.dpad.build_info.default()
-        info["cpu_isa"] = torch.ops.dpad.cpu_isa.default()
+        info["build"] = told("build_info")
+        info["cpu_isa"] = told("cpu_isa")
     return info

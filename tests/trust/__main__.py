@@ -17,6 +17,7 @@ CHECKS = {
     "engine": (faults.run_engine, 20),
     "allocations": (allocations.run, 10),
     "interrupts": (faults.run_interrupts, 200),
+    "leaks": (lasting.run_leaks, 5000),
     "patches": (lasting.run_patches, 1000),
     "generates": (lasting.run_generates, 10_000),
     "threads": (lasting.run_threads, 120),

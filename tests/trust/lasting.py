@@ -1,5 +1,6 @@
 """What lasts: memory over many calls, and many threads at once."""
 
+import ctypes
 import gc
 import re
 import threading
@@ -8,7 +9,10 @@ from pathlib import Path
 import torch
 
 import dpad
+from dpad import ops
+from dpad.ops import inputs
 from tests.decode.common import tiny
+from tests.ops.op_helpers import copied
 from tests.trust.report import Report
 from tests.trust.subject import Subject, calls
 
@@ -31,6 +35,43 @@ def _grown(report, seed, cases, limit, body):
     report.add("kB of growth", growth)
     if growth > limit:
         report.fail(seed, f"{growth} kB of growth, allowed {limit}")
+    return report
+
+
+class _Mallinfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``; `uordblks`: bytes that are allocated now."""
+
+    _fields_ = [(f"field_{n}", ctypes.c_size_t) for n in range(7)]
+    _fields_ += [("uordblks", ctypes.c_size_t), ("field_8", ctypes.c_size_t * 2)]
+
+
+def allocated():
+    """Bytes that this process has from malloc."""
+    gc.collect()
+    told = ctypes.CDLL(None).mallinfo2
+    told.restype = _Mallinfo
+    return told().uordblks
+
+
+def run_leaks(seed, cases, operators=ops, limit=16):
+    """Every operator `cases` times: what stays behind a call is less than the least allocation."""
+    report = Report("leaks", {"operators": len(inputs.NAMES), "calls": 0})
+    for name in inputs.NAMES:
+        arguments, operator = inputs.make(name), getattr(operators, name)
+
+        def call(arguments=arguments, operator=operator):
+            with torch.inference_mode():
+                operator(**copied(arguments))
+
+        for _ in range(50):
+            call()
+        before = allocated()
+        for _ in range(cases):
+            call()
+        left = (allocated() - before) / cases
+        report.add("calls", cases)
+        if left > limit:
+            report.fail(seed, f"{name}: {left:.0f} bytes stay behind every call")
     return report
 
 

@@ -1,5 +1,6 @@
 """The checks find what they are for: every one of them with a bug planted in what it looks at."""
 
+import ctypes
 import itertools
 import threading
 import time
@@ -199,6 +200,17 @@ def unnamed(seed, cases):
             raise RuntimeError("no memory") from None
 
     allocations.child(seed, cases, 1, names=("swiglu",), operators=Planted("swiglu", bug))
+
+
+def test_leaks():
+    """The least that malloc gives, once in a call."""
+
+    def bug(plain, **args):
+        ctypes.CDLL(None).malloc(1)
+        return plain(**args)
+
+    report = lasting.run_leaks(0, 500, Planted("swiglu", bug))
+    assert [text.split(":")[0] for _, text in report.failures] == ["swiglu"]
 
 
 def test_patches():

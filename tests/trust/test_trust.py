@@ -12,6 +12,7 @@ DRAWS = {
     "engine": lambda: faults.run_engine(1, 1),
     "allocations": lambda: allocations.run(0, 0, allocations.CHILD[:-1] + ", 1)"),
     "interrupts": lambda: faults.run_interrupts(0, 6),
+    "leaks": lambda: lasting.run_leaks(0, 500),
     "patches": lambda: lasting.run_patches(0, 6),
     "generates": lambda: lasting.run_generates(0, 12),
     "threads": lambda: lasting.run_threads(0, 2, threads=4),
