@@ -16,7 +16,7 @@ from dpad.generation import api, presets
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.diffusion import diffusion_generate
 from dpad.generation.html import report_html
-from dpad.models import fused_projections, linear_layers
+from dpad.models import forks, fused_projections, linear_layers
 from dpad.models.adapter import Adapter, check_tensors, find_adapter, snapshot, unwrap
 from dpad.models.parts import UnsupportedModelError
 
@@ -267,13 +267,10 @@ def _examine(model: torch.nn.Module, strict: bool) -> tuple[Adapter, list[str]]:
     adapter = find_adapter(model)
     adapter.strict = strict
     adapter.refuse_unserved()
-    notes, unused = list(adapter.notes), adapter.unused_weights()
-    if unused:
-        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
-        text = f"dpad's forward does not read {', '.join(unused[:3])}{more}"
-        if strict:
-            raise UnsupportedModelError(f"{text}: pass strict=False to go on without")
-        notes.append(text)
+    left_out = forks.left_out(adapter)
+    if left_out and strict:
+        raise UnsupportedModelError(f"{'; '.join(left_out)}: pass strict=False to go on without")
+    notes = [*adapter.notes, *left_out]
     skipped = ", ".join(adapter.unserved())
     if skipped:
         notes.append(f"hooks or a replaced forward on {skipped} are not run by dpad's forward")
@@ -297,11 +294,11 @@ def patch(
         model: a LLaDA or Dream in the released remote code or in `dpad.models.hf`, or a PEFT,
             torch.compile or DataParallel wrapper of one: then the model inside is patched.
         config: `DPadGenerationConfig`, defaults of ``generate`` for this model.
-        strict: refuse weights that dpad's forward would not read (of a fork that has more), and
-            hooks that dpad's forward would not run, now and at each call; else skip and
-            report them. It runs those of projections, embedding and head, and of norms and MLPs:
-            such a module is called, with the computed rows ``[rows, width]`` of a pass; and those
-            on whole blocks, which see the same rows (`dpad.rows_of_pass`).
+        strict: refuse what a fork has beyond its family (weights, submodules, arguments and outputs
+            of its forward), and hooks that dpad's forward would not run, now and at each call; else
+            skip and report them. It runs those of projections, embedding and head, and of norms and
+            MLPs: such a module is called, with the computed rows ``[rows, width]`` of a pass; and
+            those on whole blocks, which see the same rows (`dpad.rows_of_pass`).
         fuse_projections: compute q, k, v in one product and gate, up in another, from copies of
             their weights that the handle keeps until `remove`: their bytes more memory, stated in
             its report. A changed or replaced layer is copied anew, one that is no plain Linear is

@@ -130,20 +130,6 @@ class Adapter:
             and not (id(module) in blocks and linear_layers.own_forward(module))
         ]
 
-    def unused_weights(self) -> list[str]:
-        """Names of weights that dpad's forward does not read: of a fork with more than its family
-        has.
-        """
-        used = [*self.called(), self.embed.module, *(norm.module for norm in self.norms())]
-        for layer in self.layers:
-            used += [part.module for part in layer.attention.parts()]
-            whole = getattr(layer.mlp, "whole", None)
-            # A routed MLP is looked after by its own kind; a dense one may lie in the block itself.
-            parts = (getattr(layer.mlp, n, None) for n in ("gate_proj", "up_proj", "down_proj"))
-            used += [p.module for p in (whole, *parts) if p is not None]
-        known = {id(p) for module in used for p in module.parameters()}
-        return [name for name, p in self.model.named_parameters() if id(p) not in known]
-
     def refuse_unserved(self) -> None:
         """Raises UnsupportedModelError with the `unserved` names, unless they were accepted."""
         names = self.unserved() if self.strict else ()
