@@ -13,6 +13,7 @@ from dpad.decode import graphs
 from dpad.decode.full_forward import FullForward
 from dpad.decode.workspace import Workspace, Workspaces
 from dpad.generation import api, presets
+from dpad.generation.checks import on_the_model
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.diffusion import diffusion_generate
 from dpad.generation.html import report_html
@@ -142,11 +143,16 @@ class Handle:
         """True until `remove`."""
         return bool(self._saved)
 
+    def stock_entry(self, name: str) -> Any:
+        """What the instance had under a name that `patch` took, or None."""
+        saved = self._saved.get(name, _Missing)
+        return None if saved is _Missing else saved
+
     @property
     def stock_forward(self) -> Callable[..., Any]:
         """The model's own forward, bound."""
-        saved = self._saved.get("forward", _Missing)
-        if saved is not _Missing:
+        saved: Callable[..., Any] | None = self.stock_entry("forward")
+        if saved is not None:
             return saved
         # torch.compile of torch 2.11 can trace neither `forward.__get__` nor `MethodType`.
         return functools.partial(type(self.model).forward, self.model)
@@ -274,6 +280,10 @@ def _examine(model: torch.nn.Module, strict: bool) -> tuple[Adapter, list[str]]:
     skipped = ", ".join(adapter.unserved())
     if skipped:
         notes.append(f"hooks or a replaced forward on {skipped} are not run by dpad's forward")
+    itself = " and ".join(on_the_model(adapter.model))
+    if itself:
+        does = "refuses them" if strict else "skips them"
+        notes.append(f"{itself}: a call of the model runs them, generate {does}")
     return adapter, notes
 
 

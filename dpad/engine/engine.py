@@ -13,6 +13,7 @@ from dpad.engine.intake import check_request, job_of, recipe_of
 from dpad.engine.request import Request, RequestCancelled
 from dpad.engine.waiting import Waiting
 from dpad.generation.api import adapter_of
+from dpad.generation.checks import refuse_unserved
 from dpad.generation.conventions import Conventions
 from dpad.generation.recipe import Recipe
 from dpad.models.adapter import snapshot
@@ -300,7 +301,7 @@ class Engine:
             self._seen, self._decoder = seen, None
             if any(getattr(had, n) != getattr(self.adapter, n) for n in DECODED_BY):
                 raise UnsupportedModelError("the model has changed since the request was submitted")
-        self.adapter.refuse_unserved()
+        refuse_unserved(self.adapter)
         if self._decoder is None:
             size = (self.max_sequences, self.max_length, self.max_tokens)
             self._workspace.reserve(self.adapter, *size)

@@ -2,7 +2,32 @@
 
 from dpad import ops
 from dpad.generation.fields import COUNTED_ALGS
+from dpad.models.linear_layers import own_forward
 from dpad.models.parts import UnsupportedModelError
+
+
+def on_the_model(model):
+    """What stands on the model itself and runs when that is called, which decoding does not; in
+    words, for a refusal or a report.
+    """
+    handle = model.__dict__.get("_dpad_handle")
+
+    def behind(entry):
+        """dpad's own entry stands for what the instance had before."""
+        ours = handle is not None and getattr(entry, "handle", None) is handle
+        return handle.stock_entry("forward") if ours else entry
+
+    name, found = f"the {type(model).__name__} itself", []
+    if model._forward_hooks or model._forward_pre_hooks:
+        found.append(f"hooks on {name}")
+    if not own_forward(model, behind):
+        found.append(f"a replaced forward of {name}")
+    return found
+
+
+def refuse_unserved(adapter):
+    """Raises UnsupportedModelError with the names of all that decoding would skip."""
+    adapter.refuse_unserved(on_the_model(adapter.model))
 
 
 def check_full_attention(adapter):

@@ -21,7 +21,7 @@ from dpad.decode.plan import Planner
 from dpad.decode.sequence import Sampling, Sequence
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace
-from dpad.generation.checks import check_full_attention, mask_id_of
+from dpad.generation.checks import check_full_attention, mask_id_of, refuse_unserved
 from dpad.generation.progress import check_progress
 from dpad.models.adapter import find_adapter
 from dpad.values import int64, plain, real, refuse, several, token_id, whole
@@ -93,6 +93,7 @@ def loglikelihood(
     """
     handle = getattr(model, "_dpad_handle", None)
     adapter = handle.adapter if handle is not None else find_adapter(model)
+    refuse_unserved(adapter)
     samples = check_samples("samples", samples)
     cfg_scale = 0.0 if cfg_scale is None else float(real(0)("cfg_scale", cfg_scale))
     micro_batch = None if micro_batch is None else whole(1)("micro_batch", micro_batch)

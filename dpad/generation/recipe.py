@@ -5,7 +5,13 @@ import torch
 from dpad.decode import commit
 from dpad.decode.daedal import Growth
 from dpad.decode.sequence import Sampling
-from dpad.generation.checks import check_attention, check_length, check_refresh, token_ids
+from dpad.generation.checks import (
+    check_attention,
+    check_length,
+    check_refresh,
+    refuse_unserved,
+    token_ids,
+)
 from dpad.generation.compat import quirks
 from dpad.generation.config import ALGS
 
@@ -26,7 +32,7 @@ class Recipe:
     """
 
     def __init__(self, adapter, config):
-        adapter.refuse_unserved()
+        refuse_unserved(adapter)
         self.config, self.quirks = config, quirks(config.compatible)
         self.causal = adapter.attention == "block-causal"
         wanted = config.compatible and self.quirks.get("attention", "full")

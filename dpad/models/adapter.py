@@ -130,13 +130,18 @@ class Adapter:
             and not (id(module) in blocks and linear_layers.own_forward(module))
         ]
 
-    def refuse_unserved(self) -> None:
-        """Raises UnsupportedModelError with the `unserved` names, unless they were accepted."""
-        names = self.unserved() if self.strict else ()
-        if names:
+    def refuse_unserved(self, more: Sequence[str] = ()) -> None:
+        """Raises UnsupportedModelError with the `unserved` names, unless they were accepted.
+
+        `more`: what else is not run, in words.
+        """
+        names = self.unserved() if self.strict else []
+        found = [f"hooks or a replaced forward on {', '.join(names)}"] if names else []
+        found += more if self.strict else ()
+        if found:
             raise UnsupportedModelError(
-                f"hooks or a replaced forward on {', '.join(names)} are not run by dpad's forward: "
-                "remove them, or patch the model with strict=False, which skips them"
+                f"{' and '.join(found)} are not run by dpad's forward: remove them, or patch the "
+                "model with strict=False, which skips them"
             )
 
     def stands(self) -> bool:

@@ -171,12 +171,17 @@ def only_own_forward(module):
     return "_orig_mod" in module._modules or (own_forward(module) and not hooked)
 
 
-def own_forward(module):
-    """Whether the forward of the module is its class's, whatever hooks are around it."""
-    forward, hook = module.__dict__.get("forward"), module.__dict__.get("_hf_hook")
+def own_forward(module, behind=None):
+    """Whether the forward of the module is its class's, whatever hooks are around it.
+
+    `behind`: a function that gives what stands behind an entry of the instance.
+    """
+    entry, hook = module.__dict__.get("forward"), module.__dict__.get("_hf_hook")
     if hook is not None:
         for one in getattr(hook, "hooks", (hook,)):
             if type(one).__name__ != "AlignDevicesHook" or one.offload:
                 return False
-        forward = module.__dict__.get("_old_forward")
-    return forward is None or getattr(forward, "__func__", None) is type(module).forward
+        entry = module.__dict__.get("_old_forward")
+    entry = entry if behind is None else behind(entry)
+    entry = getattr(entry, "_torchdynamo_orig_callable", entry)  # compiled, it computes the same
+    return entry is None or getattr(entry, "__func__", None) is type(module).forward

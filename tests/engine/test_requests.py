@@ -360,6 +360,19 @@ def test_hooks_that_would_not_run_are_refused_by_name():
         )
 
 
+def test_hooks_on_the_model_itself_are_refused_by_name():
+    model = tiny()
+    with dpad.Engine(model, max_sequences=2, max_tokens=256) as engine:
+        request = engine.submit([1, 2, 3], **OPTIONS)
+        hook = model.register_forward_hook(lambda *_: None)
+        with pytest.raises(dpad.UnsupportedModelError, match="hooks on the LLaDAModelLM itself"):
+            request.result()
+        with pytest.raises(dpad.UnsupportedModelError, match="hooks on the LLaDAModelLM itself"):
+            engine.submit([1, 2, 3], **OPTIONS)
+        hook.remove()
+        engine.submit([1, 2, 3], **OPTIONS).result()
+
+
 def test_a_trace_names_the_draws_of_its_request(model, engine):
     out = engine.submit([1, 2, 3], row_key=5, trace=True, **OPTIONS).result()
     alone = dpad.generate(model, [[1, 2, 3]], row_keys=[5], trace=True, **OPTIONS)

@@ -1,6 +1,7 @@
 """Whatever a user puts on a module after `patch` works, or is refused by name at the call."""
 
 import copy
+import types
 
 import pytest
 import torch
@@ -143,6 +144,69 @@ def test_hooks_on_attention_are_refused_at_the_call(dream, ids, when):
     hook.remove()
     assert_close(logits(dream, ids), want)
     dpad.generate(dream, ids, **PLAIN)
+
+
+def scaled(output):
+    return type(output)(logits=output.logits * 2)
+
+
+def replace_forward(model):
+    stock = model.forward
+    model.forward = lambda *args, **kwargs: scaled(stock(*args, **kwargs))
+    return types.SimpleNamespace(remove=lambda: setattr(model, "forward", stock))
+
+
+ON_THE_MODEL = {
+    "hooks on the": lambda m: m.register_forward_hook(lambda m, given, out: scaled(out)),
+    "pre": lambda m: m.register_forward_pre_hook(lambda m, given: (given[0] * 0 + 1,)),
+    "a replaced forward of the": replace_forward,
+}
+
+
+@pytest.mark.parametrize("kind", ON_THE_MODEL)
+@pytest.mark.parametrize("when", ["before", "after", "unpatched"])
+def test_what_stands_on_the_model_itself(any_model, ids, kind, when):
+    """It runs when the model is called; decoding, which does not call it, refuses it."""
+    handle = dpad.patch(any_model) if when == "after" else None
+    plain, tokens = logits(any_model, ids), dpad.generate(any_model, ids, **PLAIN)
+    put = ON_THE_MODEL[kind](any_model)
+    handle = dpad.patch(any_model) if when == "before" else handle
+    name = kind.replace("pre", "hooks on the") + f" {type(any_model).__name__} itself"
+    if when == "before":
+        assert any(name in note for note in handle.notes)
+    assert not torch.allclose(logits(any_model, ids), plain, atol=1e-2)
+    with pytest.raises(UnsupportedModelError, match=name):
+        dpad.generate(any_model, ids, **PLAIN)
+    with pytest.raises(UnsupportedModelError, match=name):
+        dpad.loglikelihood(any_model, [([1, 2], [3])], samples=1)
+    if handle is not None and when == "before":
+        handle.remove()
+    put.remove()
+    assert_close(logits(any_model, ids), plain)
+    assert torch.equal(dpad.generate(any_model, ids, **PLAIN), tokens)
+
+
+def test_it_is_skipped_where_that_was_asked_for(model, ids):
+    tokens = dpad.generate(model, ids, **PLAIN)
+    model.register_forward_hook(lambda m, given, out: scaled(out))
+    with dpad.patch(model, strict=False) as handle:
+        assert any("itself" in note and "skips" in note for note in handle.notes)
+        assert torch.equal(model.generate(ids, **PLAIN), tokens)
+
+
+def test_a_compiled_forward_is_its_class_s(model, ids):
+    tokens = dpad.generate(model, ids, **PLAIN)
+    model.forward = torch.compile(model.forward, backend="eager")
+    assert torch.equal(dpad.generate(model, ids, **PLAIN), tokens)
+    with dpad.patch(model) as handle:
+        assert not handle.notes
+        assert torch.equal(model.generate(ids, **PLAIN), tokens)
+
+
+def test_likelihoods_refuse_hooks_that_they_would_skip(dream):
+    dream.model.layers[1].self_attn.register_forward_hook(lambda m, given, out: out * 2)
+    with pytest.raises(UnsupportedModelError, match="model.layers.1.self_attn"):
+        dpad.loglikelihood(dream, [([1, 2], [3])], samples=1)
 
 
 def test_skipped_hooks_are_noted_where_that_was_asked_for(dream, ids):
