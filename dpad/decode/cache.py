@@ -9,6 +9,7 @@ from bisect import insort
 import torch
 
 from dpad.decode import device as devices
+from dpad.decode import forked
 
 
 class Ranges:
@@ -80,8 +81,9 @@ class KVArena:
 
         Raises:
             MemoryError: too much, with the bytes.
-            RuntimeError: it would have to grow while ranges are held.
+            RuntimeError: it would have to grow while ranges are held; a forked child.
         """
+        forked.check(adapter.device)
         if self.holds(adapter, slots):
             return
         if self.ranges.free != self.slots:

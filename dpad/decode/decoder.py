@@ -8,6 +8,7 @@ import torch
 
 from dpad import ops
 from dpad.decode import device as devices
+from dpad.decode import forked
 from dpad.decode.layout import Layout
 from dpad.decode.passes import LONG_CREDIT, Pass, long_ones
 from dpad.decode.phases import passed
@@ -113,6 +114,7 @@ class Decoder:
     @contextmanager
     def stepping(self):
         """What steps run in: on the adapter's device, without gradients and autocast."""
+        forked.check(self.adapter.device)
         kind = self.adapter.device.type
         cast = (
             torch.autocast(kind, enabled=False)

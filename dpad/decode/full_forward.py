@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dpad.decode import forked
 from dpad.decode.forward import run_layers
 
 # Arguments that the operators serve; any other that is set sends the call to the stock forward.
@@ -73,6 +74,7 @@ class FullForward:
         if given is None:
             return stock(*args, **kwargs)
         if not torch.compiler.is_compiling():
+            forked.check(self.adapter.device)
             if self.adapter.strict and self.adapter.unserved():
                 return stock(*args, **kwargs)  # which runs all of them
             if self.adapter.fused is not None:
