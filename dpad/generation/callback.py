@@ -4,6 +4,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from dpad.generation.processing import plain_mode
+from dpad.values import refuse
 
 TENSORS = ("block", "confidence", "transfer_index", "kept_suffix")
 WRITABLE = ("block",)
@@ -12,6 +13,8 @@ STEPS_PER_TOKEN = 8
 
 
 def _allowed(option, names, allowed):
+    if names is not None and not isinstance(names, (str, list, tuple)):
+        refuse(option, names, f"some of {', '.join(allowed)}")
     names = (names,) if isinstance(names, str) else tuple(names or ())
     for name in names:
         if name not in allowed:

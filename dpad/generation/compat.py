@@ -186,5 +186,5 @@ COMPATIBLE = {
 
 
 def quirks(name):
-    """The row of `name`, or an empty one."""
-    return COMPATIBLE.get(name, {})
+    """The row of `name`, or an empty one, also of what is no name and refused elsewhere."""
+    return COMPATIBLE.get(name, {}) if isinstance(name, str) else {}

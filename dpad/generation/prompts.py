@@ -22,6 +22,8 @@ def read_inputs(inputs, input_ids, attention_mask, tokenizer=None, pad_id=None):
         ValueError: both or neither of inputs and input_ids, a bad shape or dtype, or texts without
             a tokenizer or that it refuses.
     """
+    if tokenizer is not None and not callable(tokenizer):
+        raise TypeError(f"tokenizer is a {type(tokenizer).__name__}: expected a tokenizer")
     if isinstance(inputs, Mapping) or (
         hasattr(inputs, "keys") and not isinstance(inputs, torch.Tensor)
     ):
@@ -65,6 +67,10 @@ def _tensor(name, value, integer=True):
             )
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{name} = {shown(value)}: expected token ids ({error})") from error
+    if out.is_meta:
+        raise ValueError(
+            f"{name} = {shown(value)}: expected token ids; on the meta device there are no values"
+        )
     if out.dim() == 1:
         out = out[None]
     if out.dim() != 2:
@@ -98,8 +104,6 @@ def _ids_of_texts(given, tokenizer):
         raise ValueError(
             f"input_ids = {shown(given)}: expected token ids; pass tokenizer= to have texts read"
         )
-    if not callable(tokenizer):
-        raise TypeError(f"tokenizer is a {type(tokenizer).__name__}: expected a tokenizer")
     try:
         return tokenizer(list(texts))["input_ids"]
     except Exception as error:  # the Rust tokenizers raise the bare class

@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 
 from dpad.demo import model_folder
+from dpad.generation.fields import FIELDS
 from tests.trust import children
 from tests.trust.report import Report
 from tests.trust.subject import Subject
 
 HUGE, NAN = 2**40, math.nan
 COUNT, REAL, NAME = (-1, 1.5, "x", [1], NAN), (NAN, "x", [1], -1.0), ("moon", 3, [1])
-ARGUMENTS = {
+ANYTHING = (b"x", {1: 2}, [[None]])  # what no option takes
+ARGUMENTS = dict.fromkeys(FIELDS, ANYTHING) | {
     "max_new_tokens": (*COUNT, 0),
     "block_length": (*COUNT, 0),
     "steps": (*COUNT, 0, HUGE),
@@ -47,7 +49,25 @@ ARGUMENTS = {
     "early_stop": ("no", 3, [1]),
     "trace": ("no", 3, [1]),
     "batch_invariant": ("no", 3, [1]),
+    "eps": (*REAL, 0.0, 1.5),
+    "refresh": NAME,
+    "refresh_period": (*COUNT, 0),
+    "sub_block_length": (*COUNT, 0, 2),
     "moon": (1,),
+    "streamer": (3, "x"),
+    "kept_suffix": (3, [[12.5]], [[["a"]]]),
+    "noise": (3, "x"),
+    "confidences": (3, "x"),
+    "generation_tokens_hook_func": (3,),
+    "generation_logits_hook_func": (3,),
+    "logits_processor": (3, [3]),
+    "stopping_criteria": (3, [3]),
+    "callback_on_step_end": (3, "x"),
+    "callback_on_step_end_tensor_inputs": (3, ["moon"]),
+    "custom_generate": (3, "moon/moon"),
+    "progress": ("no", 3, [1]),
+    "generation_config": (3, {}),
+    "tokenizer": (3,),
     "input_ids": (
         torch.zeros(1, 3),
         torch.full((1, 3), -1),
@@ -56,7 +76,12 @@ ARGUMENTS = {
         torch.zeros(1, 3, dtype=torch.int64, device="meta"),
         "text",
     ),
-    "attention_mask": (torch.ones(1, 9), torch.full((1, 3), 7), "x"),
+    "attention_mask": (
+        torch.ones(1, 9),
+        torch.full((1, 3), 7),
+        torch.ones(1, 3, device="meta"),
+        "x",
+    ),
 }
 CASES = [(name, value) for name, values in ARGUMENTS.items() for value in values]
 

@@ -21,14 +21,8 @@ DRAWS = {
 }
 
 
-# Options whose errors do not name them yet.
-OPEN = ("compatible = [1]", "input_ids = tensor(..., device='meta'")
-
-
 @pytest.mark.parametrize("check", DRAWS)
 def test_a_small_draw(check):
     report = DRAWS[check]()
     print(report)
-    assert not report.figures.get("signals") and not report.figures.get("hangs"), str(report)
-    found = [text for _, text in report.failures if not text.startswith(OPEN)]
-    assert not found, str(report)
+    assert not report.failures, str(report)
