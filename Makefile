@@ -11,6 +11,7 @@
 #   make sanitize  the same on operators with the address and undefined-behaviour sanitizers
 #   make wheel   the wheel of this machine's platform, for every Python >= 3.11, and the sources
 #                (dist/)
+#   make hardening  what the compiler's hardening flags cost, in CPU time
 #   make format  formats Python and C++
 #   make clean   removes what was built; `make distclean` removes .venv as well
 #
@@ -217,6 +218,14 @@ sanitize: install
 	  ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
 	  UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 \
 	  $(CURDIR)/$(PYTHON) -m tests.trust $(SANITIZE_CHECKS) $(SANITIZE_ARGS)
+
+# What the flags of docs/reliability.md cost: the operators once more without them, in turns.
+.PHONY: hardening
+hardening: install
+	cmake -S . -B build/plain -G Ninja --log-level=WARNING -DDPAD_HARDEN=OFF -DDPAD_HOST=OFF \
+	  -DDPAD_BUILD_CUDA=OFF -DPython3_EXECUTABLE=$(CURDIR)/$(PYTHON)
+	cmake --build build/plain --target _C
+	$(PYTHON) -m benchmarks.hardening build/plain/_C.abi3.so
 
 format: $(VENV)/.packages
 	$(VENV)/bin/ruff check --fix .
