@@ -105,6 +105,7 @@ def test_equal_scores_choose_any(llada, prompts):
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
 def test_alone_as_in_a_batch_and_an_engine(model, prompts, cache):
     options = {**BASE, "cache": cache, "block_length": 8, "top_p": 0.9}
+    options |= {"dual": {"cfg_scale": 0.7}, "prefix": {"refresh": "recent"}}.get(cache, {})
     reward = dpad.Reward(lambda tokens, lp: lp[:, WANTED] + (tokens == WANTED), last_strength=35.0)
     together = generate(model, prompts, reward=reward, **options)
     with dpad.Engine(model, max_sequences=3) as engine:
