@@ -28,6 +28,7 @@ if _TYPE_CHECKING:  # the same names, for type checkers
     from dpad.generation.likelihood import loglikelihood as loglikelihood
     from dpad.generation.output import DPadOutput as DPadOutput
     from dpad.generation.output import Trace as Trace
+    from dpad.generation.reward import Reward as Reward
     from dpad.models.block_hooks import rows_of_pass as rows_of_pass
     from dpad.models.calibration import calibrate as calibrate
     from dpad.models.parts import UnsupportedModelError as UnsupportedModelError
@@ -54,6 +55,7 @@ _PUBLIC = {
     "Daedal": "dpad.decode.daedal",
     "Remask": "dpad.decode.ancestral",
     "Refine": "dpad.decode.refine",
+    "Reward": "dpad.generation.reward",
     "rows_of_pass": "dpad.models.block_hooks",
     "DPadGenerationConfig": "dpad.generation.config",
     "DPadOutput": "dpad.generation.output",

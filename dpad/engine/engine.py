@@ -109,6 +109,7 @@ class Engine:
         kept_suffix=None,
         noise=None,
         confidences=None,
+        reward=None,
         **options,
     ):
         """Queues one prompt; returns its `Request` at once.
@@ -141,6 +142,7 @@ class Engine:
             callback_on_step_end_tensor_outputs,
         )
         supplied = {"kept_suffix": kept_suffix, "noise": noise, "confidences": confidences}
+        supplied["reward"] = reward
         draws = optional(int64)("seed", seed), [int64("row_key", row_key)]
         job = job_of(self.adapter, recipe, ids, supplied, conventions, draws)
         self._check_size(job.sequences[0], recipe.config.max_new_tokens)

@@ -41,6 +41,7 @@ def generate(
     kept_suffix: Any = None,
     noise: Callable[..., Any] | None = None,
     confidences: Callable[..., Any] | None = None,
+    reward: Any = None,
     generation_tokens_hook_func: Callable[..., Any] | None = None,
     generation_logits_hook_func: Callable[..., Any] | None = None,
     logits_processor: Any = None,
@@ -72,6 +73,7 @@ def generate(
             (rows, positions, vocab) -> ``[logit rows, vocab]``.
         confidences: float64 scores for the commit rule to rank: a function (rows, positions,
             eligible) -> ``[logit rows]``; replaces the draws of random remasking.
+        reward: a `dpad.Reward`, or its function, for ``alg="ancestral"``: samples towards it.
         generation_tokens_hook_func, generation_logits_hook_func: Dream's hooks (step, x, logits) on
             the whole canvas, see `dpad.generation.hooks`; exact modes only.
         logits_processor: list of Transformers' processors. Each sees one position at a time: the
@@ -105,6 +107,7 @@ def generate(
         "callback_on_step_end_tensor_outputs": callback_on_step_end_tensor_outputs,
     }
     supplied = {"kept_suffix": kept_suffix, "noise": noise, "confidences": confidences}
+    supplied["reward"] = reward
     hooks = {"tokens": generation_tokens_hook_func, "logits": generation_logits_hook_func}
     prompt = (inputs, input_ids, attention_mask, tokenizer)
     with released(streamer) as told:

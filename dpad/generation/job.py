@@ -18,6 +18,7 @@ from dpad.generation.hooks import CanvasView, StepHooks
 from dpad.generation.infill import check_given, filled, first_gap
 from dpad.generation.inputs import check_prompts, supplied_draws, supplied_kept
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
+from dpad.generation.reward import Rewarded, check_reward
 
 COUNTS = ("positions", "passes", "replayed")  # of a run
 
@@ -75,6 +76,7 @@ class Job:
         if config.infill:  # what is handed out begins with the first gap
             texts, ends = [p[: first_gap(p, recipe.mask_id)] for p in prompts], ()
         self.new = [most - len(p) for most, p in zip(recipe.greatest(prompts), texts, strict=True)]
+        self.reward = check_reward(supplied.get("reward"), config, supplied["noise"])
         self.conventions = BoundConventions(
             conventions, adapter.model, texts, ends, self.new, adapter.vocab_size
         )
@@ -96,13 +98,18 @@ class Job:
         noise, order, kept = self.noise, self.confidences, self.kept
         numbers = lambda sequences: [q.number for q in sequences]  # noqa: E731
         hooked = self.step_hooks is not None and any(self.hooks.values())
+        own = self.conventions.hooks(self.step_hooks and self.step_hooks.after_step)
+        if self.reward is not None:
+            rewarded = Rewarded(self.reward, own["process_logits"])
+            own |= {"process_logits": rewarded.process_logits, "noise": rewarded.noise}
+        elif noise is not None:
+            own["noise"] = lambda live, *rest: noise(numbers(live), *rest)
         return Hooks(
             kept=kept and (lambda q: kept(q.number, q.block)),
-            noise=noise and (lambda live, *rest: noise(numbers(live), *rest)),
             order=order and (lambda live, *rest: order(numbers(live), *rest)),
             whole_logits=self.step_hooks.whole_logits if hooked else None,
             on_begin=self.step_hooks.begin if self.step_hooks else None,
-            **self.conventions.hooks(self.step_hooks and self.step_hooks.after_step),
+            **own,
         )
 
     def _sequences(self, keys, blocks):

@@ -114,13 +114,14 @@ def test_replayed_as_eager(monkeypatch, llada, prompts, kind, cache):
             assert out.timings["replayed"] > 0
 
 
+@pytest.mark.parametrize("part", [None, 4])
 @pytest.mark.parametrize("family", blocks.KINDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_block_causal_models_with_and_without_a_cache(family, kind):
+def test_block_causal_models_with_and_without_a_cache(family, kind, part):
     """Their cache is exact: the same tokens in as many forwards that predict."""
     model, prompts = blocks.load(family), [[5, 17, 99], [3, 250, 7, 8, 21, 90]]
     fixed = {"early_stop": False, "commit": CHOSEN[kind], "block_length": 8, "max_new_tokens": 24}
-    fixed["mask_token_id"] = blocks.MASK_ID
+    fixed |= {"mask_token_id": blocks.MASK_ID, "sub_block_length": part}
     plain = generate(model, prompts, **{**fixed, "cache": "none"})
     cached = generate(model, prompts, **{**fixed, "cache": "prefix"})
     assert answers(plain, 24) == answers(cached, 24)
@@ -171,3 +172,19 @@ def test_bad_options_are_named(options, words):
 def test_supplied_scores_are_refused(llada, prompts):
     with pytest.raises(ValueError, match="confidences is given and commit = Klass"):
         generate(llada, prompts, commit="klass", confidences=lambda *_: None, **FULL)
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gaps_behind_a_prompt_are_an_answer(request, prompts, kind, name):
+    """And a block that holds text beside its masks is decided by its masks."""
+    model, prompt = request.getfixturevalue(name), prompts[0]
+    given = {"commit": CHOSEN[kind], "block_length": 8, **FULL}
+    text = [*prompt, *[MASKS[name]] * 20]
+    filled = dpad.generate(model, [text], infill=True, return_dict_in_generate=True, **given)
+    out = generate(model, [prompt], **given)
+    assert filled.sequences[0, -20:].tolist() == answers(out)[0]
+    assert torch.equal(filled.forwards, out.forwards)
+    text[len(prompt) + 3] = 77
+    filled = dpad.generate(model, [text], infill=True, **given)[0].tolist()
+    assert filled[len(prompt) + 3] == 77 and MASKS[name] not in filled

@@ -164,6 +164,7 @@ def test_alone_as_in_a_batch_and_an_engine(model, prompts, how, cache):
     rule = {"alg": how} if how == "first_hitting" else {**rule_of(how), "steps": 12}
     suffix = dpad.Suffix("gaussian", window=8, density=0.4)
     options = {**FULL, **rule, "cache": cache, "suffix": suffix, "top_p": 0.9, "early_stop": True}
+    options |= {"dual": {"cfg_scale": 0.7}, "prefix": {"refresh": "recent"}}.get(cache, {})
     together = generate(model, prompts, **options)
     with dpad.Engine(model, max_sequences=3) as engine:
         fixed = {"max_new_tokens": NEW, "block_length": BLOCK, **options}
@@ -236,3 +237,28 @@ def test_options_are_kept():
     config = dpad.DPadGenerationConfig(remask=dpad.Remask("cap"), temperature=1.0)
     assert config.to_diff_dict()["remask"] == {"kind": "cap", "eta": 0.008}
     assert dpad.DPadGenerationConfig(**config.to_diff_dict()) == config
+
+
+@pytest.mark.parametrize("how", ["ancestral", "first_hitting"])
+def test_gaps_behind_a_prompt_are_an_answer(llada, prompts, how):
+    given = {"alg": how, "top_p": 0.9, "block_length": BLOCK, **FULL}
+    text = [*prompts[0], *[MASK_ID] * NEW]
+    out = answers(generate(llada, prompts[:1], **given))[0]
+    assert dpad.generate(llada, [text], infill=True, **given)[0, -NEW:].tolist() == out
+    text[len(prompts[0]) + 3] = 77
+    filled = dpad.generate(llada, [text], infill=True, **given)[0].tolist()
+    assert filled[len(prompts[0]) + 3] == 77 and MASK_ID not in filled
+
+
+def test_first_hitting_in_an_answer_that_grows(llada, prompts):
+    given = {"alg": "first_hitting", "length": dpad.Daedal(8, low_confidence=0.1), **FULL}
+    given |= {"max_new_tokens": 40, "eos_token_id": ENDS}
+    together = generate(llada, prompts, **given)
+    width = together.sequences.shape[1]
+    for row, prompt in enumerate(prompts):
+        alone = generate(llada, [prompt], row_keys=[row], **given)
+        assert int(alone.forwards[0]) == int(together.forwards[row])
+        answer = alone.sequences[0, len(prompt) :]
+        begin = max(map(len, prompts))
+        assert torch.equal(together.sequences[row, begin : begin + len(answer)], answer)
+        assert width >= begin + len(answer)

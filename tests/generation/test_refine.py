@@ -107,6 +107,7 @@ def test_alone_as_in_a_batch_and_an_engine(model, prompts, cache, select_by):
     how = dpad.Refine(0.4, select_by=select_by, block_length=8 if cache == "dual" else None)
     options = {**FULL, "cache": cache, "suffix": dpad.Suffix("gaussian", window=8, density=0.4)}
     options |= {"refine": how, "early_stop": True, "temperature": 1.0, "eos_token_id": ENDS}
+    options |= {"dual": {"cfg_scale": 0.7}, "prefix": {"refresh": "recent"}}.get(cache, {})
     together = generate(model, prompts, **options)
     with dpad.Engine(model, max_sequences=3) as engine:
         fixed = {"max_new_tokens": NEW, "block_length": BLOCK, **options}
