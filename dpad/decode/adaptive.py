@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 
+from dpad.decode import device as devices
 from dpad.decode.layout import Targets
 from dpad.decode.rules import MOST_NUMBERS
 
@@ -55,18 +56,30 @@ class Seen:
 class Memory:
     """A number per id of the vocabulary, and a count, for every position of the current blocks.
 
-    `ids` float32 ``[canvas rows, width, vocab]``, `steps` int64 ``[canvas rows, width]``. A block
-    is at most `width` positions long, so a position's remainder is its place.
+    `ids` float32 ``[rows + 1, width, vocab]``, `steps` int64 ``[rows + 1, width]``: those of the
+    canvas, and one for all its spare rows. A block is at most `width` positions long, so a
+    position's remainder is its place.
+
+    Raises:
+        MemoryError: it does not fit, with the bytes.
     """
 
     def __init__(self, rows, width, vocab, device):
-        self.ids = torch.zeros(rows, width, vocab, device=device)
-        self.steps = torch.zeros(rows, width, dtype=torch.int64, device=device)
+        wanted, free = 4 * (rows + 1) * width * vocab, devices.free_bytes(device)
+        if free is not None and wanted > free:
+            raise MemoryError(
+                f"a commit rule that remembers needs {wanted:,} bytes for {rows} rows, blocks of "
+                f"{width} and {vocab} ids, and {free:,} are free on {device}: use a shorter "
+                "block_length, micro_batch or another rule"
+            )
+        self._rows = rows
+        self.ids = torch.zeros(rows + 1, width, vocab, device=device)
+        self.steps = torch.zeros(rows + 1, width, dtype=torch.int64, device=device)
 
     def places(self, targets):
         """Where the numbers of each row stand."""
         row, position = targets.places()
-        return row, position % self.steps.shape[1]
+        return row.clamp(max=self._rows), position % self.steps.shape[1]
 
     def forget(self, rows):
         """Before the first step of a block; `rows` int64 of the canvas."""

@@ -53,7 +53,7 @@ class Canvas:
         """The `Memory` of blocks of up to `width` positions, before the first pass of its lane."""
         key = width, vocab
         if key not in self._memories:
-            self._memories[key] = Memory(self.rows + self.spare, *key, self.device)
+            self._memories[key] = Memory(self.rows, *key, self.device)
         return self._memories[key]
 
     def begin_blocks(self, sequences):

@@ -69,6 +69,7 @@ class Decoder:
 
         Raises:
             ValueError: it is longer than the canvas, or needs more slots than there are.
+            MemoryError: what its commit rule remembers does not fit.
         """
         arena, canvas = self.workspace.arena, self.canvas
         if q.capacity > canvas.length or q.slots > arena.slots:
@@ -78,11 +79,11 @@ class Decoder:
             )
         if not canvas.free_rows:
             return False
+        self._device_step(q.lane)
         q.start = arena.ranges.take(q.slots)
         if q.start is None:
             return False
         q.row = canvas.free_rows.pop()
-        self._device_step(q.lane)
         self.graphs.last_obstacle = q.obstacle()
         self._new.append(q)
         self.live.append(q)

@@ -242,20 +242,22 @@ class DeviceStep:
             drawn, probability, ranked = self._without_masks(token, scores[0], logits, layout)
         else:
             ranked = self._ranked(targets, controls, scores, live, logits)
-        quota = controls.quota
-        if controls.masks_to_leave is not None:
-            left = self.canvas.masks_left[targets.canvas_row]
-            leave = controls.masks_to_leave
-            quota = torch.where(leave >= 0, left - leave, quota)
-        if lane.score == "run":  # its quota is in the ranking
-            quota = torch.full_like(quota, NO_LIMIT)
-        rule = (controls.rule_value, quota, lane, self.end_ids)
+        rule = (controls.rule_value, self._quota(targets, controls), lane, self.end_ids)
         self.canvas.commit(targets, drawn, ranked, probability, *rule)
         if lane.remasks:
             self.canvas.mask_again(targets, race.again, lane.mask_id)
         if lane.tells_head:
             self.canvas.look_at_heads(targets, lane.mask_id)
         return Decision(logits, token, scores[0])
+
+    def _quota(self, targets, controls):
+        """The most positions that each sequence commits, int64 ``[batch]``."""
+        if self.lane.score == "run":  # its quota is in the ranking
+            return torch.full_like(controls.quota, NO_LIMIT)
+        if controls.masks_to_leave is None:
+            return controls.quota
+        left, leave = self.canvas.masks_left[targets.canvas_row], controls.masks_to_leave
+        return torch.where(leave >= 0, left - leave, controls.quota)
 
     def _without_masks(self, token, probability, logits, layout):
         """(token, probability, what is ranked) where a model may predict the mask: there the best

@@ -286,8 +286,13 @@ class Engine:
             return
         while len(self._running) < self.max_sequences:
             request = self._waiting.first(self.steps)
-            if request is None or not self._decoder.admit(request.sequence):
-                return  # it waits for room, and nobody overtakes it
+            try:
+                if request is None or not self._decoder.admit(request.sequence):
+                    return  # it waits for room, and nobody overtakes it
+            except MemoryError as error:
+                self._leave_queue(request)
+                self._end(request, "error", error)
+                continue
             self._leave_queue(request)
             self._running[request.sequence] = request
             request.admit()

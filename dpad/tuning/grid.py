@@ -83,8 +83,9 @@ def label(value):
     """One option's value as a few words."""
     if not isinstance(value, dict):
         return "" if value is None else str(value)
-    words = dict(value)
-    return " ".join([words.pop("kind"), *(f"{n}={v:g}" for n, v in words.items() if n != "grid")])
+    words = {n: v for n, v in value.items() if v is not None and n != "grid"}
+    kind, shown = words.pop("kind", ""), lambda v: v if isinstance(v, str) else f"{v:g}"
+    return " ".join([kind, *(f"{n}={shown(v)}" for n, v in words.items())]).strip()
 
 
 def varying(configs):

@@ -7,6 +7,7 @@ import torch
 
 import dpad
 from dpad import rules
+from dpad.decode import device as devices
 from dpad.decode import graphs
 from dpad.decode.rules import KINDS
 from tests.doubles import adaptive_rules
@@ -188,3 +189,16 @@ def test_gaps_behind_a_prompt_are_an_answer(request, prompts, kind, name):
     text[len(prompt) + 3] = 77
     filled = dpad.generate(model, [text], infill=True, **given)[0].tolist()
     assert filled[len(prompt) + 3] == 77 and MASKS[name] not in filled
+
+
+def test_what_does_not_fit_is_refused_with_the_bytes(monkeypatch, llada, prompts):
+    """Before the request has taken a place; others of an engine go on."""
+    with dpad.Engine(llada, max_sequences=2) as engine:
+        engine.submit(prompts[0], max_new_tokens=8, seed=1).result()
+        monkeypatch.setattr(devices, "free_bytes", lambda device: 1000)
+        refused = engine.submit(prompts[1], commit="klass", max_new_tokens=8, seed=1)
+        beside = engine.submit(prompts[2], max_new_tokens=8, seed=1)
+        with pytest.raises(MemoryError, match=r"needs [\d,]+ bytes for 2 rows"):
+            refused.result()
+        assert beside.result().finish_reason[0] in ("length", "stop")
+        assert engine.stats()["kv_slots"] == 0

@@ -89,3 +89,11 @@ def test_bad_arguments_are_named(result):
         result.cheapest(-1)
     with pytest.raises(ValueError, match="cost = 'watts'"):
         result.plot(cost="watts")
+
+
+def test_labels_of_options_that_are_objects():
+    from dpad.tuning.grid import label
+
+    found = dpad.DPadGenerationConfig(refine=0.5, commit="leap").to_dict()
+    assert label(found["refine"]) == "ratio=0.5 select_by=snapshot rounds=1"
+    assert label(found["commit"]) == "leap threshold=0.9 relaxed=0.75 radius=4"
