@@ -117,13 +117,19 @@ $(CURDIR)/$(VENV)/%/.done: requirements/%.txt $(VENV)/.packages
 	$(PIP) install --no-deps --target $(@D) -r $<
 	@touch $@
 
-# The single header of Catch2 2.13, which a wheel for Python 3.12 carries; else an installed Catch2.
+# Catch2 is the system's package (Debian: catch2). For those who have none and cannot install one:
+# the single header of 2.13, which a wheel for Python 3.12 carries.
 $(CATCH2)/.done: $(VENV)/.python
 	rm -rf $(CATCH2)
+	@mkdir -p $(CATCH2)
+	@for header in catch2/catch_all.hpp catch2/catch.hpp; do \
+	  echo "#include <$$header>" | $(CXX) -std=c++20 -x c++ -fsyntax-only - 2>/dev/null || continue; \
+	  echo "dpad: the system's Catch2"; touch $@; exit; \
+	done; \
 	$(PIP) download --no-deps --only-binary=:all: --python-version 3.12 \
 	  --dest $(CATCH2) comma-deps-catch2==2.13.10.post96 \
 	  && $(PYTHON) -m zipfile -e $(CATCH2)/*.whl $(CATCH2) && touch $@ \
-	  || echo "dpad: the header of Catch2 could not be fetched: an installed Catch2 is used"
+	  || echo "dpad: there is no Catch2, and its header could not be fetched" >&2
 
 # --- tests ---------------------------------------------------------------------------------------
 
