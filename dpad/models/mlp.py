@@ -47,7 +47,11 @@ class DenseMLP:
 
     def inner_width(self):
         """Elements of a row between up and down."""
-        return self.up_proj.module.out_features
+        module = self.up_proj.module
+        if hasattr(module, "out_features"):
+            return module.out_features
+        # A wrapper of a layer, which need not say it.
+        return max((weight.shape[0] for weight in module.parameters()), default=0)
 
     def groups(self):
         """What `FusedProjections` may stack, see `dpad.models.parts.Attention.groups`."""
