@@ -1,6 +1,7 @@
 """Random calls of `generate` on tiny models of every kind."""
 
 import dpad
+from dpad.decode.ancestral import KINDS as REMASKS
 from dpad.decode.rules import KINDS
 from dpad.models.hf.dream import DreamConfig, DreamModel
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
@@ -15,6 +16,7 @@ IDS["pad_token_id"] = EOS_ID
 DREAM = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "rope_theta": 1e4}
 DREAM |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
 CACHES = ("prefix", "dual", "dual", "none")
+REMEMBER = ("klass", "credit")
 
 
 def llada_double():
@@ -64,6 +66,8 @@ def rule(draw, new, block):
         {"steps": steps, "alg": "origin"},
         {"steps": steps, "remasking": "random"},
         {"commit": draw.choice(sorted(KINDS))},
+        {"remask": draw.choice(REMASKS), "steps": steps, "temperature": 1.0},
+        {"alg": "first_hitting", "temperature": 1.0},
     )
     return draw.choice(kinds)
 
@@ -82,9 +86,12 @@ def options(draw, rows, shift):
     new, block = draw.randint(5, 30), draw.choice((4, 5, 8, 16))
     chosen = {"max_new_tokens": new, "block_length": min(block, new), "suffix": suffix(draw)}
     chosen |= rule(draw, new, min(block, new))
-    if draw.random() < 0.15 and "commit" not in chosen:
+    drawn = "remask" in chosen or chosen.get("alg") == "first_hitting"
+    if draw.random() < 0.15 and "commit" not in chosen and not drawn:
         chosen["compatible"] = "fast-dllm-dream" if shift else "fast-dllm-llada"
-    if draw.random() < 0.1:  # masks of a block are a multiple of its steps
+    elif draw.random() < 0.1 and "remask" not in chosen and chosen.get("commit") not in REMEMBER:
+        chosen["refine"] = draw.choice((0.2, 0.6))
+    if draw.random() < 0.1 and not drawn:  # masks of a block are a multiple of its steps
         chosen |= {"max_new_tokens": 24, "block_length": 8, "steps": draw.choice((6, 12))}
         chosen |= {"alg": "confidence_threshold", "confidence_threshold": 0.7}
         for name in ("alg_temp", "remasking", "factor", "entropy_bound", "commit"):
