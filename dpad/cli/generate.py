@@ -14,8 +14,8 @@ from dpad.cli.decoding import Model, asks, configured, loader
 NAME = "generate"
 EXAMPLES = (
     'dpad generate demo --prompt "by 3 forward from" --prefill 4185e',
-    'dpad generate demo --infill --prompt "<|startoftext|><|user|>by 2 forward from<|assistant|>'
-    '3932h3934<|mdm_mask|>39<|mdm_mask|><|mdm_mask|>f3938e3940d"',
+    'dpad generate demo --infill --prompt "<|startoftext|><|user|>by 2 forward from'
+    '<|assistant|>3932h39<|mdm_mask|><|mdm_mask|>g3936f"',
     'dpad generate demo --prompt "by 2 forward from" --prefill 0095d --trace trace.jsonl --json',
     'dpad generate demo --prompt "by 1 forward from" --prefill 0007c --suffix-kind window '
     "--suffix-window 16 --cache dual --threshold 0.95 --set batch_invariant=true",

@@ -16,6 +16,7 @@ from dpad.serving.schema import ChatRequest, CompletionRequest
 
 FRAME = 0.08  # seconds between two pictures
 SECONDS = 120  # of a race at most
+WAITING = 8  # races that may wait
 DEFAULT = "default"
 NUMBERS = ("max_tokens", "block_length", "threshold", "temperature", "seed", "window")
 KINDS = (DEFAULT, "gaussian", "uniform", "window", "all", "none")
@@ -62,7 +63,7 @@ def blocks(service):
         inputs = [prompt, prefill, both, *fields.values()]
         running = begin.click(run, inputs, [result, *panes], show_progress="hidden")
         stop.click(None, cancels=[running])
-    return page
+    return page.queue(max_size=WAITING)
 
 
 def _fields():

@@ -129,3 +129,34 @@ def test_replicas_follow_the_load():
     assert by_load(Context)[0] == pytest.approx(3 / FULL)
     Context.aggregated_metrics = {"load": {"a": 0.0, "b": 0.0}}
     assert by_load(Context)[0] == 0
+
+
+def test_a_second_replica_comes_under_load(replicas, problems):
+    """Of an application of its own, which begins with one; Ray waits 30 s before it believes."""
+    from ray import serve
+
+    from examples.ray.deployment import Options, build
+
+    options = Options(most_replicas=2, num_cpus=0.4, max_sequences=2, queue=32)
+    handle = serve.run(build(options), name="scaled", route_prefix="/scaled")
+    client = replicas.client.with_options(base_url=f"{replicas.url}/scaled/v1")
+    seen = set()
+
+    def loaded():
+        counts = handle.stats.remote().result()
+        seen.add(counts["replica"])
+        return len(seen) == 2
+
+    def ask(n):
+        while len(seen) < 2:
+            client.completions.create(model="demo", prompt=problems[n].prompt, **SLOW)
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(ask, n) for n in range(8)]
+            wait_for(loaded, 180)
+            for future in asked:
+                future.result()
+    finally:
+        seen |= {1, 2}
+        serve.delete("scaled")
