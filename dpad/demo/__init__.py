@@ -1,4 +1,4 @@
-"""A counting task with an exact checker, and the tiny LLaDA and Dream trained on it."""
+"""A counting task with an exact checker, and the tiny LLaDA, Dream and SDAR trained on it."""
 
 from dpad.demo.task import (
     END_ID,

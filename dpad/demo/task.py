@@ -30,7 +30,7 @@ SPECIAL = (START, END, MASK, USER, ASSISTANT)
 VOCABULARY = (*SPECIAL, *"0123456789", " ", *"abcdefghijklmnopqrstuvwxyz", *".,:;+-")
 START_ID, END_ID, MASK_ID, USER_ID, ASSISTANT_ID = range(5)
 
-MODELS = ("tiny_llada", "tiny_dream")  # shipped, trained on this task
+MODELS = ("tiny_llada", "tiny_dream", "tiny_sdar")  # shipped, trained on this task
 STEPS = (1, 2, 3)
 COUNTS = range(4, 13)
 _IDS = {token: index for index, token in enumerate(VOCABULARY)}

@@ -138,7 +138,11 @@ COMPATIBLE = {
         },
     },
     # RND1's `generate`, and its `diffusion_sample` behind nothing but a begin-of-text token.
-    "rnd1": {**_RND1, "kept_place": True, "defaults": {**_FULL, **_STEPS}},
+    "rnd1": {
+        **_RND1,
+        "kept_place": True,
+        "defaults": {**_FULL, **_STEPS, "temperature": 0.1},
+    },
     "rnd1-sample": {**_RND1, "defaults": {**_FULL, **_STEPS}},
     # DAEDAL's program (arXiv 2508.00819); its batches see the padding on the left as text.
     "daedal": {

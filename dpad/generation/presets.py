@@ -49,6 +49,14 @@ _TINY = {
     "early_stop": True,
 }
 
+_TINY_BLOCKS = {
+    "max_new_tokens": 256,
+    "block_length": 16,
+    "confidence_threshold": 0.9,
+    "early_stop": True,
+    **BLOCK_CAUSAL,
+}
+
 # Variant (last part of the name a checkpoint was loaded from) -> defaults. DPad, arXiv 2508.14148.
 VARIANTS = {
     "LLaDA-8B-Instruct": _published(256, 4.0, 2.0, 256),
@@ -56,6 +64,38 @@ VARIANTS = {
     "Dream-v0-Base-7B": _published(256, 4.0, 1.6, 256),
     "tiny_llada": _TINY,
     "tiny_dream": _TINY,
+    "tiny_sdar": _TINY_BLOCKS,
+}
+
+
+def _by_blocks(threshold: float, **more: Any) -> dict[str, Any]:
+    return {**BLOCK_CAUSAL, "early_stop": True, "confidence_threshold": threshold, **more}
+
+
+_DYNAMIC = {"alg": "low_confidence_dynamic", "temperature": 1.0}
+_SUB_BLOCKS = {"max_new_tokens": 2048, "block_length": 32, "sub_block_length": 8}
+
+# The same of models that decode by blocks or are routed, from the defaults of their own programs.
+MORE_PRESETS = {
+    # arXiv 2510.06303: the script's threshold, and that of JetEngine and LMDeploy.
+    "sdar/script": _by_blocks(0.85, max_new_tokens=128, **_DYNAMIC),
+    "sdar/engine": _by_blocks(0.9, max_new_tokens=128, **_DYNAMIC),
+    # arXiv 2509.26328: the harness's, and that of the accuracy runs.
+    "fast-dllm-v2/harness": _by_blocks(0.9, **_SUB_BLOCKS),
+    "fast-dllm-v2/accuracy": _by_blocks(1.0, **_SUB_BLOCKS),
+    # `generate` of the released LLaDA2.0.
+    "llada2/released": _by_blocks(0.95, max_new_tokens=2048, block_length=32),
+    # RND1's generation configuration.
+    "rnd1/released": {
+        "max_new_tokens": 256,
+        "block_length": 256,
+        "steps": 256,
+        "alg": "entropy",
+        "temperature": 0.1,
+        "suffix": Suffix("all"),
+        "cache": "none",
+        "early_stop": False,
+    },
 }
 
 # "model/task" -> options, from the release scripts of DPad (arXiv 2508.14148); `near` is 0 in all.
@@ -79,6 +119,7 @@ PRESETS = {
     "dream-base/mbpp": _published(512, 3.0, 1.6, 128),
     "dream-base/gsm8k-1024": _published(1024, 3.0, 2.3, 128),
     "dream-base/gsm8k-2048": _published(2048, 3.0, 2.3, 128),
+    **MORE_PRESETS,
 }
 
 
@@ -114,5 +155,5 @@ def get(name: str, **changes: Any) -> "DPadGenerationConfig":
         raise KeyError(f"no preset {name!r}; known: {', '.join(names())}")
     values, changes = PRESETS[name], resolve_names(changes)
     if any(changes.get(n) is not None for n in RULES):
-        values = {n: v for n, v in values.items() if n not in RULES}
+        values = {n: v for n, v in values.items() if n not in (*RULES, "alg")}
     return DPadGenerationConfig(**{**values, **changes})

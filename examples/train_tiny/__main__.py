@@ -2,14 +2,17 @@
 
     python examples/train_tiny --model llada --output out/tiny_llada
     python examples/train_tiny --model dream --output out/tiny_dream --tokens 8e6
+    python examples/train_tiny --model sdar --output out/tiny_sdar --tokens 6e6
 
-One CPU core, about an hour and half an hour. The Dream starts from the shipped LLaDA's weights, as
-Dream started from a trained model (`--from-scratch` does not): it learns the shift (row i - 1
-predicts position i), its grouped keys and its biases. The loss is LLaDA's supervised fine-tuning
-loss (arXiv 2502.09992, section 2.3 and appendix B): response tokens are masked at a random rate,
-end tokens fill the canvas and count. Masks are only ever sampled independently: the model sees no
-dropped suffix and no block-shaped masks in training, so what decoding loses without a suffix is
-what such a model loses.
+One CPU core, about an hour and twice half an hour. Dream and SDAR start from the shipped LLaDA's
+weights, as their namesakes started from a trained model (`--from-scratch` does not): they learn
+grouped keys and, the Dream, the shift (row i - 1 predicts position i) and biases, the SDAR its
+norms of q and k and to do without what comes behind a block. The loss is LLaDA's supervised
+fine-tuning loss (arXiv 2502.09992, section 2.3 and appendix B): response tokens are masked at a
+random rate, end tokens fill the canvas and count. Masks are only ever sampled independently: the
+model sees no dropped suffix and no block-shaped masks in training, so what decoding loses without a
+suffix is what such a model loses. A block-causal model has a rate for each block and sees clean
+blocks before it.
 
 Interrupt it at will: the same command resumes from the last checkpoint and ends with the same
 weights. At the end it writes the model folder, scores it on held-out problems with a plain decoder
@@ -25,8 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from architectures import ARCHITECTURES, SHIFT, build, start_from_llada
+from architectures import ARCHITECTURES, build, norms_as_found, start_from_llada
+from losses import PROMPT, aligned_logits, block_causal, block_loss, sft_loss
 from tokenizer import write_tokenizer
 from tqdm import tqdm
 from transformers import GenerationConfig
@@ -35,7 +38,6 @@ from dpad import demo
 from dpad.demo import task
 from dpad.models.hf import AutoModel
 
-PROMPT = 25  # tokens of every prompt
 WARMUP, LAST, EMA = 50, 0.02, 0.995  # steps, factor of the final learning rate, averaging
 
 
@@ -77,7 +79,7 @@ def arguments():
     parser = argparse.ArgumentParser(description="Train a tiny model on the counting task.")
     parser.add_argument("--model", choices=tuple(ARCHITECTURES), default="llada")
     parser.add_argument("--output", type=Path, help="default: out/tiny_<model>")
-    parser.add_argument("--from-scratch", action="store_true", help="Dream: random first weights")
+    parser.add_argument("--from-scratch", action="store_true", help="not from LLaDA's weights")
     parser.add_argument(
         "--tokens", type=float, default=22e6, help="most tokens of phase 1, all included"
     )
@@ -92,17 +94,9 @@ def arguments():
     return options
 
 
-def aligned_logits(model, ids):
-    """Logits [B, T, V] whose row i predicts position i, whatever the family's shift."""
-    logits = model(ids).logits
-    if SHIFT[model.config.model_type]:
-        logits = torch.cat((logits[:, :1], logits[:, :-1]), dim=1)
-    return logits
-
-
-def draw_batch(rng, step_tokens, phase):
+def draw_batch(rng, step_tokens, phase, longest=512):
     """Rows of one canvas length: prompts and answers padded with end tokens, int64 [B, T]."""
-    canvas = rng.choices(list(phase.canvases), phase.canvases.values())[0]
+    canvas = min(longest, rng.choices(list(phase.canvases), phase.canvases.values())[0])
     rows = []
     for _ in range(max(1, step_tokens // (PROMPT + canvas))):
         problem = task.sample(rng, "train", phase.crossing, phase.beyond)
@@ -111,34 +105,24 @@ def draw_batch(rng, step_tokens, phase):
     return torch.tensor(rows)
 
 
-def sft_loss(model, rows, generator, skew=1):
-    """LLaDA's loss: masked cross entropy / mask rate, over the number of response tokens."""
-    batch, length = rows.shape
-    # One rate per row, spread evenly over (0, 1) around a common random offset.
-    t = (torch.rand(1, generator=generator) + torch.arange(batch) / batch) % 1
-    if skew != 1:
-        t = 1 - (1 - t) ** skew
-    rate = ((1 - 1e-3) * t + 1e-3)[:, None]
-    masked = torch.rand(batch, length, generator=generator) < rate
-    masked[:, :PROMPT] = False
-    logits = aligned_logits(model, torch.where(masked, task.MASK_ID, rows))
-    loss = F.cross_entropy(logits[masked].float(), rows[masked], reduction="none")
-    return (loss / rate.expand_as(rows)[masked]).sum() / (batch * (length - PROMPT))
-
-
 @torch.no_grad()
 def decode(model, prompts, canvas, block=32, threshold=0.9, suffix=None):
     """Plain semi-autoregressive decoding, everything recomputed: answers int64 [B, canvas].
 
     In every forward of a block all tokens above the threshold are committed, and the best one. A
     row whose finished block holds an end token is done. `suffix`: how many positions behind the
-    block are visible; None means all of them.
+    block are visible; None means all of them. A block-causal model sees none of them, and has its
+    own blocks, counted from the start of the prompt.
     """
     batch = prompts.shape[0]
     ids = torch.cat((prompts, torch.full((batch, canvas), task.MASK_ID)), dim=1)
     live = torch.arange(batch)
-    for start in range(PROMPT, PROMPT + canvas, block):
-        end = min(start + block, PROMPT + canvas)
+    first = PROMPT
+    if block_causal(model):
+        block, suffix = model.config.block_size, 0
+        first = PROMPT // block * block
+    for begin in range(first, PROMPT + canvas, block):
+        start, end = max(begin, PROMPT), min(begin + block, PROMPT + canvas)
         seen = ids.shape[1] if suffix is None else min(end + suffix, ids.shape[1])
         while True:
             todo = live[(ids[live, start:end] == task.MASK_ID).any(1)]
@@ -178,8 +162,9 @@ class Trainer:
         self.phase_steps = [int(tokens // options.step_tokens) for tokens in lengths]
         self.steps = sum(self.phase_steps)
         self.model = build(options.model)
-        if options.model == "dream" and not options.from_scratch:
+        if options.model != "llada" and not options.from_scratch:
             start_from_llada(self.model, demo.load()[0])
+            norms_as_found(self.model, draw_batch(random.Random(0), 2304, PHASES[0]))
         self.average = {name: w.detach().clone() for name, w in self.model.named_parameters()}
         layers = ARCHITECTURES[options.model].layers
         matrices, others = [], []
@@ -207,8 +192,10 @@ class Trainer:
     def train_step(self):
         began = time.perf_counter()
         phase, rate = self.phase()
-        rows = draw_batch(self.rng, self.options.step_tokens, phase)
-        loss = sft_loss(self.model, rows, self.generator, phase.skew)
+        architecture = ARCHITECTURES[self.options.model]
+        rows = draw_batch(self.rng, self.options.step_tokens, phase, architecture.longest)
+        loss_of = block_loss if block_causal(self.model) else sft_loss
+        loss = loss_of(self.model, rows, self.generator, phase.skew)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimiser, full in zip(self.optimisers, self.rates, strict=True):
@@ -291,12 +278,15 @@ def export(trainer, folder):
 
 
 def score_table(folder, count):
-    """Markdown rows: exact answers of the written model, by canvas, with and without suffix."""
+    """Markdown table: exact answers of the written model by canvas, with and without suffix; a
+    block-causal model sees none.
+    """
     model = AutoModel.from_pretrained(folder, dtype=torch.float32)
-    rows = []
+    columns = {"exact": 0} if block_causal(model) else {"full suffix": None, "no suffix": 0}
+    rows = ["| canvas | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for canvas in tqdm((64, 128, 256, 512), desc="scoring", unit="canvas"):
-        full, none = (score(model, count, canvas, suffix=suffix) for suffix in (None, 0))
-        rows.append(f"| {canvas} | {full:.1f} % | {none:.1f} % |")
+        found = [score(model, count, canvas, suffix=suffix) for suffix in columns.values()]
+        rows.append(f"| {canvas} | " + " | ".join(f"{exact:.1f} %" for exact in found) + " |")
     return "\n".join(rows)
 
 
@@ -322,6 +312,8 @@ def write_card(trainer, folder, scores):
         minutes=trainer.seconds / 60,
         threads=trainer.threads,
         torch=torch.__version__,
+        blocks=architecture.blocks,
+        decoding=architecture.decoding,
         count=options.score,
         scores=scores,
         sums="\n    ".join(sums),

@@ -50,7 +50,12 @@ def test_values_and_errors_are_those_of_dpad(either, pairs, ask, batch_size, cap
 
 
 def fill(model, prompt, length, shift):
-    """One token at a time on the model's own forward, the surest masked position first."""
+    """One token at a time on the model's own forward, the surest masked position first; with
+    block-causal attention on whole blocks, from left to right.
+    """
+    block = getattr(model.config, "block_size", None)
+    if block is not None:
+        return fill_blocks(model, prompt, length, block)
     ids = torch.tensor([prompt + [dpad.demo.MASK_ID] * length])
     for _ in range(length):
         with torch.no_grad():
@@ -63,6 +68,21 @@ def fill(model, prompt, length, shift):
         at = int(best.values.where(masked, torch.tensor(-1.0)).argmax())
         ids[0, at] = best.indices[at]
     return ids[0, len(prompt) :].tolist()
+
+
+def fill_blocks(model, prompt, length, block):
+    end = -(-(len(prompt) + length) // block) * block
+    ids = torch.tensor([prompt + [dpad.demo.MASK_ID] * (end - len(prompt))])
+    for start in range(len(prompt) // block * block, end, block):
+        part = ids[0, start : start + block]
+        while bool((part == dpad.demo.MASK_ID).any()):
+            with torch.no_grad():
+                logits = model(ids[:, : start + block]).logits[0, start:]
+            logits[:, dpad.demo.MASK_ID] = -math.inf
+            best = logits.softmax(-1).max(-1)
+            at = int(best.values.where(part == dpad.demo.MASK_ID, -1.0).argmax())
+            part[at] = best.indices[at]
+    return ids[0, len(prompt) : len(prompt) + length].tolist()
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

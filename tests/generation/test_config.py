@@ -103,6 +103,9 @@ def test_presets_are_the_published_settings():
     assert (ruled.steps, ruled.confidence_threshold, ruled.block_length) == (64, None, 32)
     for name in presets.names():
         assert presets.get(name).suffix.near == 0
+    v2 = presets.get("fast-dllm-v2/harness")
+    assert (v2.block_length, v2.sub_block_length, v2.confidence_threshold) == (32, 8, 0.9)
+    assert presets.get("sdar/script", steps=4).confidence_threshold is None
     with pytest.raises(KeyError, match="llada-1.5/gsm8k"):
         presets.get("gsm8k")
 

@@ -15,6 +15,7 @@ from tests.generation.test_golden import (
     supplied_confidences,
     traces,
 )
+from tests.models.families import golden
 
 pytestmark = pytest.mark.once
 
@@ -27,7 +28,16 @@ SECTIONS = {
     "Dream": ("dream", "dream"),
     "Fast-dLLM, Dream": ("dream", "fast-dllm-dream"),
     "DPad, Dream": ("dream", "dpad-dream"),
+    "SDAR": ("sdar", "sdar"),
+    "Fast-dLLM v2": ("fastdllm_v2", "fast-dllm-v2"),
+    "RND1": ("rnd1", "rnd1"),
     "d2Cache's harness": ("llada", None),
+}
+# Of those whose models have golden weights alone: class and file.
+CLASSES = {
+    "sdar": ("SDARForCausalLM", "sdar_gqa"),
+    "fastdllm_v2": ("Fast_dLLM_QwenForCausalLM", "fastv2_gqa"),
+    "rnd1": ("RND1LM", "rnd1"),
 }
 # Suite of traces -> the sections that its settings are looked up in.
 PAGES = {
@@ -59,10 +69,11 @@ def read(arguments):
     return eval(f"dict({arguments})", {"dpad": dpad})
 
 
-def every_row():
-    for section in SECTIONS:
+def every_row(more=False):
+    for section, (name, _) in SECTIONS.items():
         for there, here in rows(section):
-            yield pytest.param(section, here, id=f"{section}: {there}")
+            if (name in CLASSES) is more:
+                yield pytest.param(section, here, id=f"{section}: {there}")
 
 
 def test_every_section_is_tested():
@@ -88,6 +99,31 @@ def test_every_row_runs(request, section, here):
     )
     assert out.sequences.shape[1] == 4 + given.get("max_new_tokens", 64)
     assert not (out.sequences == given.get("mask_token_id", MASK_ID)).any()
+
+
+@pytest.mark.parametrize("section, here", every_row(more=True))
+def test_every_row_of_the_other_families_runs(section, here):
+    name, compatible = SECTIONS[section]
+    given, block = read(here), None if name == "rnd1" else 16
+    options = {"max_new_tokens": 64, "mask_token_id": 311, "early_stop": False, "seed": 0}
+    if name == "sdar" and not {"alg", "confidence_threshold", "entropy_bound"} & set(given):
+        options["alg"] = "maskgit_plus"
+    if name == "sdar" and "confidence_threshold" not in given and "entropy_bound" not in given:
+        options["steps"] = 16
+    if "entropy_bound" not in given and name == "rnd1":
+        options["steps"] = 16
+    if block:
+        options["block_length"] = block
+    out = dpad.generate(
+        golden(*CLASSES[name]), torch.tensor([[5, 9, 17, 3]]), compatible=compatible,
+        return_dict_in_generate=True, **{**options, **given},
+    )  # fmt: skip
+    answer = out.sequences[0, 4:]
+    if name == "rnd1":
+        assert len(answer) == 64 and answer[-1] == given.get("pad_token_id", 302)
+    else:  # whole blocks, and v2's first token of another one
+        assert len(answer) == (64 - 4 + 1 if name == "fastdllm_v2" else 80 - 4)
+    assert not (answer == given.get("mask_token_id", 311)).any()
 
 
 def translate(trace):

@@ -247,7 +247,7 @@ def test_only_shipped_models_are_found():
 
 @pytest.mark.slow(reason="trains three times")
 @pytest.mark.once
-@pytest.mark.parametrize("model", ["llada", "dream"])
+@pytest.mark.parametrize("model", ["llada", "dream", "sdar"])
 def test_interrupted_training_ends_with_the_same_weights(training, tmp_path, monkeypatch, model):
     arguments = ["train", "--tokens", "2700", "--last-tokens", "1300", "--step-tokens", "600"]
     arguments += ["--model", model]
@@ -289,4 +289,68 @@ def test_training_masks_the_response_only_and_at_every_rate(training):
     # masked shares are uniform over (0, 1), and 1/rate makes the flat model's loss log(48)
     expected = (torch.arange(len(shares)) + 0.5) / len(shares)
     assert (shares - expected).abs().max() < 0.05
+    assert abs(losses.mean() - torch.tensor(48.0).log()) < 0.2
+
+
+def test_blocks_are_trained_as_they_are_decoded(training):
+    """Every block with masks gives the logits that it gives behind the clean ones before it, and
+    the loss is their cross entropy over the blocks' own mask rates.
+    """
+    model, _ = dpad.demo.load(name="tiny_sdar")
+    rows = training.draw_batch(random.Random(3), 300, training.PHASES[0], longest=64)
+    seen = []
+
+    class Spy(torch.nn.Module):
+        config = model.config
+
+        def forward(self, ids, **given):
+            seen.append((ids, model(ids, **given).logits))
+            return type("Output", (), {"logits": seen[-1][1]})
+
+    with torch.no_grad():
+        loss = training.block_loss(Spy(), rows, torch.Generator().manual_seed(0))
+    (ids, logits), length = seen[0], rows.shape[1]
+    noisy, found = ids[:, length:], logits[:, length:]
+    assert torch.equal(ids[:, :length], rows) and length == 25 + 64
+    masked = noisy == dpad.demo.MASK_ID
+    assert not masked[:, :9].any()  # the prompt's tail
+    assert torch.equal(noisy[~masked], rows[:, 16:][~masked])
+    generator, total = torch.Generator().manual_seed(0), 0.0
+    rates = sys.modules["losses"].draw_rates(5 * len(rows), generator, 1)
+    rates = rates[torch.randperm(len(rates), generator=generator)].view(len(rows), 5)
+    for start in range(16, length, 16):
+        part = slice(start - 16, min(start, length - 16))
+        canvas = torch.cat((rows[:, :start], noisy[:, part]), dim=1)
+        with torch.no_grad():
+            wanted = model(canvas).logits[:, start:]
+        torch.testing.assert_close(found[:, part], wanted, rtol=1e-4, atol=1e-4)
+        wanted = wanted.log_softmax(-1).gather(-1, rows[:, 16:][:, part, None])[..., 0]
+        rate = rates[:, start // 16 - 1, None]
+        total -= (wanted.where(masked[:, part], 0) / rate).sum()
+    torch.testing.assert_close(loss, total / (len(rows) * 64), rtol=1e-4, atol=1e-5)
+
+
+def test_every_block_has_a_rate_of_its_own(training):
+    rows = torch.full((8, 25 + 71), 9)
+    seen = []
+
+    class Spy(torch.nn.Module):
+        config = type("Config", (), {"model_type": "sdar", "block_size": 16})
+
+        def forward(self, ids, **_):
+            seen.append(ids[:, 96:] == dpad.demo.MASK_ID)
+            flat = torch.zeros(*ids.shape, len(dpad.demo.VOCABULARY))
+            return type("Output", (), {"logits": flat})
+
+    generator = torch.Generator().manual_seed(0)
+    losses = torch.stack([training.block_loss(Spy(), rows, generator) for _ in range(200)])
+    shares = torch.stack(seen)[..., 16:].unflatten(-1, (4, 16)).float().mean(-1)
+    # uniform over (0, 1) in each block, and no more alike in a row than elsewhere
+    for block in shares.unbind(-1):
+        ordered = block.flatten().sort().values
+        expected = (torch.arange(len(ordered)) + 0.5) / len(ordered)
+        assert (ordered - expected).abs().max() < 0.09
+    together = torch.corrcoef(shares.flatten(0, 1).T) - torch.eye(4)
+    assert together.abs().max() < 0.12
+    # 1/rate makes the flat model's loss log(48)
     assert abs(losses.mean() - torch.tensor(48.0).log()) < 0.2
