@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "params.h"
+
 namespace dpad::half {
 
 struct BFloat16 {
@@ -54,6 +56,23 @@ static inline void from_float(float x, Float16& out) {
     half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   }
   out.bits = static_cast<uint16_t>(half | (bits >> 16 & 0x8000u));
+}
+
+// x as it is when it was stored in `dtype`.
+static inline float rounded(float x, DType dtype) {
+  BFloat16 brain;
+  Float16 small;
+  switch (dtype) {
+    case DType::kBFloat16:
+      from_float(x, brain);
+      return to_float(brain);
+    case DType::kFloat16:
+      from_float(x, small);
+      return to_float(small);
+    case DType::kFloat32:
+      break;
+  }
+  return x;
 }
 
 }  // namespace dpad::half

@@ -12,22 +12,6 @@ namespace {
 
 using Term = std::pair<int64_t, float>;  // place and weight of a pair
 
-float rounded(float x, DType dtype) {
-  half::BFloat16 brain;
-  half::Float16 small;
-  switch (dtype) {
-    case DType::kBFloat16:
-      from_float(x, brain);
-      return to_float(brain);
-    case DType::kFloat16:
-      from_float(x, small);
-      return to_float(small);
-    case DType::kFloat32:
-      break;
-  }
-  return x;
-}
-
 }  // namespace
 
 Error combine_places(const CombineParams& p) {
@@ -61,7 +45,7 @@ void combine(const CombineParams& p, int64_t begin, int64_t end, void* scratch) 
   for (int64_t row = begin; row < end; ++row) {
     for (int64_t k = 0; k < p.top_k; ++k) {
       const float w = p.weight[row * p.top_k + k];
-      terms[k] = {p.place[row * p.top_k + k], round_weights ? rounded(w, p.dtype) : w};
+      terms[k] = {p.place[row * p.top_k + k], round_weights ? half::rounded(w, p.dtype) : w};
     }
     if (!p.full_precision) {
       std::sort(terms, terms + p.top_k,

@@ -73,22 +73,6 @@ float value(const LogitRow& row, int64_t id) {
   return static_cast<const float*>(row.data)[id];
 }
 
-double rounded(double x, DType dtype) {
-  BFloat16 brain;
-  Float16 half;
-  switch (dtype) {
-    case DType::kBFloat16:
-      from_float(static_cast<float>(x), brain);
-      return to_float(brain);
-    case DType::kFloat16:
-      from_float(static_cast<float>(x), half);
-      return to_float(half);
-    case DType::kFloat32:
-      break;
-  }
-  return static_cast<float>(x);
-}
-
 struct Peak {
   float value;
   int64_t id;  // -1: every value is minus infinity or a NaN
@@ -164,7 +148,7 @@ class Row {
     const softmax::Scores scores =
         softmax::scores(state_, value(row_, token), lists_.exclude.holds(token));
     const auto emit = [&](double* out, double x) {
-      out[index_] = p_.round_to_dtype ? rounded(x, p_.dtype) : x;
+      out[index_] = p_.round_to_dtype ? half::rounded(static_cast<float>(x), p_.dtype) : x;
     };
     emit(p_.probability, scores.probability);
     emit(p_.margin, scores.margin);

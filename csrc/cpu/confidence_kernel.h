@@ -76,7 +76,7 @@ inline int64_t peak_place(const V* values, int64_t count, float peak) {
 }
 
 // Sums over the values seen since the last move of the peak: short float32 sums, long float64 ones.
-struct Others {
+struct ExpSums {
   D s, t;
   F second = set1(kMinusInfinity);
 
@@ -112,25 +112,25 @@ struct Others {
 template <typename T>
 RowState scan_row_of(const LogitRow& row) {
   RowState state{kMinusInfinity, -1, kMinusInfinity, 0.0, 0.0};
-  Others others;
+  ExpSums sums;
   for_blocks<T>(row, [&](int64_t start, const auto* values, int64_t count) {
     const F top = block_max(values, count);
     if (!any_greater(top, set1(state.peak))) {
       // Without a peak so far everything is minus infinity or NaN.
-      others.add(values, count, state.id < 0 ? 0.0f : state.peak);
+      sums.add(values, count, state.id < 0 ? 0.0f : state.peak);
       return;
     }
     const float peak = largest(top);
     const int64_t i = peak_place(values, count, peak);
-    others.move_into(state);
+    sums.move_into(state);
     move_peak(state, start + i, peak);
     alignas(64) float copy[kChunk + kWidth];  // copy_block writes whole vectors
     copy_block(values, count, copy);
     copy[i] = kMinusInfinity;
-    others.add(copy, count, peak);
+    sums.add(copy, count, peak);
   });
-  others.move_into(state);
-  const float second = largest(others.second);
+  sums.move_into(state);
+  const float second = largest(sums.second);
   if (second > state.second) state.second = second;
   return state;
 }

@@ -21,16 +21,16 @@ DPAD_DEVICE void write_nan(const BlockAttentionParams& p, const AttentionTask& t
 // The block's part of the keys, tile by tile.
 template <class S>
 DPAD_DEVICE void attend(const BlockAttentionParams& p, const AttentionTask& task,
-                        unsigned char* shared, Notes& notes, AttentionRows<S>& rows) {
+                        unsigned char* shared, LoopState& loop, AttentionRows<S>& rows) {
   const KeySource source(p, task);
-  if (thread_index() == 0) notes = {task, source.start, source.keys};
+  if (thread_index() == 0) loop = {task, source.start, source.keys};
   block_sync();
   const KeyRange range = split_range(source.keys, task.splits, task.split);
-  if (range.begin < range.end) load_tile<S>(p, notes, range.begin, shared);
+  if (range.begin < range.end) load_tile<S>(p, loop, range.begin, shared);
   commit_copies();
   rows.begin(p, task);
   for (int number = range.begin; number < range.end; ++number) {
-    if (number + 1 < range.end) load_tile<S>(p, notes, number + 1, shared);
+    if (number + 1 < range.end) load_tile<S>(p, loop, number + 1, shared);
     commit_copies();
     wait_copies<kStages - 1>();
     block_sync();  // the tile of every thread is there
@@ -60,7 +60,7 @@ DPAD_DEVICE void reduce_across_warps(const WarpPlace& place, int count, float* e
 template <class S>
 DPAD_KERNEL(S::kBlock, 2)
 block_attention_kernel(const BlockAttentionParams p, int parts, float* scratch) {
-  DPAD_SHARED Notes notes;
+  DPAD_SHARED LoopState loop;
   const auto heads = static_cast<unsigned>(p.num_kv_heads), block = unsigned(block_x());
   const AttentionTask found =
       find_task(p, parts, static_cast<int>(block / heads), static_cast<int>(block % heads));
@@ -68,9 +68,9 @@ block_attention_kernel(const BlockAttentionParams p, int parts, float* scratch) 
   if (!has_keys(p, found.sequence)) return write_nan<S>(p, found);
   auto* shared = static_cast<unsigned char*>(dynamic_shared());
   AttentionRows<S> rows;
-  attend<S>(p, found, shared, notes, rows);
+  attend<S>(p, found, shared, loop, rows);
 
-  const AttentionTask& task = notes.task;
+  const AttentionTask& task = loop.task;
   const WarpPlace place = warp_place(task.count, thread_index_again() / 32);
   reduce_across_warps<S>(place, task.count, reinterpret_cast<float*>(shared), rows);
   if (place.part > 0) return;
@@ -89,23 +89,23 @@ DPAD_DEVICE void merge_row(const BlockAttentionParams& p, int parts, const float
   using T = typename S::T;
   constexpr int kWidth = S::kDim / 32;  // elements per lane
   const int group = group_of(p), lane = thread_index() % 32;
-  const Share share = find_share(p, parts, [&](const SequenceWork&, const Share& s) {
+  const WorkPlace place = find_work(p, parts, [&](const SequenceWork&, const WorkPlace& s) {
     return query >= p.q_offsets[s.sequence] && query < p.q_offsets[s.sequence + 1];
   });
-  if (share.sequence < 0 || share.splits == 1) return;
-  const int row = static_cast<int>(query - p.q_offsets[share.sequence]) * group + head % group;
-  const int64_t first = share.part + row / kTileRows * share.splits;
+  if (place.sequence < 0 || place.splits == 1) return;
+  const int row = static_cast<int>(query - p.q_offsets[place.sequence]) * group + head % group;
+  const int64_t first = place.part + row / kTileRows * place.splits;
   const int64_t step = p.num_kv_heads * S::kPart;  // from one part to the next
   const float* from =
       scratch + first * step + int64_t{head / group} * S::kPart + row % kTileRows * S::kPitch;
   Pack<float, 2> mine{-INFINITY, 0.0f};  // peak and sum of the lane's part
-  if (lane < share.splits) mine = read_pack<float, 2>(from + lane * step + S::kDim);
+  if (lane < place.splits) mine = read_pack<float, 2>(from + lane * step + S::kDim);
   const float peak = mine.at[0], sum = mine.at[1];
   const float weight = power_of_two(peak - softmax_base(warp_reduce(peak, Largest())));
   const float all = warp_reduce(sum * weight, Sum());
   Pack<float, kWidth> out{};
   DPAD_UNROLL_BY(8)
-  for (int s = 0; s < share.splits; ++s) {
+  for (int s = 0; s < place.splits; ++s) {
     const float factor = warp_from(weight, s);
     const auto part = read_pack<float, kWidth>(from + s * step + lane * kWidth);
     DPAD_UNROLL

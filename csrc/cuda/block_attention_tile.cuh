@@ -28,17 +28,17 @@ struct AttentionShape {
 
 // Where the work of a sequence lies: of its first tile the first block, and the place of the first
 // part in scratch memory, which only tiles of several parts have.
-struct Share {
+struct WorkPlace {
   int sequence = -1;  // -1: nothing is there
   int splits = 1;
   int block = 0, part = 0;
 };
 
-// The sequence of which `holds(work, share)` is true. The warp looks at 32 sequences at a time,
+// The sequence of which `holds(work, place)` is true. The warp looks at 32 sequences at a time,
 // each lane at one: one after the other, the loads of a large batch would take longer than the
 // attention.
 template <class Holds>
-DPAD_DEVICE Share find_share(const BlockAttentionParams& p, int parts, const Holds& holds) {
+DPAD_DEVICE WorkPlace find_work(const BlockAttentionParams& p, int parts, const Holds& holds) {
   const int lane = thread_index() % 32;
   const SequenceWork head = work_of(p, lane);
   AllWork all;
@@ -61,12 +61,12 @@ DPAD_DEVICE Share find_share(const BlockAttentionParams& p, int parts, const Hol
       if (lane >= distance) upto += other;
     }
     const int64_t start = before + upto - own;
-    const Share share{static_cast<int>(first) + lane, splits, static_cast<int>(start),
-                      static_cast<int>(start >> 32)};
-    const int found = highest_lane(warp_votes(work.tiles > 0 && holds(work, share)));
+    const WorkPlace place{static_cast<int>(first) + lane, splits, static_cast<int>(start),
+                          static_cast<int>(start >> 32)};
+    const int found = highest_lane(warp_votes(work.tiles > 0 && holds(work, place)));
     if (found >= 0) {
       return {static_cast<int>(first) + found, warp_from(splits, found),
-              warp_from(share.block, found), warp_from(share.part, found)};
+              warp_from(place.block, found), warp_from(place.part, found)};
     }
     before += warp_from(upto, 31);
   }
@@ -88,18 +88,18 @@ struct AttentionTask {
 // Block `index` of those of one key/value head.
 DPAD_DEVICE AttentionTask find_task(const BlockAttentionParams& p, int parts, int index,
                                     int kv_head) {
-  const Share share = find_share(p, parts, [&](const SequenceWork& work, const Share& s) {
+  const WorkPlace place = find_work(p, parts, [&](const SequenceWork& work, const WorkPlace& s) {
     return index >= s.block && index - s.block < work.tiles * s.splits;
   });
   AttentionTask task{};
-  task.sequence = share.sequence;
-  if (share.sequence < 0) return task;
-  const int at = index - share.block, left = packed_rows(p, share.sequence);
-  task.first = at / share.splits * kTileRows;
+  task.sequence = place.sequence;
+  if (place.sequence < 0) return task;
+  const int at = index - place.block, left = packed_rows(p, place.sequence);
+  task.first = at / place.splits * kTileRows;
   task.count = left - task.first < kTileRows ? left - task.first : kTileRows;
-  task.split = at % share.splits, task.splits = share.splits, task.part = share.part + at;
+  task.split = at % place.splits, task.splits = place.splits, task.part = place.part + at;
   task.kv_head = kv_head, task.group = group_of(p);
-  task.query = static_cast<int>(p.q_offsets[share.sequence]);
+  task.query = static_cast<int>(p.q_offsets[place.sequence]);
   return task;
 }
 
@@ -123,26 +123,26 @@ struct KeySource {
 
 // What a block writes down before its loop and reads again in it: registers are dearer there than
 // shared memory.
-struct Notes {
+struct LoopState {
   AttentionTask task;
   int start, keys;  // the key source
 };
 
 // Begins to copy key tile `number` into shared memory; keys that no row may look at become zeros.
 template <class S>
-DPAD_DEVICE void load_tile(const BlockAttentionParams& p, const Notes& notes, int number,
+DPAD_DEVICE void load_tile(const BlockAttentionParams& p, const LoopState& loop, int number,
                            unsigned char* shared) {
   using T = typename S::T;
   constexpr int kChunks = S::kRowBytes / 16;
   static_assert(S::kBlock % kChunks == 0);  // every thread keeps to its chunk of the rows
   const int stage = number % kStages, chunk = thread_index() % kChunks;
   unsigned char* keys = shared + stage * 2 * S::kTileBytes;
-  const int keys_end = notes.keys, head = notes.task.kv_head;
-  const T* k = static_cast<const T*>(p.k_cache) + notes.start * p.k_slot_stride +
+  const int keys_end = loop.keys, head = loop.task.kv_head;
+  const T* k = static_cast<const T*>(p.k_cache) + loop.start * p.k_slot_stride +
                head * p.k_head_stride + chunk * 8;
-  const T* v = static_cast<const T*>(p.v_cache) + notes.start * p.v_slot_stride +
+  const T* v = static_cast<const T*>(p.v_cache) + loop.start * p.v_slot_stride +
                head * p.v_head_stride + chunk * 8;
-  const bool* mask = p.key_mask == nullptr ? nullptr : p.key_mask + notes.start;
+  const bool* mask = p.key_mask == nullptr ? nullptr : p.key_mask + loop.start;
   DPAD_NO_UNROLL
   for (int key = thread_index() / kChunks; key < kKeyTile; key += S::kBlock / kChunks) {
     const int slot = number * kKeyTile + key;

@@ -18,7 +18,7 @@ def of_layers(layers, copies):
     return FusedProjections(layers, copies) if copies or routed else None
 
 
-class _Seen:
+class _Source:
     """A tensor as it was when it was copied; nothing of it is kept alive.
 
     The weak reference keeps the name of the storage taken, not its memory: a later storage at the
@@ -44,7 +44,7 @@ class _Fused:
     the modules' own memory where that is one piece.
     """
 
-    seen: list
+    sources: list
     weight: torch.Tensor
     bias: torch.Tensor | None
     sizes: tuple[int, ...]
@@ -54,7 +54,7 @@ class _Fused:
     @classmethod
     def of(cls, modules, kind, copies=True):
         """None where it would be a copy and `copies` is False."""
-        seen = [_Seen(tensor) for tensor in _tensors(modules)]  # before their values are read
+        sources = [_Source(tensor) for tensor in _tensors(modules)]  # before their values are read
         weights, bias = [m.weight.detach() for m in modules], None
         weight = side_by_side(weights) if modules[0].bias is None else None
         copied = weight is None
@@ -64,7 +64,7 @@ class _Fused:
             weight = torch.cat(weights)
         if modules[0].bias is not None:
             bias = torch.cat([m.bias.detach() for m in modules])
-        return cls(seen, weight, bias, tuple(m.out_features for m in modules), kind, copied)
+        return cls(sources, weight, bias, tuple(m.out_features for m in modules), kind, copied)
 
     def after(self, count):
         """The same copies without the first `count` modules."""
@@ -74,8 +74,8 @@ class _Fused:
 
     def is_of(self, modules):
         tensors = _tensors(modules)
-        return len(tensors) == len(self.seen) and all(
-            seen.is_still(tensor) for seen, tensor in zip(self.seen, tensors, strict=True)
+        return len(tensors) == len(self.sources) and all(
+            source.is_still(tensor) for source, tensor in zip(self.sources, tensors, strict=True)
         )
 
 
@@ -194,7 +194,7 @@ class FusedProjections:
         return fused
 
     def _found(self):
-        return [fused for fused in list(self._fused.values()) if fused.seen]
+        return [fused for fused in list(self._fused.values()) if fused.sources]
 
     def tensors(self):
         """All stacked weights and biases."""
