@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from dpad.decode import device as devices
 from dpad.decode.cache import slot_bytes
+from dpad.models.adapter import Adapter
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,16 @@ class Capacity:
     max_tokens: int | None
 
     @property
-    def needed_bytes(self):
+    def needed_bytes(self) -> int:
         """Of everything together."""
         return self.kv_bytes + self.canvas_bytes + self.pass_bytes
 
-    def fits(self):
+    def fits(self) -> bool:
         """Whether it all fits into free memory; True where nobody knows."""
         return self.free_bytes is None or self.needed_bytes <= self.free_bytes
 
 
-def pass_bytes(adapter, rows, logit_rows):
+def pass_bytes(adapter: Adapter, rows: int, logit_rows: int) -> int:
     """Bytes of the activations of a pass of so many rows, an upper bound.
 
     Per row: the residual, its normed copy, q, k, v, the attention's output, and the MLP's two wide
@@ -45,7 +46,9 @@ def pass_bytes(adapter, rows, logit_rows):
     return rows * row * adapter.dtype.itemsize + logits
 
 
-def capacity(adapter, sequences, tokens, length, block_length, held=0):
+def capacity(
+    adapter: Adapter, sequences: int, tokens: int, length: int, block_length: int, held: int = 0
+) -> Capacity:
     """The `Capacity` for `sequences` canvases of up to `length`, and `tokens` K/V slots in all;
     `held`: bytes of buffers that are there already.
     """

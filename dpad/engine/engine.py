@@ -4,17 +4,24 @@ import inspect
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import suppress
+from typing import Any, Self
+
+import torch
+from transformers import GenerationConfig
 
 from dpad.decode.decoder import Decoder
+from dpad.decode.sequence import Sequence
 from dpad.decode.workspace import Workspace
-from dpad.engine.capacity import capacity
+from dpad.engine.capacity import Capacity, capacity
 from dpad.engine.intake import check_request, job_of, recipe_of
 from dpad.engine.request import Request, RequestCancelled
 from dpad.engine.waiting import Waiting
 from dpad.generation.api import adapter_of
 from dpad.generation.checks import refuse_unserved
 from dpad.generation.conventions import Conventions
+from dpad.generation.output import DPadOutput
 from dpad.generation.recipe import Recipe
 from dpad.models.adapter import snapshot
 from dpad.models.parts import UnsupportedModelError
@@ -61,14 +68,14 @@ class Engine:
 
     def __init__(
         self,
-        model,
+        model: torch.nn.Module,
         *,
-        max_sequences=16,
-        max_tokens=65536,
-        queue=256,
-        max_length=None,
-        on_step=None,
-    ):
+        max_sequences: int = 16,
+        max_tokens: int = 65536,
+        queue: int = 256,
+        max_length: int | None = None,
+        on_step: Callable[[float, int, int], object] | None = None,
+    ) -> None:
         max_sequences = whole(1)("max_sequences", max_sequences)
         max_tokens, queue = whole(1)("max_tokens", max_tokens), whole(1)("queue", queue)
         max_length = optional(whole(1))("max_length", max_length)
@@ -77,7 +84,9 @@ class Engine:
         self.max_sequences, self.max_tokens = max_sequences, max_tokens
         self.max_length = min(max_length or max_tokens, max_tokens, self.adapter.max_positions)
         self._workspace = Workspace(self._handle.cuda_graphs if self._handle else True)
-        self._decoder, self._waiting, self._running = None, Waiting(queue), {}
+        self._decoder: Any = None  # a `Decoder` once requests are admitted
+        self._waiting = Waiting(queue)
+        self._running: dict[Sequence, Request] = {}
         # `_lock`: whoever takes a step. `_gate`: the queue, never held for long, so that nobody who
         # submits waits for a step. Who wants both takes `_lock` first.
         self._lock, self._gate, self._work = (
@@ -86,32 +95,35 @@ class Engine:
             threading.Condition(),
         )
         self.on_step = on_step
-        self._thread, self._closing, self._closed, self._failure = None, False, False, None
-        self._submitted, self.steps, self.outcomes = 0, 0, Counter()
+        self._thread: threading.Thread | None = None
+        self._closing = self._closed = False
+        self._failure: BaseException | None = None
+        self._submitted = self.steps = 0
+        self.outcomes: Counter[str] = Counter()
 
     # --- requests --------------------------------------------------------------------------------
 
     def submit(
         self,
-        ids,
+        ids: Any,
         *,
-        generation_config=None,
-        seed=None,
-        row_key=0,
-        priority=0,
-        timeout=None,
-        stream=None,
-        logits_processor=None,
-        stopping_criteria=None,
-        callback_on_step_end=None,
-        callback_on_step_end_tensor_inputs=None,
-        callback_on_step_end_tensor_outputs=None,
-        kept_suffix=None,
-        noise=None,
-        confidences=None,
-        reward=None,
-        **options,
-    ):
+        generation_config: GenerationConfig | Recipe | None = None,
+        seed: int | None = None,
+        row_key: int = 0,
+        priority: float = 0,
+        timeout: float | None = None,
+        stream: str | None = None,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        callback_on_step_end_tensor_inputs: Any = None,
+        callback_on_step_end_tensor_outputs: Any = None,
+        kept_suffix: Any = None,
+        noise: Callable[..., Any] | None = None,
+        confidences: Callable[..., Any] | None = None,
+        reward: Any = None,
+        **options: Any,
+    ) -> Request:
         """Queues one prompt; returns its `Request` at once.
 
         Args:
@@ -141,7 +153,11 @@ class Engine:
             callback_on_step_end_tensor_inputs,
             callback_on_step_end_tensor_outputs,
         )
-        supplied = {"kept_suffix": kept_suffix, "noise": noise, "confidences": confidences}
+        supplied: dict[str, Any] = {
+            "kept_suffix": kept_suffix,
+            "noise": noise,
+            "confidences": confidences,
+        }
         supplied["reward"] = reward
         draws = optional(int64)("seed", seed), [int64("row_key", row_key)]
         job = job_of(self.adapter, recipe, ids, supplied, conventions, draws)
@@ -159,18 +175,21 @@ class Engine:
         self._wake()
         return request
 
-    def _check_size(self, q, new):
+    def _check_size(self, q: Sequence, new: int) -> None:
         """Refuses a sequence that can never be admitted."""
-        if q.capacity > self.max_length or q.slots > self.max_tokens:
+        positions = q.length if q.capacity is None else q.capacity
+        if positions > self.max_length or q.slots > self.max_tokens:
             text = f"a prompt of {q.prompt_length} + max_new_tokens of {new}"
             if q.given is not None:
                 text = f"a text of {int(q.given.sum())} + gaps"
             raise ValueError(
-                f"{text} = {q.capacity} positions in {q.streams} streams: the engine has "
+                f"{text} = {positions} positions in {q.streams} streams: the engine has "
                 f"max_length = {self.max_length} and max_tokens = {self.max_tokens}"
             )
 
-    def map(self, prompts, *, progress=False, **options):
+    def map(
+        self, prompts: Iterable[Any], *, progress: bool = False, **options: Any
+    ) -> Iterator[DPadOutput]:
         """Decodes an iterable of prompts; yields their `dpad.DPadOutput` in order.
 
         Prompts are taken as there is room for them: the iterable may be endless. The n-th one's
@@ -181,7 +200,8 @@ class Engine:
             progress: show a bar (tqdm).
             options: arguments of `submit` for all of them.
         """
-        waiting, shared = deque(), None
+        waiting: deque[Request] = deque()
+        shared = None
         with _bar(progress, prompts) as bar:
             for number, prompt in enumerate(prompts):
                 own = prompt if isinstance(prompt, dict) else {"ids": prompt}
@@ -196,14 +216,14 @@ class Engine:
             while waiting:
                 yield self._next(waiting, bar)
 
-    def _shared(self, options):
+    def _shared(self, options: dict[str, Any]) -> Recipe:
         """The `Recipe` of requests whose configuration is that of all."""
         config = {n: v for n, v in options.items() if n not in OWN}
         given = config.pop("generation_config", None)
         return recipe_of(self.model, self.adapter, given, config)
 
     @staticmethod
-    def _next(waiting, bar):
+    def _next(waiting: deque[Request], bar: Any) -> DPadOutput:
         output = waiting.popleft().result()
         bar.update()
         return output
@@ -211,21 +231,21 @@ class Engine:
     # --- work ------------------------------------------------------------------------------------
 
     @property
-    def running(self):
+    def running(self) -> bool:
         """Whether the engine has a thread of its own."""
         return self._thread is not None and self._thread.is_alive()
 
     @property
-    def accepts(self):
+    def accepts(self) -> bool:
         """Whether requests may be submitted."""
         return not self._closing
 
     @property
-    def broken(self):
+    def broken(self) -> bool:
         """Whether the engine itself has failed; every request has ended with the cause."""
         return self._failure is not None
 
-    def step(self):
+    def step(self) -> bool:
         """One forward of every running request, after those that wait were admitted.
 
         Returns whether there was anything to do.
@@ -241,7 +261,7 @@ class Engine:
                 self._fail(error)
                 raise
 
-    def _step(self):
+    def _step(self) -> bool:
         self._drop()
         self._admit()
         if not self._running:
@@ -257,7 +277,7 @@ class Engine:
             self.on_step(seconds, count, self._decoder.positions - before)
         return True
 
-    def _drop(self):
+    def _drop(self) -> None:
         """Ends requests that were cancelled or whose time is up."""
         now = time.perf_counter()
         for request in [*self._waiting, *self._running.values()]:
@@ -272,7 +292,7 @@ class Engine:
                 self._leave_queue(request)
             self._end(request, reason)
 
-    def _admit(self):
+    def _admit(self) -> None:
         """Moves requests from the queue into the decoder, as long as there is room."""
         if not len(self._waiting) or len(self._running) == self.max_sequences:
             return
@@ -280,9 +300,9 @@ class Engine:
             if not self._ready():
                 return
         except UnsupportedModelError as error:
-            for request in list(self._waiting):
-                self._leave_queue(request)
-                self._end(request, "error", error)
+            for waits in list(self._waiting):
+                self._leave_queue(waits)
+                self._end(waits, "error", error)
             return
         while len(self._running) < self.max_sequences:
             request = self._waiting.first(self.steps)
@@ -297,7 +317,7 @@ class Engine:
             self._running[request.sequence] = request
             request.admit()
 
-    def _ready(self):
+    def _ready(self) -> bool:
         """Whether requests can be admitted: the model is looked at as `generate` does at each call.
 
         Where it has changed since, those that run end first, on the modules as they are.
@@ -319,11 +339,11 @@ class Engine:
             self.adapter.fused.refresh()
         return True
 
-    def _leave_queue(self, request):
+    def _leave_queue(self, request: Request) -> None:
         with self._gate:
             self._waiting.remove(request)
 
-    def _end(self, request, reason, error=None):
+    def _end(self, request: Request, reason: str, error: BaseException | None = None) -> None:
         self.outcomes[reason if error is None else "failed"] += 1
         if reason == "cancelled":
             error = RequestCancelled(f"request {request.request_id} was cancelled")
@@ -331,7 +351,7 @@ class Engine:
             error = TimeoutError(f"request {request.request_id} has not ended in its time")
         request.end(reason, error)
 
-    def _fail(self, error):
+    def _fail(self, error: BaseException) -> None:
         """The engine itself broke: nobody waits for ever."""
         with self._gate:
             self._failure, self._closing = error, True
@@ -343,7 +363,7 @@ class Engine:
 
     # --- life ------------------------------------------------------------------------------------
 
-    def start(self):
+    def start(self) -> Self:
         """Runs steps in a thread of its own until `close`; returns the engine."""
         with self._lock:
             if self._closing:
@@ -353,7 +373,7 @@ class Engine:
                 self._thread.start()
         return self
 
-    def _run(self):
+    def _run(self) -> None:
         while not self._closed:
             with suppress(BaseException):  # every request has got it
                 if self.step():
@@ -363,11 +383,11 @@ class Engine:
             with self._work:
                 self._work.wait(0.05)
 
-    def _wake(self):
+    def _wake(self) -> None:
         with self._work:
             self._work.notify_all()
 
-    def drain(self, timeout=None):
+    def drain(self, timeout: float | None = None) -> bool:
         """Takes no more requests, and waits until all have ended; False if `timeout` seconds were
         not enough.
         """
@@ -383,28 +403,29 @@ class Engine:
                 self.step()
         return True
 
-    def close(self):
+    def close(self) -> None:
         """Cancels what has not ended, stops the thread and frees the buffers; twice is harmless."""
         with self._gate:
             self._closing = self._closed = True
         self._wake()
-        if self.running and self._thread is not threading.current_thread():
-            self._thread.join()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
         with self._lock:
             for request in [*self._waiting, *self._running.values()]:
                 request.cancelled = True
             self._drop()
             self._workspace, self._decoder = Workspace(False), None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- what is known ---------------------------------------------------------------------------
 
-    def capacity(self):
+    def capacity(self) -> Capacity:
         """The `Capacity` of the engine: what its buffers and its largest pass need; allocates
         nothing.
         """
@@ -414,7 +435,7 @@ class Engine:
             self.adapter, self.max_sequences, self.max_tokens, self.max_length, block, held
         )
 
-    def stats(self):
+    def stats(self) -> dict[str, int]:
         """Counts so far: "running", "waiting", "submitted", every reason of an end, "refused";
         "steps", "passes", "positions"; "kv_slots" that are held, of "max_tokens".
         """
@@ -427,10 +448,10 @@ class Engine:
         return counts
 
 
-def _bar(progress, prompts):
+def _bar(progress: bool, prompts: Iterable[Any]) -> Any:
     from tqdm.auto import tqdm
 
-    total = len(prompts) if hasattr(prompts, "__len__") else None
+    total = len(prompts) if isinstance(prompts, Sized) else None
     return tqdm(total=total, disable=not progress)
 
 

@@ -1,17 +1,24 @@
 """What is handed in, checked: the options of requests, and one prompt each."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
 from dpad.engine.request import STREAMS
 from dpad.generation.api import merge
+from dpad.generation.conventions import Conventions
 from dpad.generation.inputs import split_prompts
 from dpad.generation.job import Job
 from dpad.generation.prompts import read_inputs
 from dpad.generation.recipe import Recipe
+from dpad.models.adapter import Adapter
 
 # What a single request cannot ask for, or what the engine decides.
 REFUSED = ("micro_batch", "num_return_sequences", "row_keys")
 
 
-def check_request(stream, priority, timeout):
+def check_request(stream: Any, priority: Any, timeout: Any) -> None:
     """Raises ValueError for what no request can have, by name and value."""
     if stream not in STREAMS:
         raise ValueError(f"stream = {stream!r}: expected None, 'blocks' or 'drafts'")
@@ -20,7 +27,9 @@ def check_request(stream, priority, timeout):
             raise ValueError(f"{name} = {value!r}: expected a number")
 
 
-def recipe_of(model, adapter, given, options):
+def recipe_of(
+    model: torch.nn.Module, adapter: Adapter, given: Any, options: Mapping[str, Any]
+) -> Recipe:
     """The `Recipe` of requests with these options over the configuration `given`.
 
     Raises:
@@ -39,7 +48,14 @@ def recipe_of(model, adapter, given, options):
     return Recipe(adapter, config)
 
 
-def job_of(adapter, recipe, ids, supplied, conventions, draws):
+def job_of(
+    adapter: Adapter,
+    recipe: Recipe,
+    ids: Any,
+    supplied: dict[str, Any],
+    conventions: Conventions,
+    draws: tuple[int | None, list[int]],
+) -> Job:
     """The call of `generate` that one prompt alone would be; `draws` are its seed and row keys.
 
     Raises ValueError for anything but ids of one prompt that the model can decode.

@@ -1,14 +1,25 @@
 """A request to an engine: its events, its result, and the way to cancel it."""
 
+from __future__ import annotations
+
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dpad.decode.sequence import Hooks, Sequence
 from dpad.generation.job import before_end
+from dpad.generation.output import DPadOutput
+
+if TYPE_CHECKING:
+    from dpad.engine.engine import Engine
+    from dpad.generation.job import Job
 
 STREAMS = (None, "blocks", "drafts")
 
@@ -84,28 +95,40 @@ class Request:
         status: "pending", "decoding", "finished", "cancelled" or "failed".
     """
 
-    def __init__(self, engine, request_id, job, stream, priority, timeout):
+    def __init__(
+        self,
+        engine: Engine,
+        request_id: int,
+        job: Job,
+        stream: str | None,
+        priority: float,
+        timeout: float | None,
+    ) -> None:
         self.request_id, self.priority, self.stream = request_id, priority, stream
         self.status = "pending"
-        self._engine, self._job = engine, job
-        self.sequence = job.sequences[0]
+        self._engine = engine
+        self._job: Any = job  # None after its end
+        self.sequence: Sequence = job.sequences[0]
         self.submitted = time.perf_counter()
         self.deadline = None if timeout is None else self.submitted + timeout
-        self.admitted = self.first_block = None
+        self.admitted: float | None = None
+        self.first_block: float | None = None
         self.cancelled = False
-        self._events, self._news, self._future = [], threading.Condition(), Future()
+        self._events: list[Block | Draft | End] = []
+        self._news, self._future = threading.Condition(), Future[DPadOutput]()
         self._future.set_running_or_notify_cancel()
-        self._listeners = []  # (event loop, asyncio.Event) of those who wait in one
+        # Of those who wait in an event loop.
+        self._listeners: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._done, self._text_ended = 0, False  # tokens of finished blocks
 
     # --- for whoever asked -----------------------------------------------------------------------
 
-    def cancel(self):
+    def cancel(self) -> None:
         """Ends the request within a step; it has no effect on one that has ended."""
         self.cancelled = True
         self._engine._wake()
 
-    def result(self, timeout=None):
+    def result(self, timeout: float | None = None) -> DPadOutput:
         """The `dpad.DPadOutput` of the request, of one row.
 
         Args:
@@ -121,20 +144,20 @@ class Request:
             raise TimeoutError(f"request {self.request_id} has not ended after {timeout} s")
         return self._future.result()
 
-    def __await__(self):
+    def __await__(self) -> Generator[Any, None, DPadOutput]:
         return asyncio.wrap_future(self._future).__await__()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Block | Draft | End]:
         """Its events, each as soon as it is there; `End` is the last one."""
         taken = 0
         while True:
-            self._drive(lambda n=taken: len(self._events) > n or self._future.done())
+            self._drive(partial(self._past, taken))
             if taken == len(self._events):
                 return
             yield self._events[taken]
             taken += 1
 
-    async def __aiter__(self):
+    async def __aiter__(self) -> AsyncIterator[Block | Draft | End]:
         loop, taken = asyncio.get_running_loop(), 0
         listener = loop, asyncio.Event()
         with self._news:
@@ -153,7 +176,11 @@ class Request:
             with self._news:
                 self._listeners.remove(listener)
 
-    def _drive(self, ready, timeout=None):
+    def _past(self, taken: int) -> bool:
+        """Whether there are more events than so many, or none will come."""
+        return len(self._events) > taken or self._future.done()
+
+    def _drive(self, ready: Callable[[], bool], timeout: float | None = None) -> None:
         """Until `ready` is true: by the engine's thread, or by steps taken here."""
         end = None if timeout is None else time.perf_counter() + timeout
         while not ready():
@@ -168,30 +195,30 @@ class Request:
 
     # --- for the engine --------------------------------------------------------------------------
 
-    def watched(self, hooks):
+    def watched(self, hooks: Hooks) -> Hooks:
         """`hooks` of the request's own code, with those that make its events."""
         block = self._on_first if self.stream is None else self._on_block
-        added = {"on_block": self._with(hooks.on_block, block)}
+        added: dict[str, Any] = {"on_block": self._with(hooks.on_block, block)}
         if self.stream == "drafts":
             added["on_step"] = self._with(hooks.on_step, self._on_step)
         return replace(hooks, **added)
 
     @staticmethod
-    def _with(own, more):
+    def _with(own: Callable[..., Any] | None, more: Callable[..., None]) -> Callable[..., Any]:
         """The caller's function, then the engine's; the caller's answer counts."""
 
-        def both(*args):
+        def both(*args: Any) -> Any:
             answer = own(*args) if own is not None else None
             more(*args)
             return answer
 
         return both
 
-    def _on_first(self, q, tokens):
+    def _on_first(self, q: Sequence, tokens: torch.Tensor) -> None:
         if self.first_block is None:
             self.first_block = time.perf_counter()
 
-    def _on_block(self, q, tokens):
+    def _on_block(self, q: Sequence, tokens: torch.Tensor) -> None:
         self._on_first(q, tokens)
         if self._text_ended:
             return
@@ -203,33 +230,35 @@ class Request:
             self._text_ended, tokens = True, tokens[: count + 1]
         self._publish(Block(tokens))
 
-    def _on_step(self, step):
+    def _on_step(self, step: Any) -> None:
         q = self.sequence
         tokens = step.canvas.tokens[q.row, step.targets.position]
         masked = tokens == q.mask_id
         tokens = torch.where(masked, step.token, tokens)
         self._publish(Draft(tokens.cpu(), step.probability.cpu(), masked.cpu()))
 
-    def _publish(self, event):
+    def _publish(self, event: Block | Draft | End) -> None:
         with self._news:
             self._events.append(event)
             self._news.notify_all()
             for loop, wake in self._listeners:
                 loop.call_soon_threadsafe(wake.set)
 
-    def admit(self):
+    def admit(self) -> None:
         """It has got its place."""
         self.admitted, self.status = time.perf_counter(), "decoding"
 
-    def end(self, reason, error=None):
+    def end(self, reason: str, error: BaseException | None = None) -> None:
         """Publishes the end; `error` is what result() raises."""
-        q, since = self.sequence, lambda at: None if at is None else at - self.submitted
-        total = time.perf_counter() - self.submitted
-        timings = Timings(since(self.admitted), since(self.first_block), total)
+        q, begun = self.sequence, self.submitted
+        total = time.perf_counter() - begun
+        moments = (self.admitted, self.first_block)
+        queued, first = (None if at is None else at - begun for at in moments)
+        timings = Timings(queued, first, total)
         given = q.prompt_length if q.given is None else int(q.given.sum())
         usage = Usage(given, self._text_tokens(), len(q.forwards))
         self.status = "cancelled" if reason == "cancelled" else "failed" if error else "finished"
-        output = None if error is not None else self._job.output(vars(timings))
+        output: Any = None if error is not None else self._job.output(vars(timings))
         q.release()  # nothing waits for the collector of cycles
         self._job = None
         self._publish(End(reason, usage, timings))
@@ -240,7 +269,7 @@ class Request:
         with self._news:
             self._news.notify_all()
 
-    def _text_tokens(self):
+    def _text_tokens(self) -> int:
         """Tokens of the answer before its first end id, of what was committed."""
         q = self.sequence
         if q.result is None:
