@@ -306,8 +306,10 @@ class Engine:
             return
         while len(self._running) < self.max_sequences:
             request = self._waiting.first(self.steps)
+            if request is None:
+                return
             try:
-                if request is None or not self._decoder.admit(request.sequence):
+                if not self._decoder.admit(request.sequence):
                     return  # it waits for room, and nobody overtakes it
             except MemoryError as error:
                 self._leave_queue(request)

@@ -6,10 +6,13 @@ states ``[rows, width]`` of all rows of the pass, of several sequences, each at 
 """
 
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 _LOCAL = threading.local()
 
@@ -27,26 +30,26 @@ class PassRows:
     sequence: torch.Tensor
 
 
-def rows_of_pass():
+def rows_of_pass() -> PassRows:
     """The `PassRows` of the pass whose hook is running in this thread.
 
     Raises:
         RuntimeError: no hook of a block is running on dpad's forward (it may run on the model's
             own, where ``hidden`` is ``[batch, length, width]``).
     """
-    rows = getattr(_LOCAL, "rows", None)
+    rows: PassRows | None = getattr(_LOCAL, "rows", None)
     if rows is None:
         raise RuntimeError("no hook on a block is running on dpad's forward in this thread")
     return rows
 
 
-def are_on(module):
+def are_on(module: nn.Module) -> bool:
     """Whether a block has hooks."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 @contextmanager
-def _running(layout):
+def _running(layout: Any) -> Iterator[None]:
     """Hooks are the caller's code: their tensors are ordinary ones, and they can ask for rows."""
     owners = getattr(layout, "canvas_row", None)
     if owners is None:
@@ -60,12 +63,13 @@ def _running(layout):
         _LOCAL.rows = before
 
 
-def before(module, hidden, layout):
+def before(module: nn.Module, hidden: torch.Tensor, layout: Any) -> torch.Tensor:
     """What the block's computation starts from, ``[rows, width]``, after its pre-hooks."""
     if not module._forward_pre_hooks:
         return hidden
     with _running(layout):
-        args, kwargs = (hidden.clone(),), {}
+        args: tuple[Any, ...] = (hidden.clone(),)
+        kwargs: dict[str, Any] = {}
         for number, hook in module._forward_pre_hooks.items():
             if number in module._forward_pre_hooks_with_kwargs:
                 found = hook(module, args, kwargs)
@@ -77,13 +81,15 @@ def before(module, hidden, layout):
         return _checked(module, args[0], hidden).clone()
 
 
-def after(module, given, hidden, layout, in_tuple):
+def after(
+    module: nn.Module, given: torch.Tensor, hidden: torch.Tensor, layout: Any, in_tuple: bool
+) -> torch.Tensor:
     """What goes on behind the block, after its hooks; `given` is what it started from."""
     if not module._forward_hooks:
         return hidden
     with _running(layout):
-        args, output = (given.clone(),), hidden.clone()
-        output = (output,) if in_tuple else output
+        args, changed = (given.clone(),), hidden.clone()
+        output: Any = (changed,) if in_tuple else changed
         for number, hook in module._forward_hooks.items():
             with_kwargs = number in module._forward_hooks_with_kwargs
             found = hook(module, args, *([{}] if with_kwargs else []), output)
@@ -92,7 +98,7 @@ def after(module, given, hidden, layout, in_tuple):
         return _checked(module, found, hidden).clone()
 
 
-def _checked(module, found, hidden):
+def _checked(module: nn.Module, found: Any, hidden: torch.Tensor) -> torch.Tensor:
     good = isinstance(found, torch.Tensor) and found.shape == hidden.shape
     if not good or found.dtype != hidden.dtype:
         got = f"{list(found.shape)}, {found.dtype}" if hasattr(found, "shape") else repr(found)

@@ -1,11 +1,14 @@
 """`calibrate`: which layers 8-bit products hurt, and factors against outliers of their inputs."""
 
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
-from dpad.models.adapter import find_adapter
+from dpad.models.adapter import Adapter, find_adapter
 from dpad.models.int8_linear import Int8Linear
 from dpad.models.quantized import check, layers_of
 
@@ -22,15 +25,15 @@ class Calibration:
     outputs in 8 bits, plain and smoothed: ``|y8 - y| / |y|`` over the rows that were compared.
     """
 
-    smoothing: dict
-    keep: list
-    errors: dict
+    smoothing: dict[str, torch.Tensor]
+    keep: list[str]
+    errors: dict[str, tuple[float, float]]
 
-    def options(self):
+    def options(self) -> dict[str, Any]:
         """The arguments `keep` and `smoothing` of `quantize`."""
         return {"keep": self.keep, "smoothing": self.smoothing}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         worst = sorted(self.errors.items(), key=lambda item: -min(item[1]))[:5]
         lines = [f"{len(self.errors)} layers, {len(self.smoothing)} smoothed, {self.keep} kept"]
         lines += [
@@ -40,7 +43,14 @@ class Calibration:
 
 
 @torch.no_grad()
-def calibrate(model, canvases, *, head=True, strength=0.5, most_error=0.05):
+def calibrate(
+    model: nn.Module,
+    canvases: Iterable[Any],
+    *,
+    head: bool = True,
+    strength: float = 0.5,
+    most_error: float = 0.05,
+) -> Calibration:
     """Runs a model on some canvases and looks at what its linear layers get.
 
     Factors are SmoothQuant's (arXiv 2211.10438, eq. 4): with a the largest magnitude of an input
@@ -73,9 +83,9 @@ def calibrate(model, canvases, *, head=True, strength=0.5, most_error=0.05):
     names, _ = layers_of(adapter, head)
     check(adapter, names)
     layers = {name: adapter.model.get_submodule(name) for name in names}
-    largest = {}
+    largest: dict[str, torch.Tensor] = {}
 
-    def look(name, x, y):
+    def look(name: str, x: torch.Tensor, y: torch.Tensor) -> None:
         most = x.float().abs().amax(0)
         largest[name] = torch.maximum(largest.get(name, most), most)
 
@@ -83,7 +93,7 @@ def calibrate(model, canvases, *, head=True, strength=0.5, most_error=0.05):
     factors = {n: _factors(layers[n].weight, most, strength) for n, most in largest.items()}
     sums = {name: torch.zeros(3, dtype=torch.float64) for name in layers}  # |y|, plain, smoothed
 
-    def compare(name, x, y):
+    def compare(name: str, x: torch.Tensor, y: torch.Tensor) -> None:
         some = torch.linspace(0, len(x) - 1, min(len(x), MEASURED_ROWS)).round().long()
         x, y = x[some.to(x.device)], y[some.to(x.device)].float()
         outputs = (Int8Linear.of(layers[name], f)(x) for f in (None, factors[name]))
@@ -91,20 +101,28 @@ def calibrate(model, canvases, *, head=True, strength=0.5, most_error=0.05):
         sums[name] += torch.stack([s.double().square().sum().cpu() for s in squares])
 
     _run(adapter, canvases, layers, compare)
-    errors = {n: tuple((s[1:] / s[0].clamp(min=1e-300)).sqrt().tolist()) for n, s in sums.items()}
+    errors = {}
+    for name, s in sums.items():
+        plain, smooth = (s[1:] / s[0].clamp(min=1e-300)).sqrt().tolist()
+        errors[name] = (plain, smooth)
     keep = [name for name, pair in errors.items() if min(pair) > most_error]
     better = [n for n, (plain, smooth) in errors.items() if smooth < LEAST_GAIN * plain]
     return Calibration({n: factors[n] for n in better if n not in keep}, keep, errors)
 
 
-def _factors(weight, most, strength):
+def _factors(weight: Any, most: torch.Tensor, strength: float) -> torch.Tensor:
     column = weight.detach().float().abs().amax(0)
     factors = column.pow(1 - strength) / most.pow(strength)
     usable = (column > 0) & (most > 0) & factors.isfinite()
     return torch.where(usable, factors, 1.0).clamp(1e-6, 1e6)
 
 
-def _run(adapter, canvases, layers, look):
+Look = Callable[[str, torch.Tensor, torch.Tensor], None]
+
+
+def _run(
+    adapter: Adapter, canvases: list[torch.Tensor], layers: dict[str, nn.Module], look: Look
+) -> None:
     """The model's forward on every canvas; look(name, rows in, rows out) at every layer's call."""
     with _watched(layers, look):
         for ids in canvases:
@@ -112,8 +130,8 @@ def _run(adapter, canvases, layers, look):
 
 
 @contextmanager
-def _watched(layers, look):
-    def hook(name):
+def _watched(layers: dict[str, nn.Module], look: Look) -> Iterator[None]:
+    def hook(name: str) -> Callable[..., None]:
         return lambda module, given, out: look(name, given[0].flatten(0, -2), out.flatten(0, -2))
 
     hooks = [module.register_forward_hook(hook(name)) for name, module in layers.items()]

@@ -8,7 +8,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -95,13 +95,14 @@ def _outputs(tree: ast.AST) -> Iterator[str]:
         if "logits" in names:
             yield from (name for name in names if isinstance(name, str))
         for target in node.targets if isinstance(node, ast.Assign) else ():
-            if _is_name(getattr(target, "value", None)) and target.value.id in returned:
+            owner = getattr(target, "value", None)
+            if _is_name(owner) and owner.id in returned:
                 name = getattr(target, "attr", None)
                 key = getattr(getattr(target, "slice", None), "value", None)
                 yield from (n for n in (name, key) if isinstance(n, str))
 
 
-def _is_name(node: Any) -> bool:
+def _is_name(node: Any) -> TypeGuard[ast.Name]:
     return isinstance(node, ast.Name)
 
 

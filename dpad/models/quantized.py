@@ -1,11 +1,15 @@
 """`quantize`: 8-bit products for one live model, and back again."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
 import torch
 from torch import nn
 
 from dpad.models import linear_layers
-from dpad.models.adapter import UnsupportedModelError, find_adapter
+from dpad.models.adapter import Adapter, find_adapter
 from dpad.models.int8_linear import Int8Linear
+from dpad.models.parts import UnsupportedModelError
 
 SCHEMES = ("int8",)
 METHOD = "dpad_int8"  # the quant_method of a saved configuration
@@ -21,26 +25,32 @@ class Quantized:
     objects with the same parameters; once the handle is dropped they are freed.
     """
 
-    def __init__(self, model, replaced, kept):
+    def __init__(
+        self,
+        model: nn.Module,
+        replaced: dict[str, tuple[nn.Module, nn.Module]],
+        kept: list[str],
+    ) -> None:
         self.model, self.kept = model, kept
         self._replaced = replaced  # name -> (module before, module now)
         self._config = _set_config(model)
 
     @property
-    def layers(self):
+    def layers(self) -> list[str]:
         return list(self._replaced)
 
     @property
-    def active(self):
+    def active(self) -> bool:
         """True until `remove`."""
         return bool(self._replaced)
 
-    def nbytes(self):
+    def nbytes(self) -> tuple[int, int]:
         """(bytes of the layers before, bytes of them now)."""
         pairs = self._replaced.values()
-        return tuple(sum(_nbytes(pair[i]) for pair in pairs) for i in (0, 1))
+        before, now = (sum(_nbytes(pair[i]) for pair in pairs) for i in (0, 1))
+        return before, now
 
-    def remove(self):
+    def remove(self) -> None:
         """Puts the layers back as they were; doing it twice is harmless.
 
         Raises:
@@ -59,13 +69,13 @@ class Quantized:
             _put(self.model, name, before)
         self._replaced = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if not self.active:
             return "removed: the model is as it was"
         before, now = self.nbytes()
@@ -76,7 +86,14 @@ class Quantized:
         )
 
 
-def quantize(model, scheme="int8", *, head=True, keep=(), smoothing=None):
+def quantize(
+    model: nn.Module,
+    scheme: str = "int8",
+    *,
+    head: bool = True,
+    keep: Iterable[str] = (),
+    smoothing: Mapping[str, torch.Tensor] | None = None,
+) -> Quantized:
     """Gives a model's linear layers 8-bit weights and 8-bit products, in place and undoably.
 
     Weights get one scale per output channel, and the rows that come in one scale each, found at
@@ -113,7 +130,7 @@ def quantize(model, scheme="int8", *, head=True, keep=(), smoothing=None):
     smoothing = dict(smoothing or {})
     names, kept = layers_of(adapter, head, keep)
     check(adapter, names, smoothing)
-    replaced = {}
+    replaced: dict[str, tuple[nn.Module, nn.Module]] = {}
     for name in names:
         before = adapter.model.get_submodule(name)
         try:
@@ -125,7 +142,9 @@ def quantize(model, scheme="int8", *, head=True, keep=(), smoothing=None):
     return Quantized(adapter.model, replaced, kept)
 
 
-def layers_of(adapter, head, keep=()):
+def layers_of(
+    adapter: Adapter, head: bool, keep: Iterable[str] = ()
+) -> tuple[list[str], list[str]]:
     """(names to quantise, names of the decoder's other linear layers) in the order of the tree.
 
     Raises ValueError where `keep` names something else or `head` a head that is the embedding.
@@ -145,7 +164,7 @@ def layers_of(adapter, head, keep=()):
     return [n for n in found if n not in keep], [n for n in found if n in keep]
 
 
-def check_device(device):
+def check_device(device: torch.device) -> None:
     """Raises ValueError for a device without 8-bit products."""
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"the model is on {device}: 8-bit products run on cpu and cuda")
@@ -158,7 +177,9 @@ def check_device(device):
             raise ValueError(f"torch has no 8-bit product for {device}: {line}") from error
 
 
-def check(adapter, names, smoothing=None):
+def check(
+    adapter: Adapter, names: list[str], smoothing: Mapping[str, torch.Tensor] | None = None
+) -> None:
     """Raises ValueError, or UnsupportedModelError, for what cannot be quantised."""
     device = adapter.device
     check_device(device)
@@ -170,7 +191,7 @@ def check(adapter, names, smoothing=None):
         raise ValueError("the model is quantised already: remove() its handle first")
     elsewhere = _shared(adapter.model)
     for name in names:
-        module = adapter.model.get_submodule(name)
+        module: Any = adapter.model.get_submodule(name)
         what = f"'{name}' is a {type(module).__module__}.{type(module).__name__}"
         if not linear_layers.is_plain(module):
             raise UnsupportedModelError(
@@ -188,7 +209,7 @@ def check(adapter, names, smoothing=None):
             _check_cuda(name, module)
 
 
-def _check_factors(name, factors, module):
+def _check_factors(name: str, factors: torch.Tensor, module: nn.Linear) -> None:
     if factors.dtype != torch.float32 or factors.shape != (module.in_features,):
         raise ValueError(
             f"smoothing of '{name}' is {factors.dtype} {list(factors.shape)}: expected float32 "
@@ -198,7 +219,7 @@ def _check_factors(name, factors, module):
         raise ValueError(f"smoothing of '{name}' holds a factor that is not positive and finite")
 
 
-def _check_cuda(name, module):
+def _check_cuda(name: str, module: nn.Linear) -> None:
     if module.in_features % _CUDA_MULTIPLE or module.out_features % _CUDA_MULTIPLE:
         raise ValueError(
             f"'{name}' is {module.in_features} x {module.out_features}: on CUDA 8-bit products "
@@ -206,9 +227,10 @@ def _check_cuda(name, module):
         )
 
 
-def _shared(model):
+def _shared(model: nn.Module) -> set[int]:
     """Ids of parameters that stand in more than one module."""
-    seen, shared = set(), set()
+    seen: set[int] = set()
+    shared: set[int] = set()
     for module in model.modules():
         for parameter in module._parameters.values():
             if parameter is not None:
@@ -216,25 +238,25 @@ def _shared(model):
     return shared
 
 
-def _nbytes(module):
+def _nbytes(module: nn.Module) -> int:
     tensors = [*module.parameters(), *module.buffers()]
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _put(model, name, module):
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, last = name.rpartition(".")
     owner: nn.Module = model.get_submodule(parent)
     owner._modules[last] = module
 
 
-def _set_config(model):
+def _set_config(model: Any) -> Any:
     """Marks the configuration, so that a saved model is known as 8-bit; returns what was there."""
     before = getattr(model.config, "quantization_config", None)
     model.config.quantization_config = {"quant_method": METHOD}
     return before
 
 
-def _reset_config(model, before):
+def _reset_config(model: Any, before: Any) -> None:
     if before is None:
         del model.config.quantization_config
     else:
