@@ -38,6 +38,8 @@ class Decoder:
 
     A pass that is long beside those of the others is spread over several steps, a few layers in
     each: it takes the work of `share` times their rows from each step. None: no pass is spread.
+    With `share_prefix`, a block-causal sequence takes the K/V of the whole blocks that its prompt
+    has in common with another's, where that one has computed them.
 
     `admit` gives a sequence its place, `step` takes one forward of every sequence, `retire` frees a
     place at any time between steps. A sequence that fails ends alone, with its `error`.
@@ -45,16 +47,18 @@ class Decoder:
     Attributes:
         live: the sequences that are decoded, in the order in which they came.
         seconds: host time spent in "plan", "forward" and "commit".
-        steps, passes, positions (rows computed in them), replayed (passes that were a graph's).
+        steps, passes, positions (rows computed in them), replayed (passes that were a graph's),
+        shared (positions whose K/V came from another sequence).
     """
 
-    def __init__(self, adapter, workspace, share=None):
+    def __init__(self, adapter, workspace, share=None, share_prefix=False):
         self.adapter, self.workspace, self.share = adapter, workspace, share
+        self.share_prefix = share_prefix
         self._begun_passes = {}  # sequence -> its `Pass`, some layers of which have run
         self.graphs, self.canvas = workspace.graphs, workspace.canvas
         self.live, self._new = [], []
         self.seconds = dict.fromkeys(("plan", "forward", "commit"), 0.0)
-        self.steps = self.passes = self.positions = self.replayed = 0
+        self.steps = self.passes = self.positions = self.replayed = self.shared = 0
         self._planner, self._controller = Planner(adapter.shift), Controller()
         self._device_steps, self._captured = {}, {}  # by lane
         self._numbers = {}  # sequence -> what its replan has asked the device for in this step
@@ -85,10 +89,30 @@ class Decoder:
             return False
         q.row = canvas.free_rows.pop()
         self.graphs.last_obstacle = q.obstacle()
+        if self.share_prefix:
+            self._take_prefix(q)
         self._new.append(q)
         self.live.append(q)
         self._parts = None
         return True
+
+    def _take_prefix(self, q):
+        """K/V of the whole blocks that its prompt has in common with that of a sequence which has
+        computed them. What finished blocks hold depends on nothing behind them.
+        """
+        most, donor, count = q.shareable, None, 0
+        for other in self.live if most else ():
+            if other.shareable and other.block_length == q.block_length:
+                room = min(most, other.saved, other.shareable)
+                same = (q.tokens[:room] == other.tokens[:room]).long().cumprod(0)
+                blocks = int(same.sum()) // q.block_length * q.block_length
+                if blocks > count:
+                    count, donor = blocks, other
+        if donor is not None:
+            with torch.inference_mode():
+                self.workspace.arena.copy(donor.start, q.start, count)
+            q.saved = q.shared = count
+            self.shared += count
 
     def retire(self, q, reason="cancelled", error=None):
         """Ends a sequence: keeps its result and frees its place."""
