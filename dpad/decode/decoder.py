@@ -8,7 +8,7 @@ import torch
 
 from dpad import ops
 from dpad.decode import device as devices
-from dpad.decode import forked
+from dpad.decode import forked, prefix
 from dpad.decode.layout import Layout
 from dpad.decode.passes import LONG_CREDIT, Pass, long_ones
 from dpad.decode.phases import passed
@@ -90,29 +90,11 @@ class Decoder:
         q.row = canvas.free_rows.pop()
         self.graphs.last_obstacle = q.obstacle()
         if self.share_prefix:
-            self._take_prefix(q)
+            self.shared += prefix.take(q, self.live, arena)
         self._new.append(q)
         self.live.append(q)
         self._parts = None
         return True
-
-    def _take_prefix(self, q):
-        """K/V of the whole blocks that its prompt has in common with that of a sequence which has
-        computed them. What finished blocks hold depends on nothing behind them.
-        """
-        most, donor, count = q.shareable, None, 0
-        for other in self.live if most else ():
-            if other.shareable and other.block_length == q.block_length:
-                room = min(most, other.saved, other.shareable)
-                same = (q.tokens[:room] == other.tokens[:room]).long().cumprod(0)
-                blocks = int(same.sum()) // q.block_length * q.block_length
-                if blocks > count:
-                    count, donor = blocks, other
-        if donor is not None:
-            with torch.inference_mode():
-                self.workspace.arena.copy(donor.start, q.start, count)
-            q.saved = q.shared = count
-            self.shared += count
 
     def retire(self, q, reason="cancelled", error=None):
         """Ends a sequence: keeps its result and frees its place."""
