@@ -7,30 +7,32 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from benchmarks import large
 from dpad.cli.common import quiet_loading
 
 SIZES = {"d_model": 512, "n_heads": 8, "n_kv_heads": 8, "n_layers": 14, "mlp_hidden_size": 1536}
 SMALL = {"d_model": 64, "n_heads": 2, "n_kv_heads": 2, "n_layers": 2, "mlp_hidden_size": 96}
-WORDS, MASK_ID, END_ID = 8190, 8190, 8191
+WORDS = 8190  # words that prompts are made of; every vocabulary has them
 NAME = "random"
 
 
-def build(folder, sizes):
-    """Writes a random model and a tokenizer of 8,190 words; returns both."""
+def build(folder, sizes, size=8192, mask_id=8190, end_id=8191, dtype=torch.float32):
+    """Writes a random model and its tokenizer, of `size` words; returns both."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {f"w{n}": n for n in range(WORDS)} | {"<mask>": MASK_ID, "<end>": END_ID}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    names = [f"w{n}" for n in range(size)]
+    names[mask_id], names[end_id] = "<|mdm_mask|>", "<|endoftext|>"
+    words = Tokenizer(models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, mask_token="<mask>", eos_token="<end>"
-    )
-    count = len(vocabulary)
-    ids = {"mask_token_id": MASK_ID, "eos_token_id": END_ID, "pad_token_id": END_ID}
-    lengths = {"vocab_size": count, "embedding_size": count, "max_sequence_length": 512}
-    model = large.build({**sizes, **ids, **lengths})
+    special = {"mask_token": names[mask_id], "eos_token": names[end_id], "pad_token": names[end_id]}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **special)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    ids = {"mask_token_id": mask_id, "eos_token_id": end_id, "pad_token_id": end_id}
+    lengths = {"vocab_size": size, "embedding_size": size, "max_sequence_length": 512}
+    model = large.build({**sizes, **ids, **lengths}).to(dtype)
     quiet_loading(always=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -103,6 +103,12 @@ class KVArena:
         self.layers = [(torch.zeros(size, **new), torch.zeros(size, **new)) for _ in adapter.layers]
         self._shape, self.ranges = _shape(adapter), Ranges(slots)
 
+    def copy(self, source, target, count):
+        """Copies K and V of `count` slots from slot `source` on to those from `target` on."""
+        for pair in self.layers:
+            for cache in pair:
+                cache[:, target : target + count] = cache[:, source : source + count]
+
     def release(self):
         """Frees the buffers."""
         self.layers, self._shape, self.ranges = [], None, Ranges()

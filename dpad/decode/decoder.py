@@ -8,7 +8,7 @@ import torch
 
 from dpad import ops
 from dpad.decode import device as devices
-from dpad.decode import forked
+from dpad.decode import forked, prefix
 from dpad.decode.layout import Layout
 from dpad.decode.passes import LONG_CREDIT, Pass, long_ones
 from dpad.decode.phases import passed
@@ -38,6 +38,8 @@ class Decoder:
 
     A pass that is long beside those of the others is spread over several steps, a few layers in
     each: it takes the work of `share` times their rows from each step. None: no pass is spread.
+    With `share_prefix`, a block-causal sequence takes the K/V of the whole blocks that its prompt
+    has in common with another's, where that one has computed them.
 
     `admit` gives a sequence its place, `step` takes one forward of every sequence, `retire` frees a
     place at any time between steps. A sequence that fails ends alone, with its `error`.
@@ -45,16 +47,18 @@ class Decoder:
     Attributes:
         live: the sequences that are decoded, in the order in which they came.
         seconds: host time spent in "plan", "forward" and "commit".
-        steps, passes, positions (rows computed in them), replayed (passes that were a graph's).
+        steps, passes, positions (rows computed in them), replayed (passes that were a graph's),
+        shared (positions whose K/V came from another sequence).
     """
 
-    def __init__(self, adapter, workspace, share=None):
+    def __init__(self, adapter, workspace, share=None, share_prefix=False):
         self.adapter, self.workspace, self.share = adapter, workspace, share
+        self.share_prefix = share_prefix
         self._begun_passes = {}  # sequence -> its `Pass`, some layers of which have run
         self.graphs, self.canvas = workspace.graphs, workspace.canvas
         self.live, self._new = [], []
         self.seconds = dict.fromkeys(("plan", "forward", "commit"), 0.0)
-        self.steps = self.passes = self.positions = self.replayed = 0
+        self.steps = self.passes = self.positions = self.replayed = self.shared = 0
         self._planner, self._controller = Planner(adapter.shift), Controller()
         self._device_steps, self._captured = {}, {}  # by lane
         self._numbers = {}  # sequence -> what its replan has asked the device for in this step
@@ -85,6 +89,8 @@ class Decoder:
             return False
         q.row = canvas.free_rows.pop()
         self.graphs.last_obstacle = q.obstacle()
+        if self.share_prefix:
+            self.shared += prefix.take(q, self.live, arena)
         self._new.append(q)
         self.live.append(q)
         self._parts = None

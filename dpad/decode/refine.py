@@ -62,6 +62,7 @@ class Refining(Replan):
         self.how, self.rounds = how, 0
         self.most_steps = most_steps * (how.rounds + 1)
         self.masked = self.same = 0
+        self._canvas: Any = None
         self._chosen: list[int] = []
         self._before: list[int] = []
 
@@ -72,23 +73,32 @@ class Refining(Replan):
     def final(self, q: Any) -> bool:
         return False
 
-    def look(self, seen: Any) -> torch.Tensor:
-        """Certainty (-1: not to be masked) and token of every position of the answer."""
-        q = seen.q
-        answer = slice(q.prompt_length, q.length)
-        tokens, written = (t[q.row, answer] for t in (seen.canvas.tokens, seen.canvas.committed_at))
-        certain = seen.canvas.committed[q.row, answer]
-        if self.measures:
-            logits, position = seen.scanned
+    def look(self, seen: Any) -> torch.Tensor | None:
+        """After a forward that only looks, what `_answer` says, with what it saw."""
+        self._canvas = seen.canvas
+        return self._answer(seen.q, seen.scanned) if self.measures else None
+
+    def _answer(self, q: Any, scanned: Any = None) -> torch.Tensor:
+        """Certainty (-1: not to be masked) and token of every position of the answer, float64
+        ``[2, n]`` on the device; `scanned`: logits and positions to be certain by.
+        """
+        canvas, answer = self._canvas, slice(q.prompt_length, q.length)
+        tokens, written = canvas.tokens[q.row, answer], canvas.committed_at[q.row, answer]
+        certain = canvas.committed[q.row, answer]
+        if scanned is not None:
+            logits, position = scanned
             at = position - q.prompt_length
             p = logits.double().softmax(-1).gather(1, tokens[at][:, None])[:, 0]
             certain = certain.index_put((at,), p)
         return torch.stack((torch.where(written >= 0, certain, -1.0), tokens.double()))
 
     def change(self, q: Any, numbers: list[float] | None, done: bool) -> Change | None:
-        if numbers is None or not (done or self.measures):
+        if not (done or self.measures):
             return None
-        certain, tokens = torch.tensor(numbers, dtype=torch.float64, device="cpu").view(2, -1)
+        if numbers is None:  # a block is done: read now, and not in every step
+            certain, tokens = self._answer(q).cpu()
+        else:
+            certain, tokens = torch.tensor(numbers, dtype=torch.float64, device="cpu").view(2, -1)
         length = self._text_length(q, tokens)
         if self.measures:
             self.measures = False

@@ -230,6 +230,7 @@ class Sequence:
         self.lane = self._lane()
         self.row = self.start = None
         self.block = self.saved = 0  # saved: leading slots whose K/V is exact
+        self.shared = 0  # of these, taken from another sequence
         self.redraws = 0  # how often it was replanned: keys the draws of its suffix
         self.reported = self.prompt_length  # up to here `Hooks.on_block` has seen it
         self.enter()
@@ -319,6 +320,16 @@ class Sequence:
         """How many positions the next pass predicts."""
         start, end = self.targets
         return end - start
+
+    @property
+    def shareable(self):
+        """Leading positions, whole blocks of the prompt, whose K/V may come from elsewhere."""
+        if not self.causal or self.cache == "none" or self.streams == 2 or self.saves_apart:
+            return 0
+        begin, _ = self.blocks[0]
+        whole = begin - begin % self.block_length
+        # The block before a first token that its last row predicts has to be computed.
+        return max(whole - self.block_length, 0) if self.first_given else whole
 
     @property
     def refreshed_from(self):

@@ -25,7 +25,7 @@ from dpad.generation.output import DPadOutput
 from dpad.generation.recipe import Recipe
 from dpad.models.adapter import snapshot
 from dpad.models.parts import UnsupportedModelError
-from dpad.values import int64, optional, whole
+from dpad.values import flag, int64, optional, whole
 
 SHARE = 0.15  # of the others' work: what a long pass adds to each step, see `Decoder`
 # What a sequence that waits was made for.
@@ -55,6 +55,9 @@ class Engine:
         queue: how many requests may wait.
         max_length: positions of one request at most; None: as many as the model and `max_tokens`
             allow.
+        share_prefix: requests of a block-causal model take the K/V of the whole blocks that their
+            prompt has in common with a running request's (few-shot prompts), and do not compute
+            them: a copy, exact as the blocks' K/V is. `stats` counts these positions as "shared".
         on_step: a function (seconds, sequences, positions) that is told about every step, in the
             thread that took it.
 
@@ -74,6 +77,7 @@ class Engine:
         max_tokens: int = 65536,
         queue: int = 256,
         max_length: int | None = None,
+        share_prefix: bool = False,
         on_step: Callable[[float, int, int], object] | None = None,
     ) -> None:
         max_sequences = whole(1)("max_sequences", max_sequences)
@@ -94,7 +98,7 @@ class Engine:
             threading.Lock(),
             threading.Condition(),
         )
-        self.on_step = on_step
+        self.on_step, self.share_prefix = on_step, flag("share_prefix", share_prefix)
         self._thread: threading.Thread | None = None
         self._closing = self._closed = False
         self._failure: BaseException | None = None
@@ -336,7 +340,8 @@ class Engine:
         if self._decoder is None:
             size = (self.max_sequences, self.max_length, self.max_tokens)
             self._workspace.reserve(self.adapter, *size)
-            self._decoder = Decoder(self.adapter, self._workspace, SHARE)
+            parts = self.adapter, self._workspace, SHARE, self.share_prefix
+            self._decoder = Decoder(*parts)
         if self.adapter.fused is not None:
             self.adapter.fused.refresh()
         return True
@@ -439,12 +444,12 @@ class Engine:
 
     def stats(self) -> dict[str, int]:
         """Counts so far: "running", "waiting", "submitted", every reason of an end, "refused";
-        "steps", "passes", "positions"; "kv_slots" that are held, of "max_tokens".
+        "steps", "passes", "positions", "shared" ones; "kv_slots" that are held, of "max_tokens".
         """
         decoder, arena = self._decoder, self._workspace.arena
         counts = {"running": len(self._running), "waiting": len(self._waiting)}
         counts |= {"submitted": self._submitted, "steps": self.steps, **self.outcomes}
-        for name in ("passes", "positions", "replayed"):
+        for name in ("passes", "positions", "replayed", "shared"):
             counts[name] = 0 if decoder is None else getattr(decoder, name)
         counts |= {"kv_slots": arena.slots - arena.ranges.free, "max_tokens": self.max_tokens}
         return counts

@@ -142,7 +142,7 @@ class BlockScorer:
                 tokens[place.first : place.last][mask] = self.mask_id
                 at = base + len(parts) * longest
                 if place.start:
-                    self._copy(clean[stream][number], at, place.start)
+                    self.arena.copy(clean[stream][number], at, place.start)
                 hidden = self._hidden(tokens, prompt, stream)
                 parts.append((hidden, place.start, place.end, at))
                 masked = place.first + mask.nonzero()[:, 0]
@@ -156,11 +156,6 @@ class BlockScorer:
         if stream:
             tokens[:prompt] = self.mask_id
         return tokens
-
-    def _copy(self, source, target, count):
-        for pair in self.arena.layers:
-            for cache in pair:
-                cache[:, target : target + count] = cache[:, source : source + count]
 
     def _sums(self, parts, rows, answers, limited=False):
         """One pass of (tokens, first position, end, first slot), each a sequence; the sum of the

@@ -1,7 +1,7 @@
 """`loglikelihood`: how probable a masked-diffusion model finds given answers, by Monte Carlo."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,10 +24,11 @@ from dpad.generation.block_likelihood import by_blocks
 from dpad.generation.checks import mask_id_of, refuse_unserved
 from dpad.generation.progress import check_progress
 from dpad.generation.row_key import key_of
-from dpad.models.adapter import find_adapter
+from dpad.models.adapter import Adapter, find_adapter
 from dpad.values import int64, plain, real, refuse, several, token_id, whole
 
 MOST_SAMPLES = 2**20
+Texts = list[tuple[torch.Tensor, int]]  # ids of prompt and answer, length of the prompt
 
 
 @dataclass
@@ -118,23 +119,30 @@ def loglikelihood(
         model_parts = adapter, workspace.arena, mask_id, cfg_scale
         draw = partial(_masks, samples, seed)
         found = scored(model_parts, texts, keys, draw, micro_batch, progress)
-    columns = _host([row[:2] for row in found], torch.float64).reshape(-1, 2).unbind(1)
-    return LogLikelihood(*columns, _host([row[2] for row in found], torch.int64), seed)
+    value, error = _host([row[:2] for row in found], torch.float64).reshape(-1, 2).unbind(1)
+    return LogLikelihood(value, error, _host([row[2] for row in found], torch.int64), seed)
 
 
-def _at_once(model_parts, texts, keys, draw, micro_batch, progress):
+def _at_once(
+    model_parts: tuple[Any, ...],
+    texts: Texts,
+    keys: list[int],
+    draw: Callable[[int, int], "_Masks"],
+    micro_batch: int | None,
+    progress: bool,
+) -> list[tuple[float, float, int]]:
     """(value, standard error, canvases) of each text, whose whole answer is one block."""
     drawn = [draw(len(text) - p, key) for (text, p), key in zip(texts, keys, strict=True)]
     sums = _Scorer(*model_parts).run(texts, [d.mask for d in drawn], micro_batch, progress)
     return [(*d.estimate(s), len(s)) for d, s in zip(drawn, sums, strict=True)]
 
 
-def _host(values, dtype):
+def _host(values: Any, dtype: torch.dtype) -> torch.Tensor:
     """A tensor on the CPU, whatever torch's default device is."""
     return torch.tensor(values, dtype=dtype, device="cpu")
 
 
-def check_samples(name, value):
+def check_samples(name: str, value: Any) -> int:
     """A number of masks; ValueError for one that cannot be drawn in pairs."""
     number = plain(value)
     good = isinstance(number, int) and not isinstance(number, bool)
@@ -143,7 +151,7 @@ def check_samples(name, value):
     return number
 
 
-def _ids(name, value):
+def _ids(name: str, value: Any) -> torch.Tensor:
     """Token ids as int64 ``[length]`` on the CPU."""
     try:
         ids = torch.as_tensor(value, device="cpu")
@@ -157,7 +165,7 @@ def _ids(name, value):
     return ids.to(torch.int64)
 
 
-def checked_texts(pairs, adapter, mask_id):
+def checked_texts(pairs: Iterable[Any], adapter: Adapter, mask_id: int) -> Texts:
     """(ids of prompt and answer, length of the prompt) of each pair; errors as `loglikelihood`."""
     texts = []
     for number, pair in enumerate(pairs):
@@ -186,7 +194,7 @@ def checked_texts(pairs, adapter, mask_id):
     return texts
 
 
-def _row_keys(given, texts):
+def _row_keys(given: Any, texts: Texts) -> list[int]:
     """What each pair's draws are keyed by: given, or a hash of the pair's tokens."""
     if given is not None:
         keys = several(int64, "a list of 64-bit integers")("row_keys", given)
@@ -207,7 +215,7 @@ class _Masks:
     mask: torch.Tensor
     draw: torch.Tensor | None
 
-    def estimate(self, sums):
+    def estimate(self, sums: torch.Tensor) -> tuple[float, float]:
         """Value and standard error from each mask's sum of log-probabilities, float64."""
         masked, length = self.mask.sum(1), self.mask.shape[1]
         if self.draw is None:
@@ -219,7 +227,7 @@ class _Masks:
         return value, spread if math.isfinite(value) else math.inf
 
 
-def _masks(samples, seed, length, key):
+def _masks(samples: int, seed: int, length: int, key: int) -> _Masks:
     """All masks of an answer, or `samples` drawn ones, from (seed, key, number of the draw)."""
     if length < 63 and 2**length - 1 <= samples:
         bit = _host(range(length), torch.int64)
@@ -238,11 +246,17 @@ def _masks(samples, seed, length, key):
 class _Scorer:
     """Computes masked canvases in passes: nothing is padded, only masked rows reach the head."""
 
-    def __init__(self, adapter, arena, mask_id, guidance):
+    def __init__(self, adapter: Adapter, arena: Any, mask_id: int, guidance: float) -> None:
         self.adapter, self.arena, self.mask_id = adapter, arena, mask_id
         self.sampling, self.planner = Sampling(guidance=guidance), Planner(adapter.shift)
 
-    def run(self, texts, masks, micro_batch, progress=False):
+    def run(
+        self,
+        texts: Texts,
+        masks: list[torch.Tensor],
+        micro_batch: int | None,
+        progress: bool = False,
+    ) -> list[torch.Tensor]:
         """Per text float64 ``[masks]``: the masked answer tokens' log-probabilities, summed."""
         jobs = [(pair, mask) for pair, of_pair in enumerate(masks) for mask in of_pair]
         if not jobs:
@@ -264,7 +278,7 @@ class _Scorer:
                 bar.update(len(part))
         return _host(sums, torch.float64).split([len(m) for m in masks])
 
-    def _pass(self, part):
+    def _pass(self, part: list[tuple[torch.Tensor, int, torch.Tensor]]) -> list[float]:
         """The sums of (text, length of its prompt, mask of its answer) in one pass."""
         device, live, start = self.adapter.device, [], 0
         for row, (text, prompt, mask) in enumerate(part):
@@ -288,7 +302,7 @@ class _Scorer:
         counts = [int(mask.sum()) for _, _, mask in part]
         return [-float(values.sum()) for values in loss.double().cpu().split(counts)]
 
-    def _noised(self, text, prompt, mask):
+    def _noised(self, text: torch.Tensor, prompt: int, mask: torch.Tensor) -> Sequence:
         """A sequence with one block, the answer, of which `mask` is masked."""
         tokens = text.clone()
         tokens[prompt:][mask] = self.mask_id

@@ -67,7 +67,7 @@ def _tensor(name, value, integer=True):
             )
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{name} = {shown(value)}: expected token ids ({error})") from error
-    if out.is_meta:
+    if out.device.type == "meta":
         raise ValueError(
             f"{name} = {shown(value)}: expected token ids; on the meta device there are no values"
         )

@@ -1,10 +1,12 @@
 """The denoising as it went: every forward is a frame."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.animation import PillowWriter
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dpad.generation.output import Trace
@@ -17,7 +19,9 @@ _SCALE = Normalize(0, 1)
 
 
 @themed
-def animate(trace, path, row=0, *, per_second=4.0, theme):
+def animate(
+    trace: Any, path: str | Path, row: int = 0, *, per_second: float = 4.0, theme: str
+) -> None:
     """Writes an animation of the commits, one frame per forward; the last one stays for a while.
 
     A ``.gif`` shows the canvas as a grid, 32 positions to a line, coloured by confidence. An
@@ -47,7 +51,8 @@ def animate(trace, path, row=0, *, per_second=4.0, theme):
     figure, cells, words = _grid(total - prompt, theme)
     names = trace.header.get("texts", {})
     map_ = ScalarMappable(_SCALE, "cividis")
-    writer = PillowWriter(fps=per_second)
+    frames: Any = per_second  # whole ones, by its type; others work
+    writer = PillowWriter(fps=frames)
     with writer.saving(figure, path, dpi=100):
         writer.grab_frame()
         for event in events:
@@ -63,19 +68,19 @@ def animate(trace, path, row=0, *, per_second=4.0, theme):
             writer.grab_frame()
 
 
-def _short(text):
+def _short(text: str) -> str:
     """A token's text in one cell: at most three characters, spaces and line ends visible."""
     text = text.replace("\n", "\u21b5").replace(" ", "\u2423")
     return text if len(text) <= 3 else text[:2] + "\u2026"
 
 
-def _grid(length, theme):
+def _grid(length: int, theme: str) -> tuple[Figure, list[Any], list[Any]]:
     """(figure, cell per position, its text), nothing committed."""
     lines = -(-length // COLUMNS)
     figure = new_figure(COLUMNS * _CELL + 0.2, lines * _CELL + 0.5)
     ax = figure.add_subplot(xlim=(0, COLUMNS), ylim=(lines, 0), aspect="equal")
     ax.set_axis_off()
-    empty = {"facecolor": THEMES[theme]["line"], "alpha": 0.18, "linewidth": 0}
+    empty: dict[str, Any] = {"facecolor": THEMES[theme]["line"], "alpha": 0.18, "linewidth": 0}
     cells, words = [], []
     for position in range(length):
         line, column = divmod(position, COLUMNS)

@@ -1,12 +1,16 @@
 """Accuracy against cost."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from dpad.plot.style import THEMES, new_figure, themed
 
 
 @themed
-def pareto(tuning, ax=None, *, cost=None, theme):
+def pareto(tuning: Any, ax: Axes | None = None, *, cost: str | None = None, theme: str) -> Axes:
     """Every point of a sweep, the frontier as a line, the choice as a star.
 
     Args:
@@ -31,7 +35,12 @@ def pareto(tuning, ax=None, *, cost=None, theme):
     bounds = [p.interval for p in tuning.points]
     below = [y - 100 * low for y, (low, _) in zip(ys, bounds, strict=True)]
     above = [100 * high - y for y, (_, high) in zip(ys, bounds, strict=True)]
-    style = {"fmt": "o", "capsize": 2, "color": THEMES[theme]["line"], "elinewidth": 0.6}
+    style: dict[str, Any] = {
+        "fmt": "o",
+        "capsize": 2,
+        "color": THEMES[theme]["line"],
+        "elinewidth": 0.6,
+    }
     ax.errorbar(xs, ys, yerr=(below, above), label="configurations", **style)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -40,5 +49,5 @@ def pareto(tuning, ax=None, *, cost=None, theme):
     return ax
 
 
-def _places(points, cost):
+def _places(points: Sequence[Any], cost: str) -> tuple[list[float], list[float]]:
     return [getattr(p, cost) for p in points], [100 * p.accuracy for p in points]

@@ -1,11 +1,12 @@
 """What the pictures read from a trace."""
 
 import os
+from typing import Any
 
 from dpad.generation.output import Trace
 
 
-def events_of(trace, row):
+def events_of(trace: Any, row: int) -> tuple[list[dict[str, Any]], int, int, int]:
     """(events of the row, prompt length, canvas length, block length).
 
     Raises:
@@ -24,7 +25,7 @@ def events_of(trace, row):
     return events, prompts[row], total, config["block_length"]
 
 
-def block_states(trace, row=0):
+def block_states(trace: Any, row: int = 0) -> list[list[str]]:
     """What each block could see: a list per block of a list per position of keys of `STATES`.
 
     Args:

@@ -1,6 +1,8 @@
 """Colours and figures: a light and a dark theme."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,22 +31,27 @@ THEMES = {
 }
 
 
-def new_figure(width, height):
+Result = TypeVar("Result")
+
+
+def new_figure(width: float, height: float) -> Figure:
     """An empty matplotlib Figure of this size in inches, drawn by Agg, unknown to pyplot."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def themed(view):
+def themed(view: Callable[..., Result]) -> Callable[..., Result]:
     """Gives a view the keyword `theme`: its figure, axes and text take that theme's colours."""
 
     @functools.wraps(view)
-    def drawn(*args, theme="light", **kwargs):
+    def drawn(*args: Any, theme: str = "light", **kwargs: Any) -> Result:
         if theme not in THEMES:
             raise ValueError(f"theme = {theme!r}: expected one of {', '.join(THEMES)}")
         colours = THEMES[theme]
-        settings = {name: colours[part] for part, names in _PARTS.items() for name in names}
+        settings: dict[Any, Any] = {
+            name: colours[part] for part, names in _PARTS.items() for name in names
+        }
         with rc_context(settings):
             return view(*args, theme=theme, **kwargs)
 

@@ -1,7 +1,11 @@
 """The pictures that do not move."""
 
+from typing import Any
+
 import numpy
+from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -13,7 +17,7 @@ _BINS = 20
 
 
 @themed
-def kept_raster(trace, row=0, ax=None, *, theme):
+def kept_raster(trace: Any, row: int = 0, ax: Axes | None = None, *, theme: str) -> Axes:
     """Which positions each block could see: one line per block, one column per position.
 
     Beside each line stands how many suffix positions were kept, of how many.
@@ -36,7 +40,7 @@ def kept_raster(trace, row=0, ax=None, *, theme):
     norm = BoundaryNorm([n - 0.5 for n in range(len(STATES) + 1)], len(STATES))
     numbers = [[_NUMBER[state] for state in line] for line in states]
     ax.imshow(numbers, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
-    place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7}
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7}
     for block, line in enumerate(states):
         kept, dropped = line.count("kept"), line.count("dropped")
         if kept + dropped:
@@ -56,7 +60,7 @@ def kept_raster(trace, row=0, ax=None, *, theme):
 
 
 @themed
-def reveal_timeline(trace, row=0, ax=None, *, theme):
+def reveal_timeline(trace: Any, row: int = 0, ax: Axes | None = None, *, theme: str) -> Axes:
     """When each position was committed, coloured by its confidence; below, tokens per forward.
 
     Args:
@@ -102,7 +106,7 @@ def reveal_timeline(trace, row=0, ax=None, *, theme):
 
 
 @themed
-def confidence_histogram(trace, row=0, ax=None, *, theme):
+def confidence_histogram(trace: Any, row: int = 0, ax: Axes | None = None, *, theme: str) -> Axes:
     """How sure the model was of the tokens it committed: tokens per confidence, on a log scale.
 
     Args:
@@ -129,7 +133,7 @@ def confidence_histogram(trace, row=0, ax=None, *, theme):
 
 
 @themed
-def forwards_per_block(trace, row=0, ax=None, *, theme):
+def forwards_per_block(trace: Any, row: int = 0, ax: Axes | None = None, *, theme: str) -> Axes:
     """How many forwards each block took; a block that was never reached has none.
 
     Args:
@@ -157,7 +161,7 @@ def forwards_per_block(trace, row=0, ax=None, *, theme):
 
 
 @themed
-def overview(trace, row=0, timeline=None, *, theme):
+def overview(trace: Any, row: int = 0, timeline: Any = None, *, theme: str) -> Figure:
     """`kept_raster` above `reveal_timeline`, the latter of another trace if `timeline` names one.
 
     Returns:

@@ -1,14 +1,17 @@
 """The configurations of a sweep."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from typing import Any
 
 from dpad.decode.suffix import Suffix
-from dpad.generation.config import RULES, DPadGenerationConfig, resolve_names
+from dpad.generation.config import DPadGenerationConfig
+from dpad.generation.fields import RULES
+from dpad.generation.names import resolve_names
 from dpad.values import as_plain
 
 # What `tune` tries unless told otherwise: everything kept first, thinner behind it.
-GRID = {
+GRID: dict[str, tuple[Any, ...]] = {
     "suffix": (
         Suffix("all"),
         Suffix("gaussian", window=256, decay=4.0, scale=2.0),
@@ -29,7 +32,9 @@ RESERVED = (
 )
 
 
-def configurations(grid, base=None):
+def configurations(
+    grid: Any, base: DPadGenerationConfig | None = None
+) -> list[DPadGenerationConfig]:
     """The `DPadGenerationConfig` of each point of a grid, over `base`.
 
     Args:
@@ -45,7 +50,7 @@ def configurations(grid, base=None):
         points = [dict(zip(grid, values, strict=True)) for values in product(*_values(grid))]
     else:
         points = [p.given() if isinstance(p, DPadGenerationConfig) else dict(p) for p in grid]
-    found = []
+    found: list[DPadGenerationConfig] = []
     for point in points:
         config = _over(point, {} if base is None else base.given())
         if config in found:
@@ -56,14 +61,14 @@ def configurations(grid, base=None):
     return found
 
 
-def _values(grid):
+def _values(grid: Mapping[str, Any]) -> Iterator[list[Any]]:
     for name, values in grid.items():
         if isinstance(values, (str, Suffix, Mapping)) or not hasattr(values, "__iter__"):
             raise TypeError(f"grid[{name!r}] = {values!r}: expected a list of values to try")
         yield list(values)
 
 
-def _over(point, base):
+def _over(point: Mapping[str, Any], base: Mapping[str, Any]) -> DPadGenerationConfig:
     point = resolve_names(point)
     for name in RESERVED:
         if name in point or name in base:
@@ -74,21 +79,22 @@ def _over(point, base):
     return DPadGenerationConfig(**{**base, **point})
 
 
-def plain(config):
+def plain(config: DPadGenerationConfig) -> dict[str, Any]:
     """Option -> value of what was chosen, as JSON can hold it: what a point is known by."""
     return {name: as_plain(value) for name, value in config.given().items()}
 
 
-def label(value):
+def label(value: Any) -> str:
     """One option's value as a few words."""
     if not isinstance(value, dict):
         return "" if value is None else str(value)
     words = {n: v for n, v in value.items() if v is not None and n != "grid"}
-    kind, shown = words.pop("kind", ""), lambda v: v if isinstance(v, str) else f"{v:g}"
-    return " ".join([kind, *(f"{n}={shown(v)}" for n, v in words.items())]).strip()
+    kind = words.pop("kind", "")
+    shown = (f"{n}={v if isinstance(v, str) else f'{v:g}'}" for n, v in words.items())
+    return " ".join([kind, *shown]).strip()
 
 
-def varying(configs):
+def varying(configs: Sequence[DPadGenerationConfig]) -> list[str]:
     """Names of the options that differ between the configurations."""
     points = [plain(c) for c in configs]
     names = dict.fromkeys(name for point in points for name in point)

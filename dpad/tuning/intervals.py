@@ -1,11 +1,12 @@
 """95 % intervals of accuracies and of their differences."""
 
 import math
+from collections.abc import Sequence
 
 Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
-def wilson(right, n):
+def wilson(right: int, n: int) -> tuple[float, float]:
     """Wilson's score interval of a proportion (Wilson 1927): low and high, both 0 to 1."""
     if not 0 <= right <= n or n < 1:
         raise ValueError(f"right = {right}, n = {n}: expected 0 <= right <= n and n >= 1")
@@ -14,7 +15,7 @@ def wilson(right, n):
     return max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2))
 
 
-def paired_difference(ours, theirs):
+def paired_difference(ours: Sequence[bool], theirs: Sequence[bool]) -> tuple[float, float, float]:
     """Difference of two proportions over the same problems, and its interval.
 
     Agresti and Min's adjusted Wald interval (Statistics in Medicine 24, 2005): half a problem is

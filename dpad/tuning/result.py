@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.html import table
@@ -26,23 +27,23 @@ class Point:
     """
 
     config: DPadGenerationConfig
-    right: tuple
+    right: tuple[bool, ...]
     forwards: float
     positions: float
     seconds: float
 
     @property
-    def accuracy(self):
+    def accuracy(self) -> float:
         """Share of right answers, 0 to 1."""
         return sum(self.right) / len(self.right)
 
     @property
-    def interval(self):
+    def interval(self) -> tuple[float, float]:
         """95 % interval of the accuracy (Wilson's): low, high."""
         return wilson(sum(self.right), len(self.right))
 
 
-def check_cost(cost):
+def check_cost(cost: str) -> None:
     """Raises ValueError unless `cost` names a cost of a `Point`."""
     if cost not in COSTS:
         raise ValueError(f"cost = {cost!r}: expected one of {', '.join(COSTS)}")
@@ -57,16 +58,18 @@ class Tuning:
         tolerance, cost: what `best` goes by.
     """
 
-    points: list = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
     tolerance: float = 0.01
     cost: str = "seconds"
 
     @property
-    def best(self):
+    def best(self) -> Point:
         """The `Point` that `cheapest` finds with this sweep's tolerance and cost."""
         return self.cheapest()
 
-    def cheapest(self, tolerance=None, cost=None, *, confident=False):
+    def cheapest(
+        self, tolerance: float | None = None, cost: str | None = None, *, confident: bool = False
+    ) -> Point:
         """The `Point` of least cost that is nearly as good as the most accurate one.
 
         Args:
@@ -80,34 +83,34 @@ class Tuning:
             ValueError: a tolerance that is no share, or an unknown cost.
         """
         tolerance = self.tolerance if tolerance is None else tolerance
-        cost = self.cost if cost is None else cost
+        by = self.cost if cost is None else cost
         check_tolerance(tolerance)
-        check_cost(cost)
-        top = min(self.points, key=lambda p: (-sum(p.right), getattr(p, cost)))
+        check_cost(by)
+        top = min(self.points, key=lambda p: (-sum(p.right), getattr(p, by)))
         good = [top]
         for point in self.points:
             measured, low, _ = paired_difference(point.right, top.right)
             if (low if confident else measured) >= -tolerance - 1e-12:
                 good.append(point)
-        return min(good, key=lambda p: getattr(p, cost))
+        return min(good, key=lambda p: getattr(p, by))
 
-    def frontier(self, cost=None):
+    def frontier(self, cost: str | None = None) -> list[Point]:
         """The points that no other beats in both accuracy and cost, cheapest first."""
-        cost = self.cost if cost is None else cost
-        check_cost(cost)
-        found = []
-        for point in sorted(self.points, key=lambda p: (getattr(p, cost), -sum(p.right))):
+        by = self.cost if cost is None else cost
+        check_cost(by)
+        found: list[Point] = []
+        for point in sorted(self.points, key=lambda p: (getattr(p, by), -sum(p.right))):
             if not found or sum(point.right) > sum(found[-1].right):
                 found.append(point)
         return found
 
-    def names(self):
+    def names(self) -> list[dict[str, str]]:
         """What tells the points apart: a dict of option -> words for each."""
         options = varying([p.config for p in self.points])
         values = [plain(p.config) for p in self.points]
         return [{name: label(v.get(name)) for name in options} for v in values]
 
-    def rows(self):
+    def rows(self) -> tuple[list[str], list[list[str]]]:
         """Headings, and a list of texts per point; the choice has a star in front."""
         names, best = self.names(), self.best
         lines = []
@@ -123,14 +126,14 @@ class Tuning:
             lines.append([star, *name.values(), *share, *costs])
         return ["", *names[0], *_HEADINGS], lines
 
-    def _caption(self):
+    def _caption(self) -> str:
         n = len(self.points[0].right)
         return (
             f"{n} problems; costs per problem; * fewest {self.cost} within "
             f"{100 * self.tolerance:g} % of the problems of the most accurate"
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         head, lines = self.rows()
         widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
         rows = (
@@ -139,10 +142,10 @@ class Tuning:
         )
         return "\n".join([*rows, self._caption()])
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return f"<div>{table(*self.rows())}<div>{self._caption()}</div></div>"
 
-    def plot(self, ax=None, *, cost=None, theme="light"):
+    def plot(self, ax: Any = None, *, cost: str | None = None, theme: str = "light") -> Any:
         """`dpad.plot.pareto` of this result: accuracy against cost. Returns matplotlib's Axes."""
         from dpad.plot import pareto
 

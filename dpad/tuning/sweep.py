@@ -1,12 +1,15 @@
 """`tune`: the loop over problems and configurations."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from dpad.generation.api import generate, merge
+from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.progress import check_progress
 from dpad.models.adapter import find_adapter
 from dpad.tuning.grid import GRID, configurations, plain
@@ -16,21 +19,21 @@ from dpad.values import int64, shown, whole
 
 
 def tune(
-    model,
-    problems,
-    check,
-    grid=None,
+    model: torch.nn.Module,
+    problems: Iterable[Any],
+    check: Callable[[Any, Any], Any],
+    grid: Any = None,
     *,
-    config=None,
-    tokenizer=None,
-    prompt=None,
-    batch=8,
-    seed=0,
-    tolerance=0.01,
-    cost="seconds",
-    path=None,
-    progress=True,
-):
+    config: DPadGenerationConfig | None = None,
+    tokenizer: Any = None,
+    prompt: Callable[[Any], Any] | None = None,
+    batch: int = 8,
+    seed: int = 0,
+    tolerance: float = 0.01,
+    cost: str = "seconds",
+    path: str | Path | None = None,
+    progress: bool = True,
+) -> Tuning:
     """Decodes the same problems with every configuration of a grid and compares them.
 
     The configurations take turns batch by batch, so that a machine that is busy for a while slows
@@ -81,7 +84,7 @@ def tune(
     return Tuning(found, tolerance, cost)
 
 
-def _prompt(problem, prompt):
+def _prompt(problem: Any, prompt: Callable[[Any], Any] | None) -> Any:
     if prompt is not None:
         return prompt(problem)
     if isinstance(problem, Mapping):
@@ -91,7 +94,7 @@ def _prompt(problem, prompt):
     return getattr(problem, "prompt", problem)
 
 
-def _ids(prompt, tokenizer):
+def _ids(prompt: Any, tokenizer: Any) -> list[int]:
     """Token ids of a prompt, a list of int."""
     if isinstance(prompt, str):
         if tokenizer is None:
@@ -104,21 +107,32 @@ def _ids(prompt, tokenizer):
     return list(ids)
 
 
-def _point(config, cells):
+def _point(config: DPadGenerationConfig, cells: list[dict[str, Any]]) -> Point:
     n = sum(len(cell["right"]) for cell in cells)
     right = tuple(value for cell in cells for value in cell["right"])
-    costs = (sum(c[name] for c in cells) / n for name in ("forwards", "positions", "seconds"))
+    costs = [sum(c[name] for c in cells) / n for name in ("forwards", "positions", "seconds")]
     return Point(config, right, *costs)
 
 
 class _Run:
     """The problems of a sweep, and what has been measured of them."""
 
-    def __init__(self, model, problems, prompts, check, tokenizer, seed, store):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        problems: list[Any],
+        prompts: list[list[int]],
+        check: Callable[[Any, Any], Any],
+        tokenizer: Any,
+        seed: int,
+        store: Store,
+    ) -> None:
         self.model, self.problems, self.prompts = model, problems, prompts
         self.check, self.tokenizer, self.seed, self.store = check, tokenizer, seed, store
 
-    def measure(self, points, batch, progress):
+    def measure(
+        self, points: list[DPadGenerationConfig], batch: int, progress: bool
+    ) -> list[list[dict[str, Any]]]:
         """For each point the cells of its batches."""
         from tqdm.auto import tqdm
 
@@ -134,15 +148,19 @@ class _Run:
         todo = [cell for cell in plan if cell[2] not in known]
         if todo:
             self._decode(points[todo[0][0]], todo[0][1], batch)
-        shown = {"initial": len(plan) - len(todo), "total": len(plan), "disable": not progress}
+        shown: dict[str, Any] = {
+            "initial": len(plan) - len(todo),
+            "total": len(plan),
+            "disable": not progress,
+        }
         for number, first, name in tqdm(todo, unit="batch", desc="tune", **shown):
             self.store.add(name, self._cell(points[number], first, batch))
-        cells = [[] for _ in points]
+        cells: list[list[dict[str, Any]]] = [[] for _ in points]
         for number, _, name in plan:
             cells[number].append(known[name])
         return cells
 
-    def _decode(self, config, first, batch):
+    def _decode(self, config: DPadGenerationConfig, first: int, batch: int) -> tuple[Any, int]:
         """(output, number of prompt columns) of a batch."""
         prompts = [torch.tensor(ids) for ids in self.prompts[first : first + batch]]
         ids = pad_sequence(prompts, True, 0, "left")
@@ -159,7 +177,7 @@ class _Run:
         )
         return out, ids.shape[1]
 
-    def _cell(self, config, first, batch):
+    def _cell(self, config: DPadGenerationConfig, first: int, batch: int) -> dict[str, Any]:
         begun = time.perf_counter()
         out, columns = self._decode(config, first, batch)
         seconds = time.perf_counter() - begun
@@ -179,7 +197,7 @@ class _Run:
         }
 
 
-def _turned(values, turn):
+def _turned(values: Sequence[int], turn: int) -> list[int]:
     """The values, beginning with another one at each turn."""
     turn %= len(values)
     return [*values[turn:], *values[:turn]]

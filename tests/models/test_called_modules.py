@@ -143,6 +143,14 @@ def test_a_replaced_mlp_is_the_one_that_runs(dream, ids):
     assert not torch.allclose(found, plain, atol=0.1)
 
 
+def test_a_wrapped_projection_need_not_say_its_width(dream, ids):
+    mlp = dream.model.layers[1].mlp
+    width, mlp.up_proj = mlp.up_proj.out_features, Doubled(mlp.up_proj)
+    with dpad.patch(dream) as handle:
+        assert handle.adapter.mlp_width == width
+        assert dream.generate(ids, max_new_tokens=8).shape[1] == ids.shape[1] + 8
+
+
 @pytest.mark.once
 def test_torch_compile_traces_them(place, ids):
     model, _, module = place

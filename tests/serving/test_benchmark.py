@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchmarks import load, serve
+from benchmarks import load, serve, serve_dlmserve
 
 
 def seen(status, first, end, tokens=4):
@@ -53,6 +53,17 @@ def test_checks(value, met):
     check = serve.checked("name", value, 1.5, "least")
     assert check["met"] is met and ("NOT MET" in serve.line(check)) is not met
     assert serve.checked("name", value, 1.5, "most")["met"] is (check["value"] <= 1.5)
+
+
+def test_a_client_of_whole_answers(server, problems):
+    """The one that asks dlmserve: prompts are user turns."""
+    client = serve_dlmserve.Chat(server.url, "demo", {"max_tokens": 64, "seed": 0})
+    seen = client.ask("by 3 forward from")
+    assert (seen.status, seen.tokens, seen.first) == (200, serve_dlmserve.CANVAS, seen.end)
+    assert seen.text and seen.end > 0 and seen.prompt_tokens > 0
+    assert serve_dlmserve.Chat(server.url, "other", {}).ask("a").status == 404
+    answers, _ = load.closed(client, ["by 3 forward from"] * 6, 3)
+    assert {answer.text for answer in answers} == {seen.text}
 
 
 @pytest.mark.slow(reason="starts two servers")
