@@ -36,7 +36,9 @@ def calls(model, count, seed, longest=30):
             if options.get("alg") == "confidence_threshold":
                 continue
         prompt = [draw.randrange(EOS_ID) for _ in range(draw.randint(1, 14))]
-        if draw.random() < 0.2 and not {"steps", "compatible", "cfg_scale"} & set(options):
+        if draw.random() < 0.2 and not {"steps", "compatible", "cfg_scale", "refine"} & set(
+            options
+        ):
             gaps = draw.choices((MASK_ID, draw.randrange(EOS_ID)), k=options["max_new_tokens"] - 1)
             prompt += [*gaps, MASK_ID]
             options["infill"] = True

@@ -110,7 +110,7 @@ def options(draw, rows, shift):
     for name in ("batch_invariant", "logits_eos_inf", "confidence_eos_eot_inf"):
         if draw.random() < 0.1:
             chosen[name] = True
-    if draw.random() < 0.2 and not {"steps", "compatible"} & set(chosen):
+    if draw.random() < 0.2 and not {"steps", "compatible", "refine"} & set(chosen):
         chosen["length"] = growth(draw, chosen["max_new_tokens"])
     return chosen
 
