@@ -192,7 +192,9 @@ class Canvas:
         next `read_status`.
         """
         joined = torch.cat([n.flatten().double() for n in numbers])
-        return joined.to("cpu", non_blocking=True)
+        pin = devices.pinned(self.device)
+        host = torch.empty(joined.shape, dtype=joined.dtype, device="cpu", pin_memory=pin)
+        return host.copy_(joined, non_blocking=True)
 
     def read_status(self):
         """Status and `head_masked` of every row as lists: the one host read of a step."""

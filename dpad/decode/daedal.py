@@ -80,8 +80,8 @@ class Growth(Replan):
         if not seen.position.shape[0]:
             return end
         open_ = seen.probability.masked_fill(~seen.masked, torch.inf)
-        lowest, at = open_.min(0)
-        return torch.stack((end[0], lowest, seen.position[at].double()))
+        lowest, at = open_.min(0, keepdim=True)
+        return torch.cat((end, lowest, seen.position[at].double()))
 
     def _confidence(self, logits: torch.Tensor) -> torch.Tensor:
         """The confidence in an end; `logits` ``[n, vocab]`` by ascending position."""

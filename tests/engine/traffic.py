@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 import dpad
-from tests.decode.common import EOS_ID
+from tests.decode.common import EOS_ID, MASK_ID
 from tests.generation import random_calls
 
 
@@ -36,6 +36,12 @@ def calls(model, count, seed, longest=30):
             if options.get("alg") == "confidence_threshold":
                 continue
         prompt = [draw.randrange(EOS_ID) for _ in range(draw.randint(1, 14))]
+        if draw.random() < 0.2 and not {"steps", "compatible", "cfg_scale", "refine"} & set(
+            options
+        ):
+            gaps = draw.choices((MASK_ID, draw.randrange(EOS_ID)), k=options["max_new_tokens"] - 1)
+            prompt += [*gaps, MASK_ID]
+            options["infill"] = True
         made.append(Call(prompt, options, draw.randrange(100)))
     for call in made:
         call.alone = dpad.generate(

@@ -110,7 +110,19 @@ def options(draw, rows, shift):
     for name in ("batch_invariant", "logits_eos_inf", "confidence_eos_eot_inf"):
         if draw.random() < 0.1:
             chosen[name] = True
+    if draw.random() < 0.2 and not {"steps", "compatible", "refine"} & set(chosen):
+        chosen["length"] = growth(draw, chosen["max_new_tokens"])
     return chosen
+
+
+def growth(draw, new):
+    return {
+        "initial_length": draw.randint(1, new),
+        "expansion": draw.choice((1, 3, 8)),
+        "window": draw.choice((2, 6)),
+        "end_confidence": draw.choice((0.0, 0.1, 0.5)),
+        "low_confidence": draw.choice((0.1, 0.3, 0.6)),
+    }
 
 
 class Drafts:
