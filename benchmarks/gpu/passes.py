@@ -8,9 +8,11 @@ from benchmarks.gpu.models import BLOCK, FILL_ID, MASK_ID, prompt
 from benchmarks.gpu.timing import captured
 from dpad.decode.canvas import Canvas
 from dpad.decode.commit import threshold
+from dpad.decode.controls import Controls
+from dpad.decode.lane import Sampling
 from dpad.decode.layout import Layout
-from dpad.decode.sequence import Sampling, Sequence
-from dpad.decode.step import Controls, DeviceStep
+from dpad.decode.sequence import Sequence
+from dpad.decode.step import DeviceStep
 from dpad.decode.suffix import Suffix
 
 

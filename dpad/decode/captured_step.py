@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from dpad.decode import adaptive
+from dpad.decode.controls import Controls, power_of_two
 from dpad.decode.layout import Layout, Targets, tensors_of
 from dpad.decode.packed import Packed
-from dpad.decode.step import Controls, Decision, power_of_two
+from dpad.decode.step import Decision
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ import torch
 from dpad import ops
 from dpad.decode import device as devices
 from dpad.decode import forked, prefix
+from dpad.decode.controls import Controller
 from dpad.decode.layout import Layout
 from dpad.decode.passes import LONG_CREDIT, Pass, long_ones
 from dpad.decode.phases import passed
 from dpad.decode.plan import Planner, draw_suffix
 from dpad.decode.replan import apply, seen_by
-from dpad.decode.step import Controller, DeviceStep, Step
+from dpad.decode.step import DeviceStep, Step
 
 WIDE_BYTES = 1 << 23  # of an MLP's inner rows: from these on, a step's freed memory is given back
 FINISHED, NAN, INVALID = (ops.STATUS[n] for n in ("finished", "nan", "invalid"))

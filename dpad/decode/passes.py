@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
+from dpad.decode.controls import Controls
 from dpad.decode.forward import Layers
 from dpad.decode.layout import Layout
-from dpad.decode.step import Controls, DeviceStep
+from dpad.decode.step import DeviceStep
 
 # A pass is long if it has more rows than these, and than so many times a typical one's.
 LONG_ROWS, LONG = 128, 4

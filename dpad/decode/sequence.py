@@ -1,6 +1,5 @@
 """A sequence: all that it is decoded by, and where it stands. Nothing of it lives elsewhere."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
@@ -9,110 +8,13 @@ import torch
 
 from dpad import ops
 from dpad.decode import phases
-from dpad.decode.commit import Rule, Schedule
+from dpad.decode.commit import Rule
+from dpad.decode.lane import NO_HOOKS, Hooks, Sampling, lane_of
 from dpad.decode.replan import Replan, windows
+from dpad.decode.schedule import Schedule
 from dpad.decode.suffix import Suffix
 
 _IDS = count()  # no two sequences of a process share an id
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How logits become tokens and scores.
-
-    `suppress` ids are never chosen, `exclude` ids are left out of the soft-max. `guidance` w mixes
-    logits as u + (w + 1)(c - u), u those of the prompt hidden (LLaDA, arXiv 2502.09992, eq. 16);
-    0 is off. `top_p` and `top_k` filter the distribution; scores are then, and with `tempered`
-    always, those of the distribution that tokens are drawn from (Dream, arXiv 2508.15487), else of
-    the logits as they are. `before_filters`: they are those before top-p and top-k, of the token
-    that was drawn after. `top_k_first`: the nucleus is that of the k best. `within_top_p`: without
-    the id that passes it, of a distribution without the ids that are never chosen (MDLM).
-    `random_order` ranks by uniform draws; `round_scores` rounds scores to the logits' dtype.
-    """
-
-    temperature: float = 0.0
-    top_p: float | None = None
-    top_k: int | None = None
-    tempered: bool = False
-    before_filters: bool = False
-    top_k_first: bool = False
-    within_top_p: bool = False
-    guidance: float = 0.0
-    suppress: tuple = ()
-    exclude: tuple = ()
-    round_scores: bool = False
-    random_order: bool = False
-
-    @property
-    def filtered(self):
-        """Whether logits are divided by the temperature and filtered before they are scored."""
-        return bool(self.tempered or self.top_p or self.top_k)
-
-
-@dataclass(eq=False)
-class Hooks:
-    """A caller's own code in the loop; one object for all sequences of a call.
-
-    What it raises ends the sequences it belongs to, and no others.
-
-    `kept(q)` replaces the suffix draw of the block. `noise(sequences, positions, vocab)` gives the
-    Gumbel noise (float64 ``[logit_rows, vocab]``) and `order(sequences, positions, eligible)` the
-    ranked scores (float64 ``[logit_rows]``) of a pass. `whole_logits(layout, sequences, rows,
-    canvas)` gets the logits of all rows of a pass, ``[rows, vocab]``, and returns those of its
-    targets. `process_logits(sequences, targets, logits, canvas)` gets logits ``[logit_rows,
-    vocab]`` (guidance mixed in, its own to write to) and the `Canvas` they were computed from, and
-    returns the logits to decide by. `on_begin(canvas, sequences)` comes before the first pass,
-    `on_step(step)` after each commit with a `dpad.decode.step.Step`, before the status is read.
-    `on_block(q, tokens)` gets a finished block; if it returns true, the sequence ends there.
-    """
-
-    kept: Callable | None = None
-    noise: Callable | None = None
-    order: Callable | None = None
-    whole_logits: Callable | None = None
-    process_logits: Callable | None = None
-    on_begin: Callable | None = None
-    on_step: Callable | None = None
-    on_block: Callable | None = None
-
-    IN_STEP = ("noise", "order", "whole_logits", "process_logits")  # called within a step
-
-    def within_step(self):
-        """Name of a function that is called between forward and commit, or None."""
-        return next((n for n in self.IN_STEP if getattr(self, n) is not None), None)
-
-
-NO_HOOKS = Hooks()
-
-
-class Lane(NamedTuple):
-    """What sequences agree in that share a pass: everything about it but tensors.
-
-    Thresholds, temperatures, quotas, seeds, lengths and the like are tensors, one value for each
-    sequence, and never split a pass.
-    """
-
-    rule: int
-    score: str
-    drawn_order: bool
-    filters: tuple | None  # whether there is a nucleus, and a top-k
-    top_k_first: bool
-    within_top_p: bool
-    scaled_scores: bool | None  # scores before the filters: of logits / temperature, or as they are
-    guided: bool
-    random_order: bool
-    suppress: tuple
-    exclude: tuple
-    round_scores: bool
-    end_ids: tuple
-    early_stop: int  # of `ops.STOPS`
-    fill_id: int
-    mask_id: int
-    causal_block: int  # block length of block-causal attention, else 0
-    remembered: int  # longest block of a rule that keeps what it saw of it, else 0
-    remasks: bool  # whether tokens may become masks again
-    tells_head: bool  # whether the host asks for the first target of each pass
-    hooks: Hooks | None  # where they are called within the step
 
 
 def blocks_of(prompt_length, length, block_length, causal=False):
@@ -227,7 +129,7 @@ class Sequence:
         self.shown = self.length if self.shown is None else self.shown
         self.first_alone = self.published_shift and self.cache != "none"
         self.plan_schedule()
-        self.lane = self._lane()
+        self.lane = lane_of(self)
         self.row = self.start = None
         self.block = self.saved = 0  # saved: leading slots whose K/V is exact
         self.shared = 0  # of these, taken from another sequence
@@ -237,36 +139,6 @@ class Sequence:
         self.kept_by_block, self.kept_at, self.changes = [], {}, []
         self.forwards, self.times = [], []
         self.reason = self.error = self.result = None
-
-    def _lane(self):
-        sampling, rule, hooks = self.sampling, self.rule, self.hooks
-        filters = (bool(sampling.top_p), bool(sampling.top_k)) if sampling.filtered else None
-        scaled = None
-        if filters and any(filters) and sampling.before_filters:
-            scaled = sampling.tempered
-        return Lane(
-            rule=rule.number,
-            score=rule.score,
-            drawn_order=rule.order_temperature > 0,
-            filters=filters,
-            top_k_first=sampling.top_k_first,
-            within_top_p=sampling.within_top_p,
-            scaled_scores=scaled,
-            guided=bool(sampling.guidance),
-            random_order=sampling.random_order,
-            suppress=sampling.suppress,
-            exclude=sampling.exclude,
-            round_scores=sampling.round_scores,
-            end_ids=self.end_ids,
-            early_stop=ops.STOPS[self.stop_in if self.early_stop else "never"],
-            fill_id=self.fill_id,
-            mask_id=self.mask_id,
-            causal_block=self.block_length if self.causal else 0,
-            remembered=self.block_length if rule.remembers else 0,
-            remasks=rule.remask is not None,
-            tells_head=self.causal and self.cache == "dual",
-            hooks=hooks if hooks.within_step() else None,
-        )
 
     @property
     def widest(self):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dpad.decode.sequence import Hooks, Sequence
+from dpad.decode.lane import Hooks
+from dpad.decode.sequence import Sequence
 from dpad.generation.job import before_end
 from dpad.generation.output import DPadOutput
 

@@ -56,7 +56,7 @@ class BoundConventions:
             self.callback = StepCallback(model, callback, *names)
 
     def hooks(self, on_step=None):
-        """What goes into `dpad.decode.sequence.Hooks`; what is not used is left out.
+        """What goes into `dpad.decode.lane.Hooks`; what is not used is left out.
 
         `on_step`: another function of the step, which comes before the callback and the streamer.
         """

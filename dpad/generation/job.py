@@ -2,8 +2,9 @@
 
 import torch
 
+from dpad.decode.lane import Hooks
 from dpad.decode.loop import decode
-from dpad.decode.sequence import Hooks, Sequence, blocks_of
+from dpad.decode.sequence import Sequence, blocks_of
 from dpad.generation.checks import (
     check_behind,
     check_growth,

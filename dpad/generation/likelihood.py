@@ -16,8 +16,9 @@ from dpad.decode.canvas import Canvas
 from dpad.decode.commit import fixed_quota
 from dpad.decode.decoder import NaNLogitsError
 from dpad.decode.forward import guided, logits_of_pass
+from dpad.decode.lane import Sampling
 from dpad.decode.plan import Planner
-from dpad.decode.sequence import Sampling, Sequence
+from dpad.decode.sequence import Sequence
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace
 from dpad.generation.block_likelihood import by_blocks

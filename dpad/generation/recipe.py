@@ -4,8 +4,9 @@ import torch
 
 from dpad.decode import ancestral, commit
 from dpad.decode.daedal import Growth
+from dpad.decode.lane import Sampling
 from dpad.decode.refine import Refining
-from dpad.decode.sequence import Sampling, blocks_of
+from dpad.decode.sequence import blocks_of
 from dpad.generation.checks import (
     check_attention,
     check_drawn,

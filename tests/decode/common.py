@@ -3,7 +3,8 @@
 import torch
 
 from dpad.decode import commit
-from dpad.decode.sequence import Hooks, Sampling, Sequence
+from dpad.decode.lane import Hooks, Sampling
+from dpad.decode.sequence import Sequence
 from dpad.decode.suffix import Suffix
 from dpad.models.adapter import find_adapter
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from dpad.decode import commit
+from dpad.decode.schedule import Schedule
 
 
 def standing(masks, step=0, **more):
@@ -16,7 +17,7 @@ def standing(masks, step=0, **more):
 
 def quotas(rule, lengths, steps, first_alone=False):
     """Quotas of the first `steps` steps of the first block, every one of them filled."""
-    schedule = commit.Schedule(rule, lengths, first_alone)
+    schedule = Schedule(rule, lengths, first_alone)
     q, found = standing(lengths[0]), []
     for q.step in range(steps):
         found.append(schedule.of(q)[1])
@@ -53,7 +54,7 @@ def test_dream_in_blocks_takes_one_step_less():
 
 
 def test_origin_commits_with_the_share_of_the_time_that_passes():
-    schedule = commit.Schedule(commit.independent(4, eps=0.2), [8])
+    schedule = Schedule(commit.independent(4, eps=0.2), [8])
     q, found = standing(8), []
     for q.step in range(5):
         value, quota, leave = schedule.of(q)
@@ -66,7 +67,7 @@ def test_origin_commits_with_the_share_of_the_time_that_passes():
 def test_carried_quota_is_what_earlier_steps_left():
     """8 masks in 4 steps: two may go in each, and what was held back may follow."""
     q = standing(8)
-    schedule = commit.Schedule(commit.threshold(0.9, steps=4), [8])
+    schedule = Schedule(commit.threshold(0.9, steps=4), [8])
     assert schedule.of(q) == (0.9, 2, -1)
     for q.step, masks, wanted in ((1, 7, 3), (2, 6, 4), (3, 2, 2), (4, 1, 1)):
         assert masks - schedule.of(q)[2] == wanted
@@ -78,7 +79,7 @@ def test_dreams_quota_is_the_mean_of_the_cohort():
     rows = [standing(masks) for masks in (8, 2, 5)]
     rows.append(standing(8, step=1))  # in another step
     together = [SimpleNamespace(**{**vars(q), "cohort": rows}) for q in rows]
-    schedule = commit.Schedule(rule, [8])
+    schedule = Schedule(rule, [8])
     assert [schedule.of(q)[1] for q in rows[:2]] == [1, 0]  # a quarter of 8, less a little; of 2
     assert [schedule.of(q)[1] for q in together[:3]] == [1, 1, 1]  # of the mean of 5
     rows[0].ended = True

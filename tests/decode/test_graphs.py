@@ -15,9 +15,9 @@ import torch
 from dpad.decode import commit, graphs
 from dpad.decode.captured_step import Bucket, sequences_of
 from dpad.decode.device import CudaGraph
+from dpad.decode.lane import Hooks
 from dpad.decode.loop import decode
 from dpad.decode.plan import Planner, draw_suffix
-from dpad.decode.sequence import Hooks
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace, Workspaces
 from tests.decode.common import MASK_ID, adapter, sequence, sequences

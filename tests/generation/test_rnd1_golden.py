@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import dpad
-from dpad.decode.commit import Schedule, fixed_quota
+from dpad.decode.commit import fixed_quota
+from dpad.decode.schedule import Schedule
 from tests.generation.common import GOLDEN
 from tests.models.families import golden
 

@@ -1,0 +1,132 @@
+"""The numbers of a step beside its layout, made on the host: draws, thresholds, quotas."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from dpad.decode.layout import tensors_of
+from dpad.decode.packed import moved
+
+
+@dataclass
+class Controls:
+    """What changes from step to step beside the layout; on the host until `to`.
+
+    rng int64 ``[batch, 3]`` (seed, row key, forward); temperature (of the draws) and rule_value
+    float64 ``[batch]``; quota int64 ``[batch]``. Where a lane asks for them: masks_to_leave int64
+    ``[batch]`` (where >= 0 the quota is the masks that are left but that many); score_override
+    float64 ``[logit_rows]`` (a number replaces the score that the rule ranks, NaN leaves it);
+    numbers float64 ``[batch, n]`` of adaptive rules (`Schedule.numbers`);
+    scale (the logits are divided by it), top_p, order_temperature and guidance float64, top_k int64
+    ``[batch]``. `most_k`: a power of two that no top_k exceeds.
+    """
+
+    rng: torch.Tensor
+    temperature: torch.Tensor
+    rule_value: torch.Tensor
+    quota: torch.Tensor
+    masks_to_leave: torch.Tensor | None = None
+    score_override: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
+    top_p: torch.Tensor | None = None
+    top_k: torch.Tensor | None = None
+    order_temperature: torch.Tensor | None = None
+    guidance: torch.Tensor | None = None
+    numbers: torch.Tensor | None = None
+    most_k: int | None = None
+
+    def to(self, device):
+        """The same on another device."""
+        if self.rng.device == device:
+            return self
+        return replace(self, **moved(tensors_of(self), device))
+
+
+class Controller:
+    """The host's half of the `Controls`; what has not changed is the same tensor as before, and is
+    not sent again.
+    """
+
+    def __init__(self):
+        self._fixed = {}  # lane -> (ids of its sequences, controls that stay)
+        self._rules = {}  # lane -> (rule values and quotas as lists, as tensors)
+
+    def of(self, lane, live):
+        """`Controls` of the step that sequences of one lane take next."""
+        fixed = self._constant(lane, live)
+        rng = fixed["rng"].clone()
+        rng[:, 2] = torch.tensor([len(q.forwards) for q in live], device="cpu")
+        plan = [(*q.schedule.of(q), q.schedule.numbers(q)) for q in live]
+        made = self._rules.get(lane)
+        if made is None or made[0] != plan:
+            value, quota, leave, numbers = zip(*plan, strict=True)
+            counts = torch.tensor([quota, leave], dtype=torch.int64, device="cpu")
+            double = {"dtype": torch.float64, "device": "cpu"}
+            value = torch.tensor(value, **double)
+            numbers = None if numbers[0] is None else torch.tensor(numbers, **double)
+            made = self._rules[lane] = plan, (value, *counts.unbind(), numbers)
+        value, quota, leave, numbers = made[1]
+        override = None
+        if any(q.first_alone and q.refresh for q in live):
+            override = torch.cat([_first_position(q) for q in live])
+        return Controls(
+            rule_value=value,
+            quota=quota,
+            masks_to_leave=leave if any(q.schedule.carried for q in live) else None,
+            score_override=override,
+            numbers=numbers,
+            **{**fixed, "rng": rng},
+        )
+
+    def forget(self, lane):
+        """Nobody is in it any more."""
+        self._fixed.pop(lane, None)
+        self._rules.pop(lane, None)
+
+    def _constant(self, lane, live):
+        """What stays as long as the same sequences are in the pass, by name."""
+        key = [q.id for q in live]
+        made = self._fixed.get(lane)
+        if made is None or made[0] != key:
+            made = self._fixed[lane] = key, _constant(lane, live)
+        return made[1]
+
+
+def _constant(lane, live):
+    def column(values):
+        return torch.tensor([float(v) for v in values], dtype=torch.float64, device="cpu")
+
+    rng = [[q.seed, q.row_key, 0] for q in live]
+    fixed = {"rng": torch.tensor(rng, dtype=torch.int64, device="cpu")}
+    asked = [q.sampling for q in live]
+    if lane.filters is None:
+        fixed["temperature"] = column(s.temperature for s in asked)
+    else:  # a filter divides the logits by it, and draws are at 1
+        fixed["temperature"] = column(s.temperature > 0 for s in asked)
+        fixed["scale"] = column(s.temperature or 1.0 for s in asked)
+        if lane.filters[0]:
+            fixed["top_p"] = column(s.top_p or 1.0 for s in asked)
+        if lane.filters[1]:
+            top_k = [s.top_k for s in asked]
+            fixed["top_k"] = torch.tensor(top_k, dtype=torch.int64, device="cpu")
+            fixed["most_k"] = power_of_two(max(top_k))
+    if lane.drawn_order:
+        fixed["order_temperature"] = column(q.rule.order_temperature for q in live)
+    if lane.guided:
+        fixed["guidance"] = column(s.guidance for s in asked)
+    return fixed
+
+
+def power_of_two(n):
+    """The smallest one that is not below n >= 1."""
+    return 1 << (n - 1).bit_length()
+
+
+def _first_position(q):
+    """In a refresh the block's first position outranks everything, the others nothing."""
+    alone = q.first_alone and q.refresh
+    fill = -torch.inf if alone else torch.nan
+    score = torch.full((q.width,), fill, dtype=torch.float64, device="cpu")
+    if alone:
+        score[0] = torch.inf
+    return score
