@@ -62,6 +62,7 @@ def run(*arguments):
     return done.stdout.splitlines()[:-2]
 
 
+@pytest.mark.slow(reason="processes of their own import Transformers and decode")
 @pytest.mark.parametrize("first", ["generate", "forward"])
 def test_a_child_of_a_team_is_refused(first):
     said = run("2", first, EVERY)
@@ -70,6 +71,7 @@ def test_a_child_of_a_team_is_refused(first):
         assert "by the method 'spawn'" in line and "torch.set_num_threads(1)" in line
 
 
+@pytest.mark.slow(reason="processes of their own import Transformers and decode")
 @pytest.mark.parametrize("threads, first", [("1", "generate"), ("2", "nothing")])
 def test_a_child_without_a_team_decodes(threads, first):
     said = run(threads, first, "generate")
@@ -83,6 +85,7 @@ def spawned(queue):
     queue.put("decodes")
 
 
+@pytest.mark.slow(reason="a process of its own imports torch")
 def test_spawned_workers_decode(monkeypatch):
     from dpad.decode import forked
 
