@@ -1,6 +1,6 @@
 """What `dpad serve` costs and gives under load, in one run.
 
-    python -m benchmarks.serve [--small] [--requests 96] [--rounds 5] [--output FILE]
+    python -m benchmarks.serve [--small] [--requests 48] [--rounds 3] [--output FILE]
 
 A random model of 57 million parameters is served by two processes of `dpad serve`: one decodes 16
 requests at a time, the other one. They take turns. The tables have the form of ``vllm bench
@@ -125,7 +125,7 @@ def measure(options, folder):
         }
         clients = {r: load.Client(url, served.NAME, OPTIONS) for r, (_, url) in servers.items()}
         for client in clients.values():
-            load.closed(client, served.prompts(2 * CLIENTS, seed=0), CLIENTS)  # warms up
+            load.closed(client, served.prompts(CLIENTS, seed=0), CLIENTS)  # warms up
         parts = [batching(clients, prompts, options.rounds)]
         parts.append(({}, one_client(clients[ROWS], model, tokenizer, prompts)))
         capacity = parts[0][0][f"{CLIENTS} clients, {ROWS} rows"]["request_throughput"]
@@ -159,8 +159,8 @@ def main(arguments=None):
     """Measures and prints; 0 if every goal is met, else 1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a tiny model: only to try it")
-    parser.add_argument("--requests", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=max(1, threads.available() - 1))
     parser.add_argument("--output", type=Path, help="file for all figures, as JSON")
     options = parser.parse_args(arguments)

@@ -5,7 +5,7 @@
 The folders hold dlmserve and what it needs (pip install --target; Transformers 4.57, accelerate).
 It computes the whole canvas in every step. dpad does so in one arm, the same algorithm, and keeps a
 cache and a window of the suffix in another. The model is random, with the released vocabulary,
-which dlmserve asks for, in bfloat16, the dtype that it has on a CPU.
+which dlmserve asks for, and in float32, so that equal answers show that the work is the same.
 """
 
 import argparse
@@ -21,16 +21,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import torch
-
 from benchmarks import load, machine, served, stats
 
 SIZES = {"d_model": 256, "n_heads": 8, "n_kv_heads": 8, "n_layers": 6, "mlp_hidden_size": 768}
-RELEASED = {"size": 126464, "mask_id": 126336, "end_id": 126081, "dtype": torch.bfloat16}
+RELEASED = {"size": 126464, "mask_id": 126336, "end_id": 126081}
 CANVAS, BLOCK, STEPS = 64, 16, 16
 CLIENTS = (1, 16)
 SHOWN = 4  # answers that are compared
-SAME = {"block_length": BLOCK, "steps": STEPS, "early_stop": False, "logits_eos_inf": True}
+SAME = {"block_length": BLOCK, "steps": STEPS, "early_stop": False}
 ARMS = {
     "dlmserve": {"target_length": CANVAS, "block_length": BLOCK, "num_denoising_steps": STEPS},
     "dpad, whole canvas": {**SAME, "suffix": {"kind": "all"}, "cache": "none"},
@@ -39,12 +37,13 @@ ARMS = {
     },
 }  # fmt: skip
 # Runs dlmserve's own application. Its loader asks for the stock class by remote code, which a
-# folder of random weights has not: dpad's class of the same architecture takes its place.
+# folder of random weights has not: dpad's class of the same architecture takes its place, in the
+# checkpoint's dtype instead of bfloat16.
 PROGRAM = """
 import sys, torch, transformers, uvicorn
 from dpad.models.hf import LLaDAModelLM
-def plain(name, torch_dtype=None, **_):
-    return LLaDAModelLM.from_pretrained(name, dtype=torch_dtype)
+def plain(name, **_):
+    return LLaDAModelLM.from_pretrained(name, dtype=torch.float32)
 transformers.AutoModel.from_pretrained = plain
 torch.set_num_threads(int(sys.argv[2]))
 from dlmserve.api.server import app
