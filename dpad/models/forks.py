@@ -26,6 +26,7 @@ OUTPUTS |= {"past_key_values", "block_past_key_values"}
 # activation and RoPE are checked by the configuration.
 _PLAIN = (nn.Dropout, nn.Identity, nn.SiLU, nn.modules.loss._Loss)
 _STOOD_IN_FOR = ("Rotary", "SiLU", "Silu")
+_PLACES = ("rotary_emb",)
 
 
 def _read(adapter: Adapter) -> list[nn.Module]:
@@ -52,7 +53,9 @@ def unknown_modules(adapter: Adapter) -> list[str]:
     unknown = [
         name
         for name, module in adapter.model.named_modules()
-        if not _is_plain(module) and not any(id(m) in known for m in module.modules())
+        if not _is_plain(module)
+        and name.rpartition(".")[2] not in _PLACES
+        and not any(id(m) in known for m in module.modules())
     ]
     tops = [name for name in unknown if name.rpartition(".")[0] not in unknown]
     modules = dict(adapter.model.named_modules())
@@ -65,11 +68,12 @@ def _is_plain(module: nn.Module) -> bool:
     return isinstance(module, _PLAIN) or any(n in type(module).__name__ for n in _STOOD_IN_FOR)
 
 
-def further_arguments(model: nn.Module) -> list[str]:
+def further_arguments(adapter: Adapter) -> list[str]:
     """Names of arguments that no released forward has."""
-    parameters = inspect.signature(type(model).forward).parameters.values()
+    known = ARGUMENTS | adapter.forward_takes.keys()
+    parameters = inspect.signature(type(adapter.model).forward).parameters.values()
     stars = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in parameters if p.kind not in stars and p.name not in ARGUMENTS]
+    return [p.name for p in parameters if p.kind not in stars and p.name not in known]
 
 
 def further_outputs(model: nn.Module) -> list[str]:
@@ -118,7 +122,7 @@ def left_out(adapter: Adapter) -> list[str]:
     found = {
         "does not read": unread_weights(adapter),
         "does not run": unknown_modules(adapter),
-        f"does not know the arguments of {forward}:": further_arguments(adapter.model),
+        f"does not know the arguments of {forward}:": further_arguments(adapter),
         f"does not give the outputs of {forward}:": further_outputs(adapter.model),
     }
     return [f"dpad's forward {what} {_listed(names)}" for what, names in found.items() if names]

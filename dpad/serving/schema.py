@@ -53,6 +53,10 @@ class Options(Body):
     commit: str | dict[str, str | int | float] | None = None
     remask: str | dict[str, str | int | float] | None = None
     refine: float | dict[str, str | int | float] | None = None
+    length: str | dict[str, int | float | bool] | None = None
+    refresh: str | None = None
+    refresh_period: Count | None = None
+    sub_block_length: Count | None = None
     alg: str | None = None
     alg_temp: Annotated[float, Field(ge=0, le=100)] | None = None
     eps: Share | None = None

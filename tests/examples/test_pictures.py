@@ -38,8 +38,10 @@ def test_every_picture_has_a_command(drawn):
             assert (ROOT / path).exists(), path
             shown.add(str(path))
     by_chart = {f"docs/pictures/speed-{theme}.svg" for theme in ("light", "dark")}
+    by_browser = {"docs/pictures/page.png"}
+    assert "`make test-web` draws this picture" in (ROOT / "docs/serving.md").read_text("utf-8")
     by_page = {str(p.relative_to(drawn)) for p in drawn.glob("docs/pictures/*")}
-    assert shown == by_chart | by_page
+    assert shown == by_chart | by_browser | by_page
 
 
 def pixels(path):

@@ -60,6 +60,25 @@ def test_content_in_parts(client, problems):
     assert answer.choices[0].message.content == problems[0].answer
 
 
+@pytest.mark.parametrize(
+    "options",
+    (
+        {"length": "daedal"},
+        {"length": {"initial_length": 16, "low_confidence": 0.2}, "cache": "dual"},
+        {"refresh": "recent", "refresh_period": 2, "cache": "prefix"},
+        {"refine": 0.25, "commit": "streaming"},
+    ),
+    ids=str,
+)
+def test_options_of_dpad(byte_server, byte_demo, options):
+    model, tokenizer = byte_demo
+    ids, shared = tokenizer("hello")["input_ids"], {"block_length": 8, **options}
+    given = {"model": "demo", "prompt": "hello", "seed": 3, "max_tokens": 64}
+    answer = byte_server.client.completions.create(**given, extra_body=shared)
+    text, count = alone(model, tokenizer, ids, max_new_tokens=64, seed=3, **shared)
+    assert answer.choices[0].text == text and answer.usage.completion_tokens == count
+
+
 def test_several_prompts_and_token_ids(client, problems):
     prompts = [p.prompt for p in problems[:3]]
     answer = client.completions.create(model="demo", prompt=prompts, n=2, max_tokens=96)

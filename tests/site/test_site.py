@@ -65,8 +65,7 @@ def test_the_reference_holds_every_public_function(site):
     text = (site / "docs" / "api.html").read_text(encoding="utf-8")
     ids = set(re.findall(r'id="(dpad[\w.]*)"', text))
     found = {i.rsplit(".", 1)[-1] for i in ids}
-    modules = {"presets", "ops", "models", "demo", "plot"}
-    missing = set(dpad.__all__) - {"__version__"} - modules - found
+    missing = set(dpad.__all__) - {"__version__", *dpad._MODULES} - found
     assert not missing
     from dpad import ops
 
