@@ -52,10 +52,13 @@ class DPadOutput(ModelOutput):
     refined: torch.LongTensor | None = None
 
     def __post_init__(self) -> None:
-        # Transformers looks for a dict in the first field, which takes longer than the tensors.
-        for name, value in list(vars(self).items()):
-            if value is not None:
-                OrderedDict.__setitem__(self, name, value)
+        pass  # every field that is set is an entry already
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # As in Transformers, which lists the fields anew for each of them.
+        if value is not None and name in self.__dataclass_fields__:
+            OrderedDict.__setitem__(self, name, value)
+        object.__setattr__(self, name, value)
 
     def _repr_html_(self) -> str:
         return output_html(self)
