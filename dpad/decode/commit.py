@@ -156,7 +156,10 @@ def independent(steps, eps=1e-3):
     return Rule(ops.RULES["below"], "uniform", 0.0, steps, "origin", eps)
 
 
-def ancestral_steps(steps=None, eps=ancestral.EPS, remask=None):
-    """Ancestral sampling in `steps` steps (None: as many as masks), and one for what is left."""
-    number = ops.RULES["below"]
-    return Rule(number, "ancestral", 0.5, steps, "ancestral", eps, remask=remask)
+def ancestral_steps(steps=None, eps=ancestral.EPS, remask=None, last=False):
+    """Ancestral sampling in `steps` steps (None: as many as masks), and one for what is left.
+
+    `last`: that one is among the steps, as in BD3-LM's program, which divides by 0 there.
+    """
+    schedule = "ancestral-last" if last else "ancestral"
+    return Rule(ops.RULES["below"], "ancestral", 0.5, steps, schedule, eps, remask=remask)

@@ -189,8 +189,18 @@ def check_refine(adapter, config, hooks):
     warnings.warn(f"{named}: {has} and was not trained to see what is kept behind", stacklevel=2)
 
 
-def check_drawn(config):
+def check_drawn(adapter, config, kept_quirks):
     """What `alg` and `remask` need where each token is drawn; ValueError by name and value."""
+    if kept_quirks.get("draws") and config.alg not in DRAWN_ALGS:
+        raise ValueError(
+            f"alg = {config.alg!r} and compatible = {config.compatible!r}: it is for "
+            f"{' and '.join(DRAWN_ALGS)}"
+        )
+    if kept_quirks.get("forgets") and adapter.max_positions % config.block_length:
+        raise ValueError(
+            f"block_length = {config.block_length}: compatible = {config.compatible!r} needs one "
+            f"that divides the model's {adapter.max_positions} positions"
+        )
     if config.remask is None and config.alg not in DRAWN_ALGS:
         return
     named = f"alg = {config.alg!r}"

@@ -180,7 +180,8 @@ class DPadGenerationConfig(GenerationConfig):
         other = [n for n in given if n not in takes]
         if self.length is not None and self.alg != "first_hitting":
             other.append("length")
-        if self.compatible is not None:
+        draws = self.compatible == "bd3lm" and self.remask is None
+        if self.compatible is not None and not draws:
             other.append("compatible")
         if self.remasking == "random":
             other.append("remasking")

@@ -42,7 +42,7 @@ class Recipe:
         wanted = config.compatible and self.quirks.get("attention", "full")
         check_attention(adapter, config, wanted)
         check_refresh(config)
-        check_drawn(config)
+        check_drawn(adapter, config, self.quirks)
         self.mask_id, self.end_ids, self.pad_id = token_ids(adapter, config)
         check_length(adapter, config, self.quirks, self.end_ids)
         check_infill(adapter, config, self.quirks)
@@ -58,7 +58,7 @@ class Recipe:
             "cache": config.cache,
             "sampling": self._sampling(),
             "end_ids": self.end_ids,
-            "early_stop": bool(config.early_stop),
+            "early_stop": bool(config.early_stop) and not kept.get("length_rules"),
             "stop_in": kept.get("stop_in", "text" if self.causal else "block"),
             "fill_id": self._fill_id(),
             "look_back": 1 if config.refresh == "recent" else None,
@@ -67,6 +67,7 @@ class Recipe:
             "attention": adapter.attention,
             "first_given": self.causal and adapter.shift == 1,
             "sub_block_length": config.sub_block_length,
+            "context": adapter.max_positions if kept.get("forgets") else None,
             "saves_apart": kept.get("saves_apart", False),
             "steps_of": -(-config.max_new_tokens // config.block_length) if self.causal else None,
             "bounded": kept.get("bounded", False) and config.steps is not None,
@@ -187,7 +188,8 @@ def _rule(config, kept_quirks, dtype):
     """
     if _raced(config):
         eps = config.given().get("eps", ancestral.EPS)
-        return commit.ancestral_steps(config.steps, eps, config.remask)
+        last = kept_quirks.get("draws", False)
+        return commit.ancestral_steps(config.steps, eps, config.remask, last)
     if config.commit is not None:
         return commit.adaptive_rule(config.commit, config.steps)
     given = [n for n in commit.KINDS if n != "steps" and getattr(config, n) is not None]
