@@ -16,10 +16,10 @@ class Rule:
 
     `number` is the operator's rule, `score` what it ranks ("uniform": random draws), `value` its
     threshold, factor or bound, `steps` the number of steps of the whole canvas (None: as many as it
-    takes), `schedule` how they are spread: "linear", "floor" (the remainder is dropped), "share",
-    "dream", "dream-block", "origin" or "carried". The score "position" goes from left to right,
-    "run" is that of `sure_or_run`, "within" that of `surest_within`, "no_mask" of
-    `threshold_of_tokens`.
+    takes), `schedule` how they are spread: "linear", "floor" (the remainder is dropped), "one" (a
+    mask in each), "share", "dream", "dream-block", "origin" or "carried". The score "position" goes
+    from left to right, "run" is that of `sure_or_run`, "within" that of `surest_within`, "no_mask"
+    of `threshold_of_tokens`.
     `eps` ends Dream's times, and `order_temperature` draws the ranking from softmax(score / it).
     `adaptive`: a rule of `dpad.decode.rules`, whose name is the score. `remask`: an
     `ancestral.Remask`, where the score "ancestral" masks tokens again.

@@ -53,7 +53,7 @@ def phase_of(q):
         return "denoise" if q.step else "refresh"
     if q.outcome is not None:
         return "save"
-    opens = q.saved < q.window[0]
+    opens = max(q.saved, unseen(q)) < q.window[0]
     if opens and q.first_given and q.current[0] == q.window[0]:
         return "next"
     return "prefill" if opens and q.saves_apart and q.cache != "none" else "denoise"
@@ -104,7 +104,8 @@ def passed(q, status, head_masked):
         done = (done and not q.all_steps) or q.step >= q.schedule.steps[q.block]
     if not done or (status == _DONE and q.next_part()):
         return None
-    if q.saves_apart and not q.first_given and q.cache != "none":
+    whole = status in (_DONE, _FINISHED) or not q.whole_saves
+    if q.saves_apart and whole and not q.first_given and q.cache != "none":
         q.outcome = status
         return None
     return status

@@ -98,6 +98,8 @@ class Schedule:
             return float("inf"), NO_LIMIT
         if not self.counted:
             return rule.value, NO_LIMIT
+        if rule.schedule == "one":
+            return rule.value, 1
         if rule.schedule == "share":
             return rule.value, self._left(q.block, q.step) - self._left(q.block, q.step + 1)
         if rule.schedule == "floor":

@@ -214,6 +214,28 @@ def check_drawn(adapter, config, kept_quirks):
         )
 
 
+def leaves_all(config):
+    """Whether first hitting has fewer steps than a block has masks, and a cache that such a block
+    is not saved in (BD3-LM's program).
+    """
+    if config.alg != "first_hitting" or config.steps is None or config.cache == "none":
+        return False
+    return config.steps < -(-config.max_new_tokens // config.block_length) * config.block_length
+
+
+def check_left(config, prompts):
+    """Refuses steps that leave masks in some blocks and not in all; ValueError with the values."""
+    if not leaves_all(config):
+        return
+    block, blocks = config.block_length, -(-config.max_new_tokens // config.block_length)
+    each, longest = config.steps // blocks, max(map(len, prompts))
+    if config.steps % blocks or each + longest >= block:
+        raise ValueError(
+            f"steps = {config.steps} with {blocks} blocks of {block} and a prompt of {longest}: "
+            "with a cache these must be equally many in each block, and leave masks in all or none"
+        )
+
+
 def check_supplied_order(config, confidences):
     """Raises ValueError where scores are supplied for a rule that makes its own of them."""
     if confidences is None:

@@ -28,7 +28,7 @@ program also rebuilds the caches of all rows at once (`coupled`), which is refus
 an initial length beyond the greatest one is cut to it.
 `draws`: it is for the `alg`s that draw tokens, with `last` of `commit.ancestral_steps`;
 `length_rules`: `LengthRules`, and nothing else ends a text; `forgets`: of a longer text a pass sees
-as many positions as the model has.
+as many positions as the model has, and with a cache no block that was not finished.
 `defaults` hold where the configuration leaves a field open.
 """
 
@@ -188,6 +188,7 @@ COMPATIBLE = {
         "whole_blocks": True,
         "saves_apart": True,
         "forgets": True,
+        "bounded": True,
         "length_rules": True,
         "draws": True,
         "defaults": {

@@ -9,6 +9,7 @@ from dpad.generation.checks import (
     check_behind,
     check_growth,
     check_hooks,
+    check_left,
     check_refine,
     check_steps,
     check_supplied_order,
@@ -56,6 +57,8 @@ class Job:
         if config.infill:
             check_given(supplied, hooks, conventions.stopping_criteria)
         blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
+        if self.quirks.get("forgets"):
+            check_left(config, prompts)
         check_supplied_order(config, supplied["confidences"])
         counts = {tuple(recipe.block_sizes(p)) for p in (prompts if config.infill else prompts[:1])}
         for sizes in counts:

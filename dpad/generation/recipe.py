@@ -12,6 +12,7 @@ from dpad.generation.checks import (
     check_drawn,
     check_length,
     check_refresh,
+    leaves_all,
     refuse_unserved,
     token_ids,
 )
@@ -67,11 +68,18 @@ class Recipe:
             "attention": adapter.attention,
             "first_given": self.causal and adapter.shift == 1,
             "sub_block_length": config.sub_block_length,
-            "context": adapter.max_positions if kept.get("forgets") else None,
+            "context": self._context(adapter),
             "saves_apart": kept.get("saves_apart", False),
             "steps_of": -(-config.max_new_tokens // config.block_length) if self.causal else None,
             "bounded": kept.get("bounded", False) and config.steps is not None,
+            "whole_saves": kept.get("forgets", False),
         }
+
+    def _context(self, adapter):
+        """How many positions a pass sees, of a longer text; None: all."""
+        if not self.quirks.get("forgets"):
+            return None
+        return self.config.block_length if leaves_all(self.config) else adapter.max_positions
 
     def lengths(self, prompts):
         """(positions of the canvas, of the result) of each row.
@@ -214,6 +222,6 @@ def _rule(config, kept_quirks, dtype):
     alg = kept_quirks.get("ranks", config.alg)
     if alg == "origin":
         return commit.independent(config.steps, config.eps)
-    schedule = kept_quirks.get("schedule", "linear")
+    schedule = "one" if kept_quirks.get("draws") else kept_quirks.get("schedule", "linear")
     ranked = (ALGS[alg], schedule, config.eps, config.alg_temp or 0.0)
     return commit.fixed_quota(config.steps, *ranked)
