@@ -15,7 +15,9 @@ from dpad.decode.adaptive import WIDTH
 from dpad.values import one_of, real, refuse
 
 EPS = 1e-5  # the last of the published times
-MASKED, STAYS, SIGMA, BY_CONFIDENCE, FINAL = range(5)  # columns of the numbers of a step
+MASKED, STAYS, SIGMA, BY_CONFIDENCE, FINAL, BY_ZERO = range(
+    WIDTH
+)  # columns of the numbers of a step
 _NEVER = -1e4  # the logarithm of a weight of nearly 0
 _ETA = {"cap": 0.008, "rescale": 0.015, "loop": 0.02}
 _TIMES = {"t_on": 0.55, "t_off": 0.05, "alpha_on": 0.9}
@@ -81,11 +83,14 @@ def remask(name: str, value: Any) -> Remask:
     return Remask(**{"kind": None, **given})
 
 
-def numbers(remask, time, step):
-    """What the device is told of the step from time t to t - `step`; None: of the last one."""
+def numbers(remask, time, step, by_zero=False):
+    """What the device is told of the step from time t to t - `step`; None: of the last one, which
+    `by_zero` is as in BD3-LM's program: all weights are infinite or, outside the nucleus, no
+    numbers.
+    """
     a, b, sigma = (1.0, 0.0, 0.0) if time is None else _weights(remask, time, time - step)
     flags = float(bool(remask) and remask.kind == "conf"), float(time is None)
-    return (a, b, sigma, *flags, *(WIDTH - 5) * (0.0,))
+    return (a, b, sigma, *flags, float(by_zero and time is None))
 
 
 def _weights(remask, t, s):
@@ -147,6 +152,11 @@ class Race:
         self.logits = torch.where(self._masked[:, None], filtered.log_softmax(-1), own)
         self.logits += torch.log(token_wins).clamp(min=_NEVER).to(filtered.dtype)[:, None]
         self.logits[:, mask_id] = torch.log(mask_wins).to(filtered.dtype)
+        # The first id that is no number wins, or the first one.
+        outside = (filtered == -torch.inf).to(filtered.dtype)
+        outside[:, mask_id] = -torch.inf
+        divided = self._masked & (column(BY_ZERO) > 0)
+        self.logits = torch.where(divided[:, None], outside, self.logits)
 
     def decided(self, token, probability):
         """(the token to commit, what the operator ranks) of each row: 0 where a token was drawn, 1

@@ -16,10 +16,10 @@ class Rule:
 
     `number` is the operator's rule, `score` what it ranks ("uniform": random draws), `value` its
     threshold, factor or bound, `steps` the number of steps of the whole canvas (None: as many as it
-    takes), `schedule` how they are spread: "linear", "floor" (the remainder is dropped), "share",
-    "dream", "dream-block", "origin" or "carried". The score "position" goes from left to right,
-    "run" is that of `sure_or_run`, "within" that of `surest_within`, "no_mask" of
-    `threshold_of_tokens`.
+    takes), `schedule` how they are spread: "linear", "floor" (the remainder is dropped), "one" (a
+    mask in each), "share", "dream", "dream-block", "origin" or "carried". The score "position" goes
+    from left to right, "run" is that of `sure_or_run`, "within" that of `surest_within`, "no_mask"
+    of `threshold_of_tokens`.
     `eps` ends Dream's times, and `order_temperature` draws the ranking from softmax(score / it).
     `adaptive`: a rule of `dpad.decode.rules`, whose name is the score. `remask`: an
     `ancestral.Remask`, where the score "ancestral" masks tokens again.
@@ -156,7 +156,10 @@ def independent(steps, eps=1e-3):
     return Rule(ops.RULES["below"], "uniform", 0.0, steps, "origin", eps)
 
 
-def ancestral_steps(steps=None, eps=ancestral.EPS, remask=None):
-    """Ancestral sampling in `steps` steps (None: as many as masks), and one for what is left."""
-    number = ops.RULES["below"]
-    return Rule(number, "ancestral", 0.5, steps, "ancestral", eps, remask=remask)
+def ancestral_steps(steps=None, eps=ancestral.EPS, remask=None, last=False):
+    """Ancestral sampling in `steps` steps (None: as many as masks), and one for what is left.
+
+    `last`: that one is among the steps, as in BD3-LM's program, which divides by 0 there.
+    """
+    schedule = "ancestral-last" if last else "ancestral"
+    return Rule(ops.RULES["below"], "ancestral", 0.5, steps, schedule, eps, remask=remask)

@@ -89,14 +89,15 @@ class FullForward:
         if stock_only or torch.is_autocast_enabled(self.adapter.device.type):
             return None
         bound = {**dict(zip(self.names, args, strict=False)), **kwargs}
-        given = {n: v for n, v in bound.items() if _is_set(v)}
+        takes = self.adapter.forward_takes
+        given = {n: v for n, v in bound.items() if _is_set(v) and n not in takes}
         wrong = len(bound) < len(args) + len(kwargs) or not set(bound) <= set(self.names)
         if wrong or not set(given) <= _SERVED or given.get("use_cache"):
             return None
         if self._asked_by_config(bound):
             return None
-        takes = self.adapter.forward_takes
-        if any(name not in bound or bound[name] != value for name, value in takes.items()):
+        wanted = ((name, value) for name, value in takes.items() if value is not ...)
+        if any(name not in bound or bound[name] != value for name, value in wanted):
             return None  # a forward with another attention than the adapter's
         mask = given.get("attention_mask")
         flat = mask is None or mask.dim() == 2

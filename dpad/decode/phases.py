@@ -39,7 +39,7 @@ PHASES = {
     "measure": lambda q: Place(*q.current, _ALL, 0, q.current[1]),
     "refresh": lambda q: Place(*q.current, _ALL, q.refreshed_from, q.current[0]),
     "denoise": lambda q: Place(*q.part, _scope(q), _exact(q), max(q.part[0], q.open_from)),
-    "prefill": lambda q: Place(0, q.window[0], _ALL, 0, q.window[0]),
+    "prefill": lambda q: Place(unseen(q), q.window[0], _ALL, unseen(q), q.window[0]),
     "next": lambda q: Place(q.window[0], q.window[0] + 1, _ALL, _exact(q), q.window[0]),
     "save": lambda q: Place(*q.window, _BLOCK, 0, q.window[1]),
 }
@@ -53,10 +53,15 @@ def phase_of(q):
         return "denoise" if q.step else "refresh"
     if q.outcome is not None:
         return "save"
-    opens = q.saved < q.window[0]
+    opens = max(q.saved, unseen(q)) < q.window[0]
     if opens and q.first_given and q.current[0] == q.window[0]:
         return "next"
     return "prefill" if opens and q.saves_apart and q.cache != "none" else "denoise"
+
+
+def unseen(q):
+    """How many leading positions a pass of a block-causal sequence does not look at."""
+    return 0 if q.context is None else max(q.window[1] - q.context, 0)
 
 
 def seen_until(q, place):
@@ -99,7 +104,8 @@ def passed(q, status, head_masked):
         done = (done and not q.all_steps) or q.step >= q.schedule.steps[q.block]
     if not done or (status == _DONE and q.next_part()):
         return None
-    if q.saves_apart and not q.first_given and q.cache != "none":
+    whole = status in (_DONE, _FINISHED) or not q.whole_saves
+    if q.saves_apart and whole and not q.first_given and q.cache != "none":
         q.outcome = status
         return None
     return status
@@ -116,4 +122,6 @@ def _scope(q):
 
 def _exact(q):
     """How many slots have their final K/V, of those that a pass need not compute."""
-    return 0 if not q.causal or q.cache == "none" else q.saved
+    if not q.causal:
+        return 0
+    return unseen(q) if q.cache == "none" else max(q.saved, unseen(q))

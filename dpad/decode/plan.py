@@ -89,6 +89,10 @@ class Planner:
             start, end, kept, kept_count, scope, first, first_target, shift, block_length
         )
         slot, position, q_offsets, n_keys, logit_row, target, l_offsets, key_limit = plan
+        if any(map(phases.unseen, live)):
+            unseen = torch.tensor([phases.unseen(q) for q in live] * streams, device="cpu")
+            kv_start, n_keys = kv_start + unseen, n_keys - unseen
+            slot, key_limit = _moved(slot, key_limit, unseen, q_offsets)
         if inside:
             logit_row = _published_rows(q_offsets, logit_row, l_offsets)
         hidden = None
@@ -117,6 +121,13 @@ class Planner:
             key_limit=key_limit if block_length else None,
             **scan,
         )
+
+
+def _moved(slot, key_limit, unseen, q_offsets):
+    """Slots and limits where the range of a sequence begins behind `unseen` of its slots."""
+    rows = torch.repeat_interleave(unseen, q_offsets.diff())
+    limit = key_limit - rows if key_limit.numel() else key_limit
+    return torch.where(slot < 0, slot, slot - rows), limit
 
 
 def _scanned(live, shift, position, q_offsets, logit_row, target, l_offsets):

@@ -76,8 +76,11 @@ class Schedule:
         if q.phase == "next":  # its one token is drawn now
             return ancestral.numbers(None, 1.0, 1.0)
         eps, n = self.rule.eps, self.steps_of(q.block)
+        step, last = (1 - eps) / n, self.rule.schedule == "ancestral-last"
+        if last:
+            eps, n, step = 0.0, n - 1, 1 / n
         time = float(_times(eps, n)[q.step]) if q.step < n else None
-        return ancestral.numbers(self.rule.remask, time, (1 - eps) / n)
+        return ancestral.numbers(self.rule.remask, time, step, last)
 
     def steps_of(self, block):
         """Its fixed steps, or as many as masks."""
@@ -87,7 +90,7 @@ class Schedule:
         rule = self.rule
         if self.steps is None:
             return rule.value, 1 if self.counted else NO_LIMIT
-        if rule.schedule == "ancestral":
+        if rule.score == "ancestral":
             return rule.value, NO_LIMIT
         if rule.schedule == "origin":
             return self._share(q.block, q.step), NO_LIMIT
@@ -95,6 +98,8 @@ class Schedule:
             return float("inf"), NO_LIMIT
         if not self.counted:
             return rule.value, NO_LIMIT
+        if rule.schedule == "one":
+            return rule.value, 1
         if rule.schedule == "share":
             return rule.value, self._left(q.block, q.step) - self._left(q.block, q.step + 1)
         if rule.schedule == "floor":

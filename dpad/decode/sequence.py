@@ -61,7 +61,10 @@ class Sequence:
         sub_block_length: a block-causal block is decoded in parts of this length, left to right.
         saves_apart: prompt and finished blocks are saved in passes of their own, the last one too.
         steps_of: over how many blocks the rule's steps are spread; None: all.
-        bounded: a block ends with its fixed steps, also with masks left.
+        context: block-causal: the positions, up to the block's end, that a pass computes and looks
+            at; the text before them is forgotten. None: all.
+        bounded: a block ends with its fixed steps, also with masks left; `whole_saves`: it is not
+            saved then.
         shown: positions of the canvas that belong to the result; None: all.
         published_shift: a cached pass of a shift model leaves the predecessor out, and the refresh
             commits the block's first position only (Dream's published caches).
@@ -105,7 +108,9 @@ class Sequence:
     sub_block_length: int | None = None
     saves_apart: bool = False
     steps_of: int | None = None
+    context: int | None = None
     bounded: bool = False
+    whole_saves: bool = False
     shown: int | None = None
     hooks: Hooks = NO_HOOKS
     replan: Replan | None = None

@@ -189,8 +189,18 @@ def check_refine(adapter, config, hooks):
     warnings.warn(f"{named}: {has} and was not trained to see what is kept behind", stacklevel=2)
 
 
-def check_drawn(config):
+def check_drawn(adapter, config, kept_quirks):
     """What `alg` and `remask` need where each token is drawn; ValueError by name and value."""
+    if kept_quirks.get("draws") and config.alg not in DRAWN_ALGS:
+        raise ValueError(
+            f"alg = {config.alg!r} and compatible = {config.compatible!r}: it is for "
+            f"{' and '.join(DRAWN_ALGS)}"
+        )
+    if kept_quirks.get("forgets") and adapter.max_positions % config.block_length:
+        raise ValueError(
+            f"block_length = {config.block_length}: compatible = {config.compatible!r} needs one "
+            f"that divides the model's {adapter.max_positions} positions"
+        )
     if config.remask is None and config.alg not in DRAWN_ALGS:
         return
     named = f"alg = {config.alg!r}"
@@ -201,6 +211,28 @@ def check_drawn(config):
     if config.sub_block_length is not None:
         raise ValueError(
             f"{named} and sub_block_length = {config.sub_block_length}: its times are a block's"
+        )
+
+
+def leaves_all(config):
+    """Whether first hitting has fewer steps than a block has masks, and a cache that such a block
+    is not saved in (BD3-LM's program).
+    """
+    if config.alg != "first_hitting" or config.steps is None or config.cache == "none":
+        return False
+    return config.steps < -(-config.max_new_tokens // config.block_length) * config.block_length
+
+
+def check_left(config, prompts):
+    """Refuses steps that leave masks in some blocks and not in all; ValueError with the values."""
+    if not leaves_all(config):
+        return
+    block, blocks = config.block_length, -(-config.max_new_tokens // config.block_length)
+    each, longest = config.steps // blocks, max(map(len, prompts))
+    if config.steps % blocks or each + longest >= block:
+        raise ValueError(
+            f"steps = {config.steps} with {blocks} blocks of {block} and a prompt of {longest}: "
+            "with a cache these must be equally many in each block, and leave masks in all or none"
         )
 
 

@@ -26,6 +26,9 @@ program also rebuilds the caches of all rows at once (`coupled`), which is refus
 `surest_within`: its rule for `entropy_bound`.
 `infills`: it fills gaps in a text. `predicts_masks`: `commit.threshold_of_tokens`; `cut_initial`:
 an initial length beyond the greatest one is cut to it.
+`draws`: it is for the `alg`s that draw tokens, with `last` of `commit.ancestral_steps`;
+`length_rules`: `LengthRules`, and nothing else ends a text; `forgets`: of a longer text a pass sees
+as many positions as the model has, and with a cache no block that was not finished.
 `defaults` hold where the configuration leaves a field open.
 """
 
@@ -177,6 +180,25 @@ COMPATIBLE = {
         "strict": False,
         "schedule": "floor",
         "defaults": _BLOCKS,
+    },
+    # The sampler of its repository (arXiv 2503.09573), first hitting.
+    "bd3lm": {
+        "attention": "block-causal",
+        "raw_canvas": True,
+        "whole_blocks": True,
+        "saves_apart": True,
+        "forgets": True,
+        "bounded": True,
+        "length_rules": True,
+        "draws": True,
+        "defaults": {
+            **_BLOCKS,
+            "early_stop": False,
+            "max_new_tokens": 1023,
+            "alg": "first_hitting",
+            "temperature": 1.0,
+            "top_p": 0.9,
+        },
     },
     # `generate` of the released model (arXiv 2509.26328), and `batch_sample` of its repository.
     "fast-dllm-v2": {**_FAST_V2, "stop_in": "text", "defaults": {**_BLOCKS, **_SUB_BLOCKS}},

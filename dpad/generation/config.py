@@ -176,11 +176,12 @@ class DPadGenerationConfig(GenerationConfig):
             named = f"alg = {self.alg!r}"
         if named is None:
             return
-        takes = () if self.alg == "first_hitting" else ("steps",)
+        program = self.compatible == "bd3lm"
+        takes = ("steps",) if self.alg != "first_hitting" or program else ()
         other = [n for n in given if n not in takes]
         if self.length is not None and self.alg != "first_hitting":
             other.append("length")
-        if self.compatible is not None:
+        if self.compatible is not None and not (program and self.remask is None):
             other.append("compatible")
         if self.remasking == "random":
             other.append("remasking")

@@ -28,11 +28,11 @@ class Conventions:
 class BoundConventions:
     """`Conventions`, checked against one batch.
 
-    `new_tokens` is how long each row's answer may become. `cuts` holds, for each row that a
-    stopping criterion ended, how much of its answer stays.
+    `rules` are the `LengthRules` of each row, or None; `new_tokens` is how long each row's answer
+    may become. `cuts` holds, for each row that a criterion or rule ended, how much of it stays.
     """
 
-    def __init__(self, given, model, prompts, end_ids, new_tokens, vocab):
+    def __init__(self, given, model, prompts, end_ids, new_tokens, vocab, rules=None):
         self.streamer, self.callback, self.vocab = None, None, vocab
         self.new_tokens, self.done, self.cuts = new_tokens, [0] * len(prompts), {}
         if given.streamer is not None:
@@ -41,7 +41,7 @@ class BoundConventions:
         processors = check_processors(given.logits_processor, len(prompts))
         self.process_logits = Processors(processors) if processors else None
         criteria = check_criteria(given.stopping_criteria, len(prompts))
-        self.criteria = None
+        self.criteria, self.rules = None, rules
         if any(criteria):
             of_rows = zip(criteria, prompts, strict=True)
             self.criteria = [Criteria(c, prompt, end_ids) for c, prompt in of_rows]
@@ -63,7 +63,7 @@ class BoundConventions:
         hooks = {"process_logits": self.process_logits, "on_step": on_step}
         if self.callback is not None or (self.streamer and self.streamer.takes_drafts):
             hooks["on_step"] = lambda step: self._step(step, on_step)
-        if (self.streamer, self.criteria, self.progress) != (None, None, None):
+        if any((self.streamer, self.criteria, self.progress, self.rules)):
             hooks["on_block"] = self._block
         return hooks
 
@@ -86,8 +86,10 @@ class BoundConventions:
         """True if a criterion ends the row before its last token."""
         row = q.number
         kept = self.criteria[row].block(tokens) if self.criteria is not None else None
+        if kept is None and self.rules is not None:
+            kept = self.rules[row].block(tokens)
         if self.streamer is not None:
-            self.streamer.block(tokens[:kept])
+            self.streamer.block(tokens[: kept and max(kept, 0)])
         cut = self.done[row] + (tokens.shape[0] if kept is None else kept)
         self.done[row] = cut
         if self.progress is not None:

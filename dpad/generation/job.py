@@ -9,6 +9,7 @@ from dpad.generation.checks import (
     check_behind,
     check_growth,
     check_hooks,
+    check_left,
     check_refine,
     check_steps,
     check_supplied_order,
@@ -18,6 +19,7 @@ from dpad.generation.conventions import BoundConventions
 from dpad.generation.hooks import CanvasView, StepHooks
 from dpad.generation.infill import check_given, filled, first_gap
 from dpad.generation.inputs import check_prompts, supplied_draws, supplied_kept
+from dpad.generation.length_rules import LengthRules
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
 from dpad.generation.reward import Rewarded, check_reward
 
@@ -55,6 +57,8 @@ class Job:
         if config.infill:
             check_given(supplied, hooks, conventions.stopping_criteria)
         blocks = [(blocks_of(len(p), len(p) + new, width), len(p) + new) for p in prompts]
+        if self.quirks.get("forgets"):
+            check_left(config, prompts)
         check_supplied_order(config, supplied["confidences"])
         counts = {tuple(recipe.block_sizes(p)) for p in (prompts if config.infill else prompts[:1])}
         for sizes in counts:
@@ -79,12 +83,25 @@ class Job:
         self.new = [most - len(p) for most, p in zip(recipe.greatest(prompts), texts, strict=True)]
         self.reward = check_reward(supplied.get("reward"), config, supplied["noise"])
         self.conventions = BoundConventions(
-            conventions, adapter.model, texts, ends, self.new, adapter.vocab_size
+            conventions,
+            adapter.model,
+            texts,
+            ends,
+            self.new,
+            adapter.vocab_size,
+            self._length_rules(ends),
         )
         self.seed = config.seed if seed is None else seed
         if self.seed is None:  # last: a refused call must not move torch's generator
             self.seed = int(torch.randint(2**63 - 1, (1,), device="cpu"))
         self.sequences = self._sequences(keys, len(blocks[0][0]))
+
+    def _length_rules(self, end_ids):
+        """The `LengthRules` of each row, or None."""
+        if not self.quirks.get("length_rules"):
+            return None
+        varies = bool(self.config.early_stop)
+        return [LengthRules(n, p, end_ids, varies) for n, p in enumerate(self.prompts)]
 
     def _step_hooks(self):
         """The `StepHooks` of the call, or None."""

@@ -12,6 +12,7 @@ from dpad.generation.checks import (
     check_drawn,
     check_length,
     check_refresh,
+    leaves_all,
     refuse_unserved,
     token_ids,
 )
@@ -42,7 +43,7 @@ class Recipe:
         wanted = config.compatible and self.quirks.get("attention", "full")
         check_attention(adapter, config, wanted)
         check_refresh(config)
-        check_drawn(config)
+        check_drawn(adapter, config, self.quirks)
         self.mask_id, self.end_ids, self.pad_id = token_ids(adapter, config)
         check_length(adapter, config, self.quirks, self.end_ids)
         check_infill(adapter, config, self.quirks)
@@ -58,7 +59,7 @@ class Recipe:
             "cache": config.cache,
             "sampling": self._sampling(),
             "end_ids": self.end_ids,
-            "early_stop": bool(config.early_stop),
+            "early_stop": bool(config.early_stop) and not kept.get("length_rules"),
             "stop_in": kept.get("stop_in", "text" if self.causal else "block"),
             "fill_id": self._fill_id(),
             "look_back": 1 if config.refresh == "recent" else None,
@@ -67,10 +68,18 @@ class Recipe:
             "attention": adapter.attention,
             "first_given": self.causal and adapter.shift == 1,
             "sub_block_length": config.sub_block_length,
+            "context": self._context(adapter),
             "saves_apart": kept.get("saves_apart", False),
             "steps_of": -(-config.max_new_tokens // config.block_length) if self.causal else None,
             "bounded": kept.get("bounded", False) and config.steps is not None,
+            "whole_saves": kept.get("forgets", False),
         }
+
+    def _context(self, adapter):
+        """How many positions a pass sees, of a longer text; None: all."""
+        if not self.quirks.get("forgets"):
+            return None
+        return self.config.block_length if leaves_all(self.config) else adapter.max_positions
 
     def lengths(self, prompts):
         """(positions of the canvas, of the result) of each row.
@@ -187,7 +196,8 @@ def _rule(config, kept_quirks, dtype):
     """
     if _raced(config):
         eps = config.given().get("eps", ancestral.EPS)
-        return commit.ancestral_steps(config.steps, eps, config.remask)
+        last = kept_quirks.get("draws", False)
+        return commit.ancestral_steps(config.steps, eps, config.remask, last)
     if config.commit is not None:
         return commit.adaptive_rule(config.commit, config.steps)
     given = [n for n in commit.KINDS if n != "steps" and getattr(config, n) is not None]
@@ -212,6 +222,6 @@ def _rule(config, kept_quirks, dtype):
     alg = kept_quirks.get("ranks", config.alg)
     if alg == "origin":
         return commit.independent(config.steps, config.eps)
-    schedule = kept_quirks.get("schedule", "linear")
+    schedule = "one" if kept_quirks.get("draws") else kept_quirks.get("schedule", "linear")
     ranked = (ALGS[alg], schedule, config.eps, config.alg_temp or 0.0)
     return commit.fixed_quota(config.steps, *ranked)

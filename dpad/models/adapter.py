@@ -20,7 +20,7 @@ FAMILIES = tuple(
     f"dpad.models.{name}"
     for name in (
         *("llada", "dream", "illada", "llada_moe", "llada2", "rnd1", "sdar", "fast_dllm_v2"),
-        *("a2d", "open_dcoder"),
+        *("a2d", "open_dcoder", "bd3lm"),
     )
 )
 
@@ -35,7 +35,8 @@ class Adapter:
     all blocks before. `honours_mask` says whether the stock forward looks at its attention mask,
     `output_class` names what it returns, `sampler` the model's own method that decodes, if it has
     one, `forward_takes` arguments without which its own forward has another attention than
-    `attention`; `notes` are lines for the handle's report; `strict` refuses hooks that would not be
+    `attention` (...: whatever they are); `constants` are modules whose output is the same for every
+    text; `notes` are lines for the handle's report; `strict` refuses hooks that would not be
     run; `fused` the `FusedProjections` in use, if any.
     """
 
@@ -62,6 +63,7 @@ class Adapter:
     output_class: str = "CausalLMOutputWithPast"
     sampler: str | None = None
     forward_takes: dict[str, Any] = field(default_factory=dict)
+    constants: list[Part] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     strict: bool = field(default=True, repr=False)
     fused: Any = field(default=None, repr=False)
@@ -72,7 +74,7 @@ class Adapter:
     @property
     def weight(self) -> torch.Tensor:
         """The embedding weight: tells dtype and device of the whole model."""
-        return self.embed.module.weight
+        return self.embed.weight
 
     @property
     def vocab_size(self) -> int:

@@ -20,6 +20,7 @@ ARGUMENTS |= {"position_ids", "cache_position", "num_logits_to_keep", "logits_to
 ARGUMENTS |= {"output_attentions", "output_hidden_states", "output_router_logits", "return_dict"}
 ARGUMENTS |= {"past_key_values", "use_cache", "update_past_key_values", "dual_cache", "store_kv"}
 ARGUMENTS |= {"use_block_cache", "block_past_key_values", "block_size", "replace_position"}
+ARGUMENTS |= {"timesteps", "sample_mode"}
 OUTPUTS = {"loss", "aux_loss", "logits", "hidden_states", "attentions", "router_logits"}
 OUTPUTS |= {"past_key_values", "block_past_key_values"}
 # Modules without weights that change nothing in eval mode, or that the adapter stands in for: the
@@ -32,6 +33,7 @@ _PLACES = ("rotary_emb",)
 def _read(adapter: Adapter) -> list[nn.Module]:
     """The modules whose weights dpad's forward reads."""
     used = [*adapter.called(), adapter.embed.module, *(norm.module for norm in adapter.norms())]
+    used += [part.module for part in adapter.constants]
     for layer in adapter.layers:
         used += [part.module for part in layer.attention.parts()]
         # A routed MLP is looked after by its own kind; a dense one may lie in the block itself.

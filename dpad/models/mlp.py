@@ -19,13 +19,14 @@ ROWS = 512
 
 @dataclass(frozen=True)
 class DenseMLP:
-    """``down_proj(silu(gate_proj(x)) * up_proj(x))``, SwiGLU.
+    """``down_proj(silu(gate_proj(x)) * up_proj(x))``, SwiGLU; without `gate_proj`
+    ``down_proj(gelu(up_proj(x)))``, approximated by tanh.
 
     The projections are the user's own modules (see `linear_layers`); `whole` is the module around
     them, where the family has one.
     """
 
-    gate_proj: Part
+    gate_proj: Part | None
     up_proj: Part
     down_proj: Part
     whole: Part | None = None
@@ -35,7 +36,7 @@ class DenseMLP:
         has hooks or a forward of its own, or has taken another's place. Else None.
         """
         module = None if self.whole is None else self.whole.module
-        if module is self.gate_proj.parent and linear_layers.only_own_forward(module):
+        if module is self.up_proj.parent and linear_layers.only_own_forward(module):
             return None
         return module
 
@@ -43,7 +44,8 @@ class DenseMLP:
         """The projections, where they are called."""
         if self.whole_module() is not None:
             return []
-        return [part.module for part in (self.gate_proj, self.up_proj, self.down_proj)]
+        parts = (self.gate_proj, self.up_proj, self.down_proj)
+        return [part.module for part in parts if part is not None]
 
     def inner_width(self):
         """Elements of a row between up and down."""
@@ -55,6 +57,8 @@ class DenseMLP:
 
     def groups(self):
         """What `FusedProjections` may stack, see `dpad.models.parts.Attention.groups`."""
+        if self.gate_proj is None:
+            return []
         return [("gate, up", (self.gate_proj, self.up_proj), self.whole_module() is None)]
 
     def tensors(self):
@@ -67,10 +71,11 @@ class DenseMLP:
 
     def __call__(self, adapter, x):
         """``[rows, width]`` of normed rows ``[rows, width]``."""
-        whole = self.whole_module()
-        if whole is not None:
-            return whole(x)
+        if self.whole_module() is not None:
+            return self.whole(x)
         if x.device.type != "cpu" or torch.compiler.is_compiling() or x.shape[0] <= ROWS:
+            if self.gate_proj is None:
+                return self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
             gate, up = adapter.products((self.gate_proj, self.up_proj), x)
             return self.down_proj(ops.swiglu(gate, up))
         return torch.cat([self(adapter, part) for part in x.split(ROWS)])

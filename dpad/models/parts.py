@@ -28,6 +28,10 @@ class Part:
     def module(self):
         return getattr(self.parent, self.name)
 
+    @property
+    def weight(self):
+        return self.module.weight
+
     def __call__(self, x):
         return linear_layers.call(self.module, x)
 

@@ -31,6 +31,7 @@ SECTIONS = {
     "SDAR": ("sdar", "sdar"),
     "Fast-dLLM v2": ("fastdllm_v2", "fast-dllm-v2"),
     "RND1": ("rnd1", "rnd1"),
+    "BD3-LM": ("bd3lm", "bd3lm"),
     "d2Cache's harness": ("llada", None),
 }
 # Of those whose models have golden weights alone: class and file.
@@ -38,6 +39,7 @@ CLASSES = {
     "sdar": ("SDARForCausalLM", "sdar_gqa"),
     "fastdllm_v2": ("Fast_dLLM_QwenForCausalLM", "fastv2_gqa"),
     "rnd1": ("RND1LM", "rnd1"),
+    "bd3lm": ("BD3LM", "bd3lm"),
 }
 # Suite of traces -> the sections that its settings are looked up in.
 PAGES = {
@@ -112,6 +114,8 @@ def test_every_row_of_the_other_families_runs(section, here):
         options["steps"] = 16
     if "entropy_bound" not in given and name == "rnd1":
         options["steps"] = 16
+    if name == "bd3lm":
+        options |= {"mask_token_id": 319, "eos_token_id": 300}
     if block:
         options["block_length"] = block
     out = dpad.generate(
@@ -123,7 +127,8 @@ def test_every_row_of_the_other_families_runs(section, here):
         assert len(answer) == 64 and answer[-1] == given.get("pad_token_id", 302)
     else:  # whole blocks, and v2's first token of another one
         assert len(answer) == (64 - 4 + 1 if name == "fastdllm_v2" else 80 - 4)
-    assert not (answer == given.get("mask_token_id", 311)).any()
+    mask_id = given.get("mask_token_id", options["mask_token_id"])
+    assert not (answer == mask_id).any()
 
 
 def translate(trace):

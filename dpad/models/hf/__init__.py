@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module as _import_module
 
 __all__ = [
+    "BD3LM",
     "RND1LM",
     "A2DLlamaConfig",
     "A2DLlamaLMHeadModel",
@@ -20,6 +21,7 @@ __all__ = [
     "AutoConfig",
     "AutoModel",
     "AutoTokenizer",
+    "BD3LMConfig",
     "DreamConfig",
     "DreamModel",
     "Fast_dLLM_QwenConfig",
@@ -54,6 +56,7 @@ _CLASSES = (
     ("a2d-qwen3", "a2d", "A2DQwen3LMHeadModel", "A2DQwen3Config"),
     ("a2d-qwen2", "a2d", "A2DQwen2LMHeadModel", "A2DQwen2Config"),
     ("a2d-llama", "a2d", "A2DLlamaLMHeadModel", "A2DLlamaConfig"),
+    ("bd3lm", "bd3lm", "BD3LM", "BD3LMConfig"),
 )
 # Tokenizers released as remote code -> the Transformers class that they restate. Dream's is Qwen2's
 # byte-level BPE (the same normalisation, splitting and merges) with other special tokens.

@@ -196,12 +196,16 @@ class DecoderLM(NativeModel, PreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         check_served(config)  # fields may have been changed since it was made
+        self.build(config)
+        self.post_init()
+
+    def build(self, config):
+        """Makes the modules."""
         self.model = DecoderModel(config, self.layer_class, self.embedding)
         if config.tie_word_embeddings:
             self._keys_to_ignore_on_load_unexpected = ["lm_head.weight"]
         else:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
 
     def forward(
         self,
@@ -242,10 +246,10 @@ class DecoderLM(NativeModel, PreTrainedModel):
         mask = visible(attention_mask, position_ids, self.config.block_length)
         rope = rope_table(self.config, position_ids)
         states = []
-        for layer in self.model.layers:
+        for layer in self.get_layers():
             states.append(x)
             x = layer(x, mask, rope)
-        x = self.model.norm(x)
+        x = self.get_normed(x)
         states.append(x)
         logits = self.get_output_logits(x[:, -logits_to_keep:])
         if output_hidden_states is None:
@@ -254,6 +258,14 @@ class DecoderLM(NativeModel, PreTrainedModel):
         if return_dict is False:
             return (logits,) if hidden is None else (logits, hidden)
         return self.output_class(logits=logits, hidden_states=hidden)
+
+    def get_layers(self):
+        """What the forward calls with (x, mask, rope), one after the other."""
+        return self.model.layers
+
+    def get_normed(self, x):
+        """What the head reads of what the layers give."""
+        return self.model.norm(x)
 
     def get_output_logits(self, x):
         """Logits [..., vocab_size] of normed rows [..., hidden_size]."""
