@@ -15,9 +15,8 @@ from dpad.decode.adaptive import WIDTH
 from dpad.values import one_of, real, refuse
 
 EPS = 1e-5  # the last of the published times
-MASKED, STAYS, SIGMA, BY_CONFIDENCE, FINAL, BY_ZERO = range(
-    WIDTH
-)  # columns of the numbers of a step
+# Columns of the numbers of a step.
+MASKED, STAYS, SIGMA, BY_CONFIDENCE, FINAL, BY_ZERO = range(WIDTH)
 _NEVER = -1e4  # the logarithm of a weight of nearly 0
 _ETA = {"cap": 0.008, "rescale": 0.015, "loop": 0.02}
 _TIMES = {"t_on": 0.55, "t_off": 0.05, "alpha_on": 0.9}
@@ -154,7 +153,7 @@ class Race:
         self.logits[:, mask_id] = torch.log(mask_wins).to(filtered.dtype)
         # The first id that is no number wins, or the first one.
         outside = (filtered == -torch.inf).to(filtered.dtype)
-        outside[:, mask_id] = -torch.inf
+        outside[:, mask_id].fill_(-torch.inf)
         divided = self._masked & (column(BY_ZERO) > 0)
         self.logits = torch.where(divided[:, None], outside, self.logits)
 
