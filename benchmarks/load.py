@@ -44,19 +44,26 @@ class Client:
     def ask(self, prompt, arrived=None):
         """The `Seen` of a prompt; `arrived`: when it was due (`time.perf_counter`), or now."""
         arrived = time.perf_counter() if arrived is None else arrived
+        body = json.dumps({**self._fields, "prompt": prompt})
+        try:
+            response = self._answer(body)
+        except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
+            self._here.connection = None  # a server closes what was idle for some seconds
+            response = self._answer(body)
+        if response.status != 200:
+            response.read()
+            return Seen(response.status, 0.0, 0.0, 0, 0, "")
+        return self._read(response, arrived)
+
+    def _answer(self, body):
         if getattr(self._here, "connection", None) is None:
             place = self._place
             self._here.connection = http.client.HTTPConnection(
                 place.hostname, place.port, timeout=600
             )
-        body = json.dumps({**self._fields, "prompt": prompt})
         headers = {"Content-Type": "application/json"}
         self._here.connection.request("POST", "/v1/completions", body, headers)
-        response = self._here.connection.getresponse()
-        if response.status != 200:
-            response.read()
-            return Seen(response.status, 0.0, 0.0, 0, 0, "")
-        return self._read(response, arrived)
+        return self._here.connection.getresponse()
 
     @staticmethod
     def _read(response, arrived):
