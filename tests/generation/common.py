@@ -6,6 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import dpad
+from dpad.decode import graphs
+from tests.doubles.recorded_calls import RecordedCalls
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 META = json.loads((GOLDEN / "llada_mha.config.json").read_text())
 DREAM = json.loads((GOLDEN / "dream_mha.config.json").read_text())
@@ -44,3 +48,16 @@ class Doubled(nn.Module):
 
     def forward(self, x):
         return 2 * self.inner(x)
+
+
+def assert_replayed_as_eager(monkeypatch, model, prompts, generate, options):
+    """Steps that a recorder replays give what eager ones give, twice; some of them are replayed."""
+    with dpad.patched(model, cuda_graphs=False):
+        eager = generate(model, prompts, **options)
+    monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
+    with dpad.patched(model):
+        for _ in range(2):
+            out = generate(model, prompts, **options)
+            assert torch.equal(out.sequences, eager.sequences)
+            assert torch.equal(out.forwards, eager.forwards)
+            assert out.timings["replayed"] > 0

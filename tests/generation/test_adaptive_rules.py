@@ -8,12 +8,10 @@ import torch
 import dpad
 from dpad import rules
 from dpad.decode import device as devices
-from dpad.decode import graphs
 from dpad.decode.rules import KINDS
 from tests.doubles import adaptive_rules
-from tests.doubles.recorded_calls import RecordedCalls
 from tests.generation import test_block_decoding as blocks
-from tests.generation.common import DREAM, MASK_ID, pad
+from tests.generation.common import DREAM, MASK_ID, assert_replayed_as_eager, pad
 
 pytestmark = pytest.mark.once
 
@@ -105,14 +103,7 @@ def test_alone_as_in_a_batch_and_an_engine(model, prompts, kind, cache):
 @pytest.mark.parametrize("kind", KINDS)
 def test_replayed_as_eager(monkeypatch, llada, prompts, kind, cache):
     options = {**FULL, "cache": cache, "commit": CHOSEN[kind], "mask_token_id": MASK_ID}
-    with dpad.patched(llada, cuda_graphs=False):
-        eager = generate(llada, prompts, **options)
-    monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
-    with dpad.patched(llada):
-        for _ in range(2):
-            out = generate(llada, prompts, **options)
-            assert answers(out) == answers(eager) and torch.equal(out.forwards, eager.forwards)
-            assert out.timings["replayed"] > 0
+    assert_replayed_as_eager(monkeypatch, llada, prompts, generate, options)
 
 
 @pytest.mark.parametrize("part", [None, 4])

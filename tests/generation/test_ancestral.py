@@ -4,11 +4,9 @@ import pytest
 import torch
 
 import dpad
-from dpad.decode import graphs
 from tests.doubles import ancestral_sampler as plain
-from tests.doubles.recorded_calls import RecordedCalls
 from tests.generation import test_block_decoding as blocks
-from tests.generation.common import DREAM, EOS_ID, MASK_ID, pad
+from tests.generation.common import DREAM, EOS_ID, MASK_ID, assert_replayed_as_eager, pad
 
 pytestmark = pytest.mark.once
 
@@ -180,14 +178,7 @@ def test_alone_as_in_a_batch_and_an_engine(model, prompts, how, cache):
 @pytest.mark.parametrize("how", HOW)
 def test_replayed_as_eager(monkeypatch, llada, prompts, how, cache):
     options = {**FULL, **rule_of(how), "cache": cache, "top_p": 0.9, "steps": 12}
-    with dpad.patched(llada, cuda_graphs=False):
-        eager = generate(llada, prompts, **options)
-    monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
-    with dpad.patched(llada):
-        for _ in range(2):
-            out = generate(llada, prompts, **options)
-            assert answers(out) == answers(eager) and torch.equal(out.forwards, eager.forwards)
-            assert out.timings["replayed"] > 0
+    assert_replayed_as_eager(monkeypatch, llada, prompts, generate, options)
 
 
 @pytest.mark.parametrize("family", blocks.KINDS)

@@ -4,11 +4,9 @@ import pytest
 import torch
 
 import dpad
-from dpad.decode import graphs
-from tests.doubles.recorded_calls import RecordedCalls
 from tests.doubles.refined import Refined
 from tests.generation import test_block_decoding as blocks
-from tests.generation.common import DREAM, EOS_ID, MASK_ID, pad
+from tests.generation.common import DREAM, EOS_ID, MASK_ID, assert_replayed_as_eager, pad
 
 pytestmark = pytest.mark.once
 
@@ -217,11 +215,4 @@ def test_hooks_are_refused(llada, prompts):
 def test_replayed_as_eager(monkeypatch, llada, prompts, cache):
     """Blocks that are longer than those of the draft have room in a graph."""
     options = {**FULL, "cache": cache, "refine": 0.8, "mask_token_id": MASK_ID}
-    with dpad.patched(llada, cuda_graphs=False):
-        eager = generate(llada, prompts, **options)
-    monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
-    with dpad.patched(llada):
-        for _ in range(2):
-            out = generate(llada, prompts, **options)
-            assert answers(out) == answers(eager) and torch.equal(out.forwards, eager.forwards)
-            assert out.timings["replayed"] > 0
+    assert_replayed_as_eager(monkeypatch, llada, prompts, generate, options)
