@@ -1,6 +1,7 @@
 """What `dpad serve` costs and gives under load, in one run.
 
     python -m benchmarks.serve [--small] [--requests 48] [--rounds 3] [--output FILE]
+    python -m benchmarks.serve --block 8 --parts
 
 A random model of 57 million parameters is served by two processes of `dpad serve`: one decodes 16
 requests at a time, the other one. They take turns. The tables have the form of ``vllm bench
@@ -21,18 +22,9 @@ from benchmarks import load, machine, served, stats
 from dpad import threads
 from dpad.prompting import encode_text
 
-CANVAS, BLOCK, PASSES = 64, 16, 4  # PASSES: per block, with a fixed quota
+CANVAS, TOKENS = 64, 4  # TOKENS: committed in each step
 ROWS, CLIENTS, QUEUE = 16, 16, 32
-OPTIONS = {
-    "max_tokens": CANVAS,
-    "block_length": BLOCK,
-    "steps": PASSES * CANVAS // BLOCK,
-    "suffix": {"kind": "window", "window": BLOCK},
-    "cache": "dual",
-    "early_stop": False,  # every request costs the same
-    "logits_eos_inf": True,
-    "seed": 0,
-}
+PARTS = ("batching", "one client", "busy", "overload")
 BUSY, OVERLOAD = 0.7, 3.0  # arrivals by what 16 clients get
 
 # Check -> (bound, whether it is the least or the most that the value may be).
@@ -45,6 +37,20 @@ GOALS = {
     "failed otherwise above capacity": (0, "most"),
     "growth of resident memory above capacity": (0.02, "most"),
 }
+
+
+def request_options(block):
+    """The body of a request; every request costs the same."""
+    return {
+        "max_tokens": CANVAS,
+        "block_length": block,
+        "steps": CANVAS // TOKENS,
+        "suffix": {"kind": "window", "window": block},
+        "cache": "dual",
+        "early_stop": False,
+        "logits_eos_inf": True,
+        "seed": 0,
+    }
 
 
 def batching(clients, prompts, rounds):
@@ -64,9 +70,9 @@ def batching(clients, prompts, rounds):
     return tables, {"tokens/s of 16 clients, 16 rows by 1 row": stats.ratio(spent[1], spent[ROWS])}
 
 
-def one_client(client, model, tokenizer, prompts):
+def one_client(client, model, tokenizer, prompts, body):
     """One client and `dpad.generate` with the same prompts in turns: values of checks."""
-    own = {name: value for name, value in OPTIONS.items() if name != "max_tokens"}
+    own = {name: value for name, value in body.items() if name != "max_tokens"}
     own |= {"suffix": dpad.Suffix(**own["suffix"]), "max_new_tokens": CANVAS}
 
     def in_process(prompt):
@@ -83,7 +89,7 @@ def one_client(client, model, tokenizer, prompts):
             texts[name] = ways[name](prompt).split()
             spent[name].append(time.perf_counter() - begun)
         differ += texts["client"] != texts["in process"]
-    return {
+    return {}, {
         "seconds of one client by in-process": stats.ratio(spent["client"], spent["in process"]),
         "answers that differ from in-process": differ,
     }
@@ -118,25 +124,29 @@ def measure(options, folder):
     model, tokenizer = served.build(folder, served.SMALL if options.small else served.SIZES)
     torch.set_num_threads(options.threads)
     prompts, tables, values = served.prompts(options.requests, seed=1), {}, {}
+    body = request_options(options.block)
     with ExitStack() as stack:
         servers = {
             rows: stack.enter_context(served.server(folder, rows, QUEUE, options.threads))
             for rows in (ROWS, 1)
         }
-        clients = {r: load.Client(url, served.NAME, OPTIONS) for r, (_, url) in servers.items()}
+        clients = {r: load.Client(url, served.NAME, body) for r, (_, url) in servers.items()}
         for client in clients.values():
             load.closed(client, served.prompts(CLIENTS, seed=0), CLIENTS)  # warms up
-        parts = [batching(clients, prompts, options.rounds)]
-        parts.append(({}, one_client(clients[ROWS], model, tokenizer, prompts)))
-        capacity = parts[0][0][f"{CLIENTS} clients, {ROWS} rows"]["request_throughput"]
-        parts.append(busy(clients[ROWS], prompts * 4, capacity))
-        parts.append(overload(clients[ROWS], servers[ROWS][0], prompts * 12, capacity))
-    for more_tables, more_values in parts:
+        found = [batching(clients, prompts, options.rounds)]
+        capacity = found[0][0][f"{CLIENTS} clients, {ROWS} rows"]["request_throughput"]
+        parts = {
+            "one client": lambda: one_client(clients[ROWS], model, tokenizer, prompts, body),
+            "busy": lambda: busy(clients[ROWS], prompts * 4, capacity),
+            "overload": lambda: overload(clients[ROWS], servers[ROWS][0], prompts * 12, capacity),
+        }
+        found += [parts[name]() for name in parts if name in options.parts]
+    for more_tables, more_values in found:
         tables |= more_tables
         values |= more_values
-    checks = [checked(name, values[name], *goal) for name, goal in GOALS.items()]
+    checks = [checked(name, values[name], *goal) for name, goal in GOALS.items() if name in values]
     parameters = sum(weight.numel() for weight in model.parameters())
-    return {"parameters": parameters, "options": OPTIONS, "tables": tables, "checks": checks}
+    return {"parameters": parameters, "options": body, "tables": tables, "checks": checks}
 
 
 def checked(name, value, bound, direction):
@@ -161,6 +171,10 @@ def main(arguments=None):
     parser.add_argument("--small", action="store_true", help="a tiny model: only to try it")
     parser.add_argument("--requests", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--block", type=int, default=16, help=f"divides {CANVAS}; a multiple of 4")
+    parser.add_argument(
+        "--parts", nargs="*", choices=PARTS, default=PARTS, help="batching is always run"
+    )
     parser.add_argument("--threads", type=int, default=max(1, threads.available() - 1))
     parser.add_argument("--output", type=Path, help="file for all figures, as JSON")
     options = parser.parse_args(arguments)

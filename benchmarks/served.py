@@ -52,13 +52,15 @@ def server(folder, rows, queue, threads):
     command = [sys.executable, "-m", "dpad.cli", "serve", str(folder), *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        told = ""
-        while "}" not in told:
-            line = process.stdout.readline()
-            if not line:
+        lines = []
+        while not lines or not lines[-1].startswith("}"):
+            lines.append(process.stdout.readline())
+            if not lines[-1]:
                 raise RuntimeError("dpad serve has ended; what it said stands above")
-            told += line
-        yield process, json.loads(told)["url"]
+        told = json.loads("".join(lines))
+        if "error" in told:
+            raise RuntimeError(f"dpad serve: {told['error']['message']}")
+        yield process, told["url"]
     finally:
         process.terminate()
         process.wait(60)
