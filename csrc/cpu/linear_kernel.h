@@ -69,6 +69,7 @@ class LinearPanel {
               float* scratch)
       : p_(p),
         rows_(rows),
+        depth_(depth_for(rows)),
         begin_(begin),
         end_(end),
         x_(static_cast<const T*>(p.x) + first * p.x_stride),
@@ -84,9 +85,9 @@ class LinearPanel {
       const int64_t used = (end_ - begin_ + kBlock) * kLanes;
       for (int64_t i = 0; i < used; i += kWidth) store(sums + i, zero());
     }
-    for (int64_t k = 0; k < p_.in_features; k += kLinearDepth) {
+    for (int64_t k = 0; k < p_.in_features; k += depth_) {
       const int64_t left = p_.in_features - k;
-      const int64_t depth = left < kLinearDepth ? left : kLinearDepth;
+      const int64_t depth = left < depth_ ? left : depth_;
       pack(k, depth);
       multiply(k, depth);
     }
@@ -96,6 +97,15 @@ class LinearPanel {
  private:
   static constexpr int64_t kPanelSize = (kLinearPanel + 16) * kLanes;
   static constexpr int64_t kWords = kPaired<T> ? 2 : 1;  // elements of a lane
+
+  // Elements of the sum at a time. Few rows leave room in the caches for longer pieces of the
+  // weight's rows, which memory hands over sooner than short ones.
+  static int64_t depth_for(int64_t rows) {
+    constexpr int64_t kLong = 4 * kLinearDepth;
+    static_assert(kLong * kLanes <= kLinearRows * kLinearDepth, "as many as packed_ holds");
+    constexpr bool as_it_lies = kPaired<T> || sizeof(T) == sizeof(float);
+    return as_it_lies && rows <= kLanes / 2 ? kLong : kLinearDepth;
+  }
 
   // A row as it is packed: by elements, or by pairs.
   static auto as_words(const T* row) {
@@ -110,7 +120,7 @@ class LinearPanel {
     for (int64_t r = 0; r < rows_; r += kWidth) {
       const int64_t left = rows_ - r;
       const T* const from = x_ + r * p_.x_stride + k;
-      float* const to = packed_ + r / kLanes * kLinearDepth * kLanes + r % kLanes;
+      float* const to = packed_ + r / kLanes * depth_ * kLanes + r % kLanes;
       const auto row = [&](int64_t i) { return as_words(from + i * p_.x_stride); };
       pack_rows(row, left < kWidth ? left : kWidth, depth / kWords, to);
     }
@@ -144,7 +154,7 @@ class LinearPanel {
       const T* const next = n + kBlock < end_ ? from + kBlock * p_.weight_stride
                                               : weight_ + begin_ * p_.weight_stride + k + depth;
       for (int64_t r = 0; r < rows_;) {
-        const float* const rows = packed_ + r / kLanes * kLinearDepth * kLanes + r % kLanes;
+        const float* const rows = packed_ + r / kLanes * depth_ * kLanes + r % kLanes;
         float* const sums = sums_ + r / kLanes * kPanelSize + (n - begin_) * kLanes + r % kLanes;
         const auto go = [&]<typename V, int64_t N>() {
           for (int64_t d = 0; d < words; d += kChain) {
@@ -189,10 +199,10 @@ class LinearPanel {
   }
 
   const LinearParams& p_;
-  const int64_t rows_, begin_, end_;
+  const int64_t rows_, depth_, begin_, end_;
   const T *x_, *weight_;
   T* out_;
-  float* packed_;  // [sub-tile][kLinearDepth][kLanes]
+  float* packed_;  // [sub-tile][depth_][kLanes]
   float* sums_;    // [sub-tile][kLinearPanel + 16][kLanes]
   float* wide_;    // [kBlock][kLinearDepth], 16-bit elements widened
 };

@@ -7,7 +7,7 @@
 namespace dpad::cpu {
 
 // Blocking: kLinearRows rows of x against kLinearPanel rows of the weight, kLinearDepth elements of
-// the sum at a time.
+// the sum at a time (four times as many where rows are few).
 constexpr int64_t kLinearRows = 128, kLinearPanel = 240, kLinearDepth = 256;
 // Products that are added to each other before they are added to the sum: short chains keep the
 // rounding error of long sums small. Part of the result's bits; divides kLinearDepth.
