@@ -1,7 +1,7 @@
 """What `dpad serve` costs and gives under load, in one run.
 
     python -m benchmarks.serve [--small] [--requests 48] [--rounds 3] [--output FILE]
-    python -m benchmarks.serve --block 8 --parts
+    python -m benchmarks.serve --dtype bfloat16 --block 32 --parts
 
 A random model of 57 million parameters is served by two processes of `dpad serve`: one decodes 16
 requests at a time, the other one. They take turns. The tables have the form of ``vllm bench
@@ -24,7 +24,8 @@ from dpad.prompting import encode_text
 
 CANVAS, TOKENS = 64, 4  # TOKENS: committed in each step
 ROWS, CLIENTS, QUEUE = 16, 16, 32
-PARTS = ("batching", "one client", "busy", "overload")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PARTS = ("one client", "busy", "overload")
 BUSY, OVERLOAD = 0.7, 3.0  # arrivals by what 16 clients get
 
 # Check -> (bound, whether it is the least or the most that the value may be).
@@ -121,7 +122,8 @@ def overload(client, process, prompts, capacity):
 
 def measure(options, folder):
     """Tables of all arms, and the checks."""
-    model, tokenizer = served.build(folder, served.SMALL if options.small else served.SIZES)
+    sizes = served.SMALL if options.small else served.SIZES
+    model, tokenizer = served.build(folder, sizes, dtype=DTYPES[options.dtype])
     torch.set_num_threads(options.threads)
     prompts, tables, values = served.prompts(options.requests, seed=1), {}, {}
     body = request_options(options.block)
@@ -171,6 +173,7 @@ def main(arguments=None):
     parser.add_argument("--small", action="store_true", help="a tiny model: only to try it")
     parser.add_argument("--requests", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--block", type=int, default=16, help=f"divides {CANVAS}; a multiple of 4")
     parser.add_argument(
         "--parts", nargs="*", choices=PARTS, default=PARTS, help="batching is always run"

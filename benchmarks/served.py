@@ -7,6 +7,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from benchmarks import large
 from dpad.cli.common import quiet_loading
 
@@ -16,7 +18,7 @@ WORDS = 8190  # words that prompts are made of; every vocabulary has them
 NAME = "random"
 
 
-def build(folder, sizes, size=8192, mask_id=8190, end_id=8191):
+def build(folder, sizes, size=8192, mask_id=8190, end_id=8191, dtype=torch.float32):
     """Writes a random model and its tokenizer, of `size` words; returns both."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -30,7 +32,7 @@ def build(folder, sizes, size=8192, mask_id=8190, end_id=8191):
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
     ids = {"mask_token_id": mask_id, "eos_token_id": end_id, "pad_token_id": end_id}
     lengths = {"vocab_size": size, "embedding_size": size, "max_sequence_length": 512}
-    model = large.build({**sizes, **ids, **lengths})
+    model = large.build({**sizes, **ids, **lengths}).to(dtype)
     quiet_loading(always=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
