@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.gpu.timing import in_a_line
 from dpad import ops
-from dpad.ops import inputs
+from dpad.ops import inputs, reference
 
 
 @dataclass
@@ -18,7 +19,7 @@ class Case:
     """One comparison. Functions take nothing; results are tensors or tuples of tensors.
 
     `expected` gives the result in a wider dtype, `tolerance` is the allowed error as a share of
-    its largest value, `unavailable` says why a peer is not there, `sizes` are what goals ask for.
+    its largest value, `unavailable` says why a peer is not there.
     """
 
     name: str
@@ -26,43 +27,30 @@ class Case:
     expected: Callable
     bytes: int
     tolerance: float
-    unavailable: dict = field(default_factory=dict)
-    sizes: dict = field(default_factory=dict)
     operations: int = 0
-
-    def difference(self, found, expected):
-        """None, or what is wrong."""
-        found, expected = (x if isinstance(x, tuple) else (x,) for x in (found, expected))
-        for a, b in zip(found, expected, strict=True):
-            if not b.is_floating_point():
-                if not torch.equal(a, b):
-                    return f"{int((a != b).sum())} of {b.numel()} integers differ"
-                continue
-            error = (a.double() - b.double()).abs().max().item()
-            allowed = self.tolerance * b.double().abs().max().item()
-            if not error <= allowed:
-                return f"error {error:.1e}, allowed {allowed:.1e}"
-        return None
+    unavailable: dict = field(default_factory=dict)
 
     def check(self):
-        """What is wrong with dpad's result, or None. Peers that refuse the case or whose result is
-        wrong are not there.
+        """Raises where dpad's result is wrong. Peers that refuse the case or whose result is wrong
+        are not there.
         """
         expected = self.expected()
-        for name in list(self.functions):
+        for name, function in list(self.functions.items()):
             try:
-                problem = self.difference(self.functions[name](), expected)
+                compare(function(), expected, self.tolerance)
             except Exception as error:
                 if name == "dpad":
                     raise
-                problem = (str(error).splitlines() or [type(error).__name__])[0]
-            if problem is None:
-                continue
-            if name == "dpad":
-                return problem
-            self.unavailable[name] = problem
-            del self.functions[name]
-        return None
+                self.unavailable[name] = in_a_line(error)
+                del self.functions[name]
+
+
+def compare(found, expected, tolerance):
+    """Raises AssertionError where an integer differs, or a number by more than it may."""
+    found, expected = (x if isinstance(x, tuple) else (x,) for x in (found, expected))
+    for a, b in zip(found, expected, strict=True):
+        allowed = tolerance * b.abs().max().item() if b.is_floating_point() else 0
+        torch.testing.assert_close(a, b, rtol=0, atol=allowed, check_dtype=False)
 
 
 def drawn(name, device, **sizes):
@@ -71,96 +59,91 @@ def drawn(name, device, **sizes):
 
 
 def size_of(*tensors):
-    return sum(t.numel() * t.element_size() for t in tensors)
+    return sum(t.nbytes for t in tensors)
+
+
+def wide(args):
+    """The arguments with float32 for bfloat16."""
+    narrow = lambda x: isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16  # noqa: E731
+    return {name: x.float() if narrow(x) else x for name, x in args.items()}
 
 
 def attention(device, batch, queries, heads, kv_heads, keys, dim=128, spare=128):
     """A pass's attention: `queries` rows of each sequence over its `keys` slots."""
-    new = {"device": device, "dtype": torch.bfloat16}
-    q = torch.randn(batch * queries, heads, dim, **new)
-    room = keys + spare  # slots of a sequence
-    arenas = [torch.randn(kv_heads, batch * room, dim, **new) for _ in range(2)]
-    k_cache, v_cache = (t.unflatten(1, (batch, room)).transpose(0, 1) for t in arenas)
-    index = functools.partial(torch.tensor, device=device)
-    offsets = index([i * queries for i in range(batch + 1)])
-    start, n_keys = index([b * room for b in range(batch)]), index([keys] * batch)
-    slices = [cache[:, :, :keys] for cache in (k_cache, v_cache)]
+    sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": dim, "gap": spare}
+    sizes |= {"counts": (queries,) * batch, "keys": (keys,) * batch, "mask": False, "limit": False}
+    args = drawn("block_attention", device, **sizes)
+    args["kv_start"] = args["kv_start"].sort().values
+    q, room = args["q"], keys + spare  # slots of a sequence
+    rows = q.view(batch, queries, heads, dim)
+    caches = [
+        args[name][:, spare:].unflatten(1, (batch, room)).transpose(0, 1)
+        for name in ("k_cache", "v_cache")
+    ]
+    slices = [cache[:, :, :keys] for cache in caches]
     exact = [t.contiguous() for t in slices]
-    dense = q.view(batch, queries, heads, dim).transpose(1, 2)
     mask = (torch.arange(room, device=device) < keys).expand(batch, 1, queries, -1)
-    group = {"enable_gqa": heads != kv_heads}
 
-    def stock(backend, *tensors, **options):
+    def stock(backend, k_and_v, **options):
         with sdpa_kernel(backend):
-            out = F.scaled_dot_product_attention(dense, *tensors, **group, **options)
+            grouped = {"enable_gqa": heads != kv_heads, **options}
+            out = F.scaled_dot_product_attention(rows.transpose(1, 2), *k_and_v, **grouped)
         return out.transpose(1, 2).reshape(q.shape)
 
-    def expected():
-        out = torch.empty(q.shape, dtype=torch.float32, device=device)
-        for b in range(batch):
-            wide = [t[b].float().repeat_interleave(heads // kv_heads, 0) for t in exact]
-            scores = dense[b].float() @ wide[0].transpose(1, 2) * dim**-0.5
-            out[b * queries : (b + 1) * queries] = (scores.softmax(-1) @ wide[1]).transpose(0, 1)
-        return out
-
-    functions = {
-        "dpad": lambda: ops.block_attention(q, *arenas, offsets, start, n_keys, dim**-0.5),
-        "SDPA flash, exact length": lambda: stock(SDPBackend.FLASH_ATTENTION, *exact),
-        "SDPA flash, slices of the cache": lambda: stock(SDPBackend.FLASH_ATTENTION, *slices),
-        "SDPA cuDNN, exact length": lambda: stock(SDPBackend.CUDNN_ATTENTION, *exact),
-        "SDPA efficient, exact length": lambda: stock(SDPBackend.EFFICIENT_ATTENTION, *exact),
-        "SDPA efficient, dense mask": lambda: stock(
-            SDPBackend.EFFICIENT_ATTENTION, k_cache, v_cache, attn_mask=mask
-        ),
-        "SDPA math, exact length": lambda: stock(SDPBackend.MATH, *exact),
+    kinds = {
+        "SDPA flash, exact length": (SDPBackend.FLASH_ATTENTION, exact),
+        "SDPA flash, slices of the cache": (SDPBackend.FLASH_ATTENTION, slices),
+        "SDPA cuDNN, exact length": (SDPBackend.CUDNN_ATTENTION, exact),
+        "SDPA efficient, exact length": (SDPBackend.EFFICIENT_ATTENTION, exact),
+        "SDPA math, exact length": (SDPBackend.MATH, exact),
     }
-    case = Case(
+    peers = {name: functools.partial(stock, *kind) for name, kind in kinds.items()}
+    masked = functools.partial(stock, SDPBackend.EFFICIENT_ATTENTION, caches, attn_mask=mask)
+    packages, missing = packages_of(rows, exact)
+    ours = functools.partial(ops.block_attention, **args)
+    return Case(
         f"block_attention {batch} x {queries} rows, {heads}/{kv_heads} heads of {dim}, {keys} keys",
-        functions,
-        expected,
+        {"dpad": ours, **peers, "SDPA efficient, dense mask": masked, **packages},
+        lambda: reference.block_attention(**wide(args)),
         2 * size_of(q) + size_of(*exact),
         2**-6,
-        sizes={"batch": batch, "queries": queries, "kv_heads": kv_heads, "keys": keys},
-        operations=4 * q.numel() * keys,
+        4 * q.numel() * keys,
+        missing,
     )
-    add_packages(case, q, exact, batch, queries)
-    return case
 
 
-def add_packages(case, q, exact, batch, queries):
-    """flash-attn and FlashInfer, where they are installed."""
-    rows = q.view(batch, queries, *q.shape[1:])
-    turned = [t.transpose(1, 2) for t in exact]
+def packages_of(rows, exact):
+    """flash-attn and FlashInfer as functions, where they are installed, and why they are not."""
 
     def flash_attn():
         from flash_attn import flash_attn_func
 
-        return flash_attn_func(rows, *turned).view(q.shape)
+        return flash_attn_func(rows, *(t.transpose(1, 2) for t in exact)).flatten(0, 1)
 
     def flashinfer():
         from flashinfer import single_prefill_with_kv_cache
 
         k, v = (t[0] for t in exact)
-        return single_prefill_with_kv_cache(q, k, v, kv_layout="HND", causal=False, backend="fa2")
+        how = {"kv_layout": "HND", "causal": False, "backend": "fa2"}
+        return single_prefill_with_kv_cache(rows[0], k, v, **how)
 
+    found, missing = {}, {}
     for function in (flash_attn, flashinfer):
         name = function.__name__
         if importlib.util.find_spec(name) is None:
-            case.unavailable[name] = "not installed"
-        elif name == "flashinfer" and batch > 1:
-            case.unavailable[name] = "asked for one sequence only"
+            missing[name] = "not installed"
+        elif function is flashinfer and len(rows) > 1:
+            missing[name] = "asked for one sequence only"
         else:
-            case.functions[name] = function
+            found[name] = function
+    return found, missing
 
 
 def confidence(device, rows, vocab, temperature=0.0):
-    options = {"counts": (rows,), "vocab": vocab, "temperature": (temperature,)}
-    args = drawn("confidence", device, **options, suppress=0, exclude=0)
+    sizes = {"counts": (rows,), "vocab": vocab, "temperature": (temperature,)}
+    args = drawn("confidence", device, **sizes, suppress=0, exclude=0)
     logits = args["logits"]
     logits.scatter_(1, torch.arange(rows, device=device)[:, None] * 3, 24.0)  # no ties
-
-    def ours():
-        return ops.confidence(**args)[:2]
 
     def published():
         p = torch.softmax(logits.double(), -1)
@@ -168,184 +151,165 @@ def confidence(device, rows, vocab, temperature=0.0):
         return token, p.gather(-1, token[:, None])[:, 0]
 
     def float32():
-        wide = logits.float()
-        best, token = wide.max(-1)
-        return token, torch.exp(best - torch.logsumexp(wide, -1))
+        best, token = logits.float().max(-1)
+        return token, torch.exp(best - torch.logsumexp(logits.float(), -1))
 
-    def twin():
-        return ops.reference.confidence(**args)[:2]
-
-    functions, expected = {"dpad": ours}, twin
-    if temperature == 0:
-        functions |= {"float64 soft-max": published, "float32 logsumexp": float32}
-        expected = published
-    name = f"confidence {rows} x {vocab}, temperature {temperature:g}"
-    sizes = {"rows": rows, "vocab": vocab, "temperature": temperature}
-    return Case(name, functions, expected, size_of(logits), 1e-5, sizes=sizes)
+    peers = {"float64 soft-max": published, "float32 logsumexp": float32}
+    return Case(
+        f"confidence {rows} x {vocab}, temperature {temperature:g}",
+        {"dpad": lambda: ops.confidence(**args)[:2], **(peers if temperature == 0 else {})},
+        published if temperature == 0 else lambda: reference.confidence(**args)[:2],
+        size_of(logits),
+        1e-5,
+    )
 
 
 def norm(device, rows, width):
     args = drawn("add_rms_norm_", device, rows=rows, width=width)
-    residual, delta, weight = (args[name] for name in ("residual", "delta", "weight"))
+    residual, delta, weight, eps = args.values()
     delta.zero_()  # the call is repeated
-
-    def stock():
-        residual.add_(delta)
-        return F.rms_norm(residual, (width,), weight, 1e-5)
-
-    def expected():
-        x = residual.float()
-        return weight.float() * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
-
-    functions = {"dpad": lambda: ops.add_rms_norm_(**args), "torch": stock}
-    size = 3 * size_of(residual) + size_of(delta, weight) - size_of(residual) // 2
-    return Case(f"add_rms_norm_ {rows} x {width}", functions, expected, size, 2**-6)
+    return Case(
+        f"add_rms_norm_ {rows} x {width}",
+        {
+            "dpad": lambda: ops.add_rms_norm_(**args),
+            "torch": lambda: F.rms_norm(residual.add_(delta), (width,), weight, eps),
+        },
+        lambda: reference.add_rms_norm_(**wide(args)),
+        size_of(residual, residual, delta, weight) + size_of(residual) // 2,
+        2**-6,
+    )
 
 
 def swiglu(device, rows, width):
-    gate, up = drawn("swiglu", device, rows=rows, width=width).values()
-    functions = {"dpad": lambda: ops.swiglu(gate, up), "torch": lambda: F.silu(gate) * up}
-    expected = lambda: F.silu(gate.float()) * up.float()  # noqa: E731
-    return Case(f"swiglu {rows} x {width}", functions, expected, 3 * size_of(gate), 2**-6)
+    args = drawn("swiglu", device, rows=rows, width=width)
+    functions = {"dpad": lambda: ops.swiglu(**args), "torch": lambda: reference.swiglu(**args)}
+    expected = lambda: reference.swiglu(**wide(args))  # noqa: E731
+    size = 3 * size_of(args["gate"])
+    return Case(f"swiglu {rows} x {width}", functions, expected, size, 2**-6)
 
 
 def rope(device, rows, heads, kv_heads, dim=128, capacity=1152):
-    new = {"device": device, "dtype": torch.bfloat16}
-    q, k, v = (torch.randn(rows, n, dim, **new) for n in (heads, kv_heads, kv_heads))
-    caches = [torch.zeros(kv_heads, capacity, dim, **new) for _ in range(2)]
+    sizes = {"heads": heads, "kv_heads": kv_heads, "head_dim": dim, "turned": dim // 2}
+    sizes |= {"counts": (rows,), "positions": capacity, "capacity": capacity, "gap": 0}
+    args = drawn("rope_kv_write_", device, **sizes, padding=False)
     position = torch.arange(capacity - rows, capacity, device=device)
-    angle = torch.arange(capacity, device=device)[:, None] * 1e4 ** (
-        -torch.arange(dim // 2, device=device) / (dim // 2)
-    )
-    cos, sin = angle.cos(), angle.sin()
-    offsets = torch.tensor([0, rows], device=device)
-    start = torch.zeros(1, device=device).long()
+    args |= dict.fromkeys(("q_position", "position", "slot"), position)
+    q, k, v, k_cache, v_cache = (args[name] for name in ("q", "k", "v", "k_cache", "v_cache"))
 
     def turned(x):
         low, high = x.float().chunk(2, -1)
-        c, s = cos[position, None], sin[position, None]
-        return torch.cat((low * c - high * s, high * c + low * s), -1)
-
-    def ours():
-        index = (position, position, position, offsets, start)
-        return ops.rope_kv_write_(q, k, v, *index, cos, sin, *caches), caches[0].clone()
+        c, s = args["cos"][position, None], args["sin"][position, None]
+        return torch.cat((low * c - high * s, high * c + low * s), -1).to(x.dtype)
 
     def stock():
-        caches[0][:, position] = turned(k).to(k.dtype).transpose(0, 1)
-        caches[1][:, position] = v.transpose(0, 1)
-        return turned(q).to(q.dtype), caches[0].clone()
+        k_cache[:, position] = turned(k).transpose(0, 1)
+        v_cache[:, position] = v.transpose(0, 1)
+        return turned(q), k_cache.clone()
 
-    def expected():
-        return stock()
-
-    size = 2 * size_of(q, k, v)
     return Case(
         f"rope_kv_write_ {rows} rows, {heads}/{kv_heads} heads, with a copy of K",
-        {"dpad": ours, "torch": stock},
-        expected,
-        size + 2 * size_of(caches[0]),
+        {"dpad": lambda: (ops.rope_kv_write_(**args), k_cache.clone()), "torch": stock},
+        lambda: (reference.rope_kv_write_(**args), k_cache.clone()),
+        2 * size_of(q, k, v, k_cache),
         0.0,
     )
 
 
 def gather(device, batch, rows, length):
-    canvas = torch.randint(0, 1000, (batch, length), device=device)
-    row = torch.arange(batch, device=device)
-    position = torch.arange(length - rows, length, device=device).repeat(batch)
-    offsets = torch.arange(batch + 1, device=device) * rows
-    row_of = row.repeat_interleave(rows)
+    sizes = {"counts": (rows,) * batch, "canvas_rows": batch, "length": length, "hidden": False}
+    args = drawn("suffix_gather", device, **sizes)
+    args["position"] = torch.arange(length - rows, length, device=device).repeat(batch)
+    row_of = args["canvas_row"].repeat_interleave(rows)
     functions = {
-        "dpad": lambda: ops.suffix_gather(canvas, row, offsets, position),
-        "torch": lambda: canvas[row_of, position],
+        "dpad": lambda: ops.suffix_gather(**args),
+        "torch": lambda: args["canvas"][row_of, args["position"]],
     }
-    return Case(
-        f"suffix_gather {batch} x {rows} rows", functions, functions["torch"], 24 * batch * rows, 0
-    )
+    expected = lambda: reference.suffix_gather(**args)  # noqa: E731
+    return Case(f"suffix_gather {batch} x {rows} rows", functions, expected, 24 * batch * rows, 0)
 
 
 def commits(device, rows, length):
     """One sequence by threshold; the canvas is masked again before every call."""
-    start = torch.randint(0, 1000, (1, length), device=device)
-    start[:, -rows:] = mask = 2000
-    canvas, at = start.clone(), torch.zeros_like(start)
-    wide = {"dtype": torch.float64, "device": device}
-    index = functools.partial(torch.tensor, device=device)
-    state = (at, torch.zeros(1, length, **wide), index([0]), index([0]), index([0]))
+    sizes = {"counts": (rows,), "canvas_rows": 1, "length": length, "vocab": 1000, "quota": rows}
+    args = drawn("unmask_", device, **sizes, rule=ops.RULES["threshold"], rule_value=0.9)
     position = torch.arange(length - rows, length, device=device)
-    token = torch.randint(0, 1000, (rows,), device=device)
-    score = torch.rand(rows, **wide)
-    batch = (torch.full((1,), 0.9, **wide), index([rows]), index([length]), index([3]))
-    rule = (ops.RULES["threshold"], True, mask, 3)
-    rows_of = (index([0]), index([0, rows]), position, token, score, score)
+    args |= {"position": position, "length": args["length"].fill_(length)}
+    canvas, token, score, mask = (args[n] for n in ("canvas", "token", "score", "mask_id"))
+    canvas[0, position] = mask
+    start = canvas.clone()
 
-    def ours():
+    def after(call):
         canvas.copy_(start)
-        ops.unmask_(canvas, *state, *rows_of, *batch, *rule)
+        call()
         return canvas.clone()
 
     def stock():
-        canvas.copy_(start)
         block = canvas[0, position]
         ranked = torch.where(block == mask, score, -torch.inf)
         chosen = (ranked >= 0.9).index_fill(0, ranked.argmax(), True)
         canvas[0, position] = torch.where(chosen, token, block)
-        return canvas.clone()
 
+    calls = (lambda: ops.unmask_(**args), stock, lambda: reference.unmask_(**args))
+    ours, peer, twin = (functools.partial(after, call) for call in calls)
     size = 4 * size_of(start) + 5 * size_of(token)
-    functions = {"dpad": ours, "torch": stock}
-    return Case(f"unmask_ {rows} rows, with copies of the canvas", functions, stock, size, 0)
+    name = f"unmask_ {rows} rows, with copies of the canvas"
+    return Case(name, {"dpad": ours, "torch": peer}, twin, size, 0)
 
 
 def route(device, rows, experts, top_k=8):
     """Logits so far apart that rounding changes no choice."""
     logits = torch.rand(rows, experts, device=device).argsort(-1) / 8
-    twin = (logits, None, top_k, "softmax", True, 1, 1, 1.0)
-    functions = {
-        "dpad": lambda: ops.route(logits, None, top_k),
-        "torch": lambda: ops.reference.route(*twin),
-    }
+    twin = lambda: reference.route(logits, None, top_k, "softmax", True, 1, 1, 1.0)  # noqa: E731
+    functions = {"dpad": lambda: ops.route(logits, None, top_k), "torch": twin}
     size = size_of(logits) + 20 * rows * top_k + 4 * experts
-    return Case(f"route {rows} x {experts}", functions, functions["torch"], size, 1e-5)
+    return Case(f"route {rows} x {experts}", functions, twin, size, 1e-5)
 
 
 def combine(device, rows, width, top_k=8):
-    y = torch.randn(rows * top_k, width, device=device).bfloat16()
-    order = torch.randperm(rows * top_k, device=device)
-    weight, place = torch.rand(rows, top_k, device=device), order.argsort()
+    args = drawn("combine", device, rows=rows, top_k=top_k, width=width, full_precision=True)
+    y, order, weight = args["y"], args["order"], args["weight"]
+    place = order.argsort()
     terms = lambda: y[place].view(rows, top_k, width).float() * weight[..., None]  # noqa: E731
     functions = {
-        "dpad": lambda: ops.combine(y, order, weight),
+        "dpad": lambda: ops.combine(**args),
         "torch": lambda: terms().sum(1).to(y.dtype),
     }
     size = size_of(y, order, weight) + size_of(y) // top_k
     return Case(f"combine {rows} x {width}", functions, lambda: terms().sum(1), size, 2**-6)
 
 
-def makers(device, small=False):
-    """Functions that make the cases, one after the other: their tensors are large. What goals ask
-    for comes first.
-    """
-    bind = functools.partial
-    if small:
-        attended = [(1, 4, 4, 2, 70, 64)]
-        sampled, wide, rotated = [(2, 300, 0.0), (2, 300, 1.0)], [(3, 64)], [(3, 4, 2, 64, 20)]
-    else:
-        llada, dream = (32, 32), (28, 4)
-        attended = [(1, 32, *llada, n) for n in (8192, 1024, 4096, 512)]
-        attended += [(4, 32, *llada, 4096), (16, 32, *llada, 1024), (16, 32, *llada, 4096)]
-        attended += [(1, rows, *llada, 1024) for rows in (33, 96)]
-        attended += [(1, 33, *dream, n) for n in (1024, 8192)] + [(16, 33, *dream, 4096)]
-        sampled = [(n, 126464, t) for t in (0.0, 1.0) for n in (32, 4, 128)]
-        wide = [(32, 4096), (128, 4096)]
-        rotated = [(32, 32, 32), (33, 28, 4)]
-    routed = [3] if small else [32, 256]
-    yield from (bind(confidence, device, *a) for a in sampled[:1])
-    yield from (bind(attention, device, *a) for a in attended)
-    yield from (bind(confidence, device, *a) for a in sampled[1:])
-    yield from (bind(norm, device, *a) for a in wide)
-    yield from (bind(swiglu, device, rows, 3 * width) for rows, width in wide)
-    yield from (bind(rope, device, *a) for a in rotated)
-    yield from (bind(route, device, rows, 64) for rows in routed)
-    yield from (bind(combine, device, rows, 2048) for rows in routed)
-    yield bind(gather, device, 4, 32, 1024)
-    yield bind(commits, device, 32, 1024)
+MAKERS = {
+    f.__name__: f
+    for f in (attention, confidence, norm, swiglu, rope, gather, commits, route, combine)
+}
+_LLADA, _DREAM = (32, 32), (28, 4)  # heads and K/V heads
+# (name, sizes) of the cases: what goals ask for comes first.
+CASES = (
+    ("confidence", (32, 126464, 0.0)),
+    *(("attention", (1, 32, *_LLADA, keys)) for keys in (8192, 1024, 4096, 512)),
+    *(("attention", (n, 32, *_LLADA, keys)) for n, keys in ((4, 4096), (16, 1024), (16, 4096))),
+    *(("attention", (1, rows, *_LLADA, 1024)) for rows in (33, 96)),
+    *(("attention", (n, 33, *_DREAM, keys)) for n, keys in ((1, 1024), (1, 8192), (16, 4096))),
+    *(("confidence", (rows, 126464, 0.0)) for rows in (4, 128)),
+    *(("confidence", (rows, 126464, 1.0)) for rows in (32, 4, 128)),
+    *(("norm", (rows, 4096)) for rows in (32, 128)),
+    *(("swiglu", (rows, 3 * 4096)) for rows in (32, 128)),
+    ("rope", (32, 32, 32)),
+    ("rope", (33, 28, 4)),
+    *(("route", (rows, 64)) for rows in (32, 256)),
+    *(("combine", (rows, 2048)) for rows in (32, 256)),
+    ("gather", (4, 32, 1024)),
+    ("commits", (32, 1024)),
+)
+SMALL = (
+    ("confidence", (2, 300, 0.0)),
+    ("attention", (1, 4, 4, 2, 70, 64)),
+    ("confidence", (2, 300, 1.0)),
+    ("norm", (3, 64)),
+    ("swiglu", (3, 192)),
+    ("rope", (3, 4, 2, 64, 20)),
+    ("route", (3, 64)),
+    ("combine", (3, 2048)),
+    ("gather", (4, 32, 1024)),
+    ("commits", (32, 1024)),
+)

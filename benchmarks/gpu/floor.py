@@ -4,29 +4,7 @@ Per kernel max(bytes / bandwidth, operations / rate), summed over the kernels, w
 the other; element-wise kernels count nothing, their operands can stay in the L2 cache.
 """
 
-from typing import NamedTuple
-
-# Datasheets of the SXM parts: bytes per second, dense bfloat16 operations per second.
-DATASHEET = {"H100": (3.35e12, 990e12), "H200": (4.8e12, 990e12)}
 SIZE = 2  # bytes of bfloat16
-
-
-class Limits(NamedTuple):
-    """What a device can do at most, and who says so."""
-
-    bandwidth: float
-    rate: float | None  # None: not known, operations then count nothing
-    source: str
-    gpu: str | None = None  # name in `DATASHEET`
-
-
-def limits(machine):
-    """`Limits` of what `describe` has described; a device without a datasheet here is measured."""
-    name = machine["device"]
-    for gpu, (bandwidth, rate) in DATASHEET.items():
-        if gpu in name and not any(other in name for other in ("PCIe", "NVL", "MIG")):
-            return Limits(bandwidth, rate, "datasheet", gpu)
-    return Limits(machine["copy_bytes_per_second"], None, "measured copy")
 
 
 def product(rows, inputs, outputs):
@@ -58,7 +36,7 @@ def pass_floor(shape, limit, groups, logit_rows):
 
     Args:
         shape: sizes of a model, as in `benchmarks.gpu.models`.
-        limit: `Limits`.
+        limit: `benchmarks.gpu.device.Limits`.
         groups: (sequences, computed rows of each, keys of each), one after the other.
         logit_rows: rows that reach the head, of all sequences.
     """

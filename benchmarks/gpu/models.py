@@ -5,34 +5,21 @@ import torch
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 
 BLOCK, MASK_ID, FILL_ID = 32, 5, 6  # tokens; ids
+LONGEST = 4096  # keys of any measurement
+_NAMES = ("d_model", "n_heads", "n_kv_heads", "n_layers", "mlp_hidden_size", "vocab_size")
+_shape = lambda *sizes: dict(zip(_NAMES, sizes, strict=True))  # noqa: E731
 # Both on LLaDA's module tree: what is measured is the shape. Of Dream the biases of q, k, v (1e-5
 # of the weights) and the row before the block (one of 33) are left out.
 RELEASED = {
-    "LLaDA-8B": {
-        "d_model": 4096,
-        "n_heads": 32,
-        "n_kv_heads": 32,
-        "n_layers": 32,
-        "mlp_hidden_size": 12288,
-        "vocab_size": 126464,
-    },
-    "Dream-7B": {
-        "d_model": 3584,
-        "n_heads": 28,
-        "n_kv_heads": 4,
-        "n_layers": 28,
-        "mlp_hidden_size": 18944,
-        "vocab_size": 152064,
-    },
+    "LLaDA-8B": _shape(4096, 32, 32, 32, 12288, 126464),
+    "Dream-7B": _shape(3584, 28, 4, 28, 18944, 152064),
 }
-SMALL = {"d_model": 64, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2, "mlp_hidden_size": 96}
-TINY = {"tiny": {**SMALL, "vocab_size": 300}}
+TINY = {"tiny": _shape(64, 4, 2, 2, 96, 300)}
 
 
-def shapes(small, names=None):
+def shapes(small):
     """Name -> shape of the models to measure."""
-    found = TINY if small else RELEASED
-    return found if small or names is None else {name: found[name] for name in names}
+    return TINY if small else RELEASED
 
 
 def build(shape, device, dtype, length):

@@ -33,39 +33,37 @@ class Plain:
 
     def layer(self, layer, cache, x, replace, start):
         """The rows `x` from position `start`; `replace` marks theirs, None: all are computed."""
-        batch, rows = x.shape[:2]
         normed = self.norm(x, layer.attention_norm)
         q, k, v = (
-            project(normed).view(batch, rows, -1, self.adapter.head_dim).transpose(1, 2)
+            project(normed).unflatten(-1, (-1, self.adapter.head_dim)).transpose(1, 2)
             for project in layer.attention.parts()[:3]
         )
         if replace is None:
-            cache[0], cache[1] = k, v
+            cache[:] = k, v
         else:
             index = replace[0].nonzero(as_tuple=True)[0]
-            cache[0][:, :, index] = k
-            cache[1][:, :, index] = v
+            for whole, rows in zip(cache, (k, v), strict=True):
+                whole[:, :, index] = rows
         everything = torch.arange(self.keys, device=x.device)
         k = self.rotate(cache[0], everything)
-        q = self.rotate(q, everything[start : start + rows])
+        q = self.rotate(q, everything[start : start + x.shape[1]])
         group = self.adapter.num_heads != self.adapter.num_kv_heads
         a = F.scaled_dot_product_attention(q, k, cache[1], enable_gqa=group)
-        x = x + layer.attention.o(a.transpose(1, 2).reshape(batch, rows, -1))
-        normed = self.norm(x, layer.mlp_norm)
-        mlp = layer.mlp
+        x = x + layer.attention.o(a.transpose(1, 2).flatten(2))
+        normed, mlp = self.norm(x, layer.mlp_norm), layer.mlp
         return x + mlp.down_proj(F.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed))
 
     def logits(self, canvas, start, whole):
         """``[batch, block, vocab]`` of the block at `start`; `whole`: all rows are computed."""
-        replace, first, end = None, 0, self.keys
+        replace, rows = None, slice(0, self.keys)
         if not whole:
-            first, end = start, start + BLOCK
+            rows = slice(start, start + BLOCK)
             replace = torch.zeros(self.batch, self.keys, dtype=torch.bool, device=canvas.device)
-            replace[:, first:end] = True
-        x = self.adapter.embed(canvas[:, first:end])
+            replace[:, rows] = True
+        x = self.adapter.embed(canvas[:, rows])
         for layer, cache in zip(self.adapter.layers, self.caches, strict=True):
-            x = self.layer(layer, cache, x, replace, first)
-        x = x[:, start - first : start - first + BLOCK]
+            x = self.layer(layer, cache, x, replace, rows.start)
+        x = x[:, start - rows.start :][:, :BLOCK]
         return self.adapter.head(self.norm(x, self.adapter.final_norm))
 
 

@@ -1,6 +1,6 @@
-"""Every operator on small, awkward shapes, for compute-sanitizer to look at.
+"""Every operator on small, awkward shapes, those of `dpad doctor`, for compute-sanitizer to see.
 
-The cases are those of `dpad doctor`; a result that differs from the twin's is a failure too.
+A result that differs from the twin's is a failure too.
 """
 
 import sys

@@ -1,13 +1,22 @@
 """Times of calls on a device: single ones with the L2 cache cold or hot, graphs, by the clock."""
 
+import math
 import statistics
 import time
+from collections import Counter
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 # Bytes read before a call: many times what any L2 holds, and a few hundred microseconds in which
 # the host queues the call that is measured.
 FLUSH = 1 << 30
+SYNCS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+
+
+def is_cuda(device):
+    return torch.device(device).type == "cuda"
 
 
 class Timer:
@@ -18,22 +27,21 @@ class Timer:
     """
 
     def __init__(self, device, flush=FLUSH):
-        self.cuda = torch.device(device).type == "cuda"
+        self.cuda = is_cuda(device)
         self.flush = torch.zeros(flush // 4, device=device) if self.cuda else None
 
     def once(self, function, hot=False):
         """Seconds of one call; `hot`: of a second one right behind the first."""
+        if self.cuda:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            # The host queues the call while the device still reads: no launch time is measured.
+            self.flush.amax()
+        if hot:
+            function()
         if not self.cuda:
-            if hot:
-                function()
             begun = time.perf_counter()
             function()
             return time.perf_counter() - begun
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        # The host queues the call while the device still reads: no launch time is measured.
-        self.flush.amax()
-        if hot:
-            function()
         start.record()
         function()
         end.record()
@@ -60,19 +68,15 @@ def summary(values):
     of the even turns, one version timed twice, are apart, as a share.
     """
     deciles = statistics.quantiles(values, n=10)
-    halves = [statistics.median(values[start::2]) for start in (0, 1)]
-    return {
-        "median": statistics.median(values),
-        "p10": deciles[0],
-        "p90": deciles[-1],
-        "fastest": min(values),
-        "noise": abs(halves[0] - halves[1]) / statistics.median(values),
-    }
+    median, *halves = (statistics.median(v) for v in (values, values[::2], values[1::2]))
+    noise = abs(halves[0] - halves[1]) / median
+    spread = {"p10": deciles[0], "p90": deciles[-1], "fastest": min(values)}
+    return {"median": median, **spread, "noise": noise}
 
 
 def captured(function, device):
     """`function` as one replayed CUDA graph; itself where there is none."""
-    if torch.device(device).type != "cuda":
+    if not is_cuda(device):
         return function
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -86,31 +90,71 @@ def captured(function, device):
     return graph.replay
 
 
-def per_call(functions, device, repeats=50):
-    """Median seconds of one of `functions` in a graph that calls all of them, one after the other.
+def per_call(function, many, device, repeats=50, work=0):
+    """Median seconds of a call of `function` in a graph that calls it with one after the other of
+    `many`, in turns, until they are `work` bytes.
 
-    With inputs of their own, larger together than the L2 cache, each finds it cold.
+    With tensors that are larger together than the L2 cache, each call finds it cold.
     """
+    size = sum(t.nbytes for t in many[0]) if isinstance(many[0], tuple) else many[0].nbytes
+    turns = max(len(many), math.ceil(work / size))
 
     def every():
-        for function in functions:
-            function()
+        for turn in range(turns):
+            function(many[turn % len(many)])
 
     # The buffer read before is large enough to hide the launch of the graph.
     replay, timer = captured(every, device), Timer(device, FLUSH // 4)
-    return timer.median(replay, repeats) / len(functions)
+    return timer.median(replay, repeats) / turns
 
 
 def seconds(function, repeats, device, warm_up=2):
     """Median seconds of a call that ends with a look at the device, as a decoder's step does."""
-    cuda, times = torch.device(device).type == "cuda", []
+    times = []
+    wait = torch.cuda.synchronize if is_cuda(device) else lambda: None
     for turn in range(repeats + warm_up):
-        if cuda:
-            torch.cuda.synchronize()
+        wait()
         begun = time.perf_counter()
         function()
-        if cuda:
-            torch.cuda.synchronize()
+        wait()
         if turn >= warm_up:
             times.append(time.perf_counter() - begun)
     return statistics.median(times)
+
+
+def profiled(function, device):
+    """What the device did in one call: kernels, copies, its busy seconds, launches, waits."""
+    cuda = is_cuda(device)
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+    function()
+    with profile(activities=kinds) as seen:
+        function()
+        if cuda:
+            torch.cuda.synchronize()
+    done = [e for e in seen.events() if e.device_type == DeviceType.CUDA]
+    done = [e for e in done if not getattr(e, "is_user_annotation", False)]
+    if cuda and not done:
+        raise RuntimeError("the profiler saw nothing of the device")
+    copies = [e for e in done if e.name.startswith(("Memcpy", "Memset"))]
+    calls = Counter(e.name for e in seen.events() if e.device_type == DeviceType.CPU)
+    return {
+        "kernels": len(done) - len(copies),
+        "copies": len(copies),
+        "busy": sum(e.time_range.elapsed_us() for e in done) / 1e6,
+        "launches": sum(n for name, n in calls.items() if "Launch" in name),
+        "waits": sum(calls[name] for name in SYNCS) - cuda,  # the last one is ours
+        "operators": sum(n for name, n in calls.items() if name.startswith(("aten::", "dpad::"))),
+    }
+
+
+def in_a_line(error):
+    """An exception's text, the beginning of a long one."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def tried(function, *arguments):
+    """A tool's record, or why there is none."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return {"unavailable": in_a_line(error)}

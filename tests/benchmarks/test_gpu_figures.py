@@ -1,8 +1,8 @@
-"""The measuring programs of `benchmarks.gpu`, on the CPU at small shapes."""
+"""The measurements of `benchmarks.gpu`, on the CPU at small shapes."""
 
 import json
 import shutil
-import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,107 +11,216 @@ import torch
 import dpad
 from benchmarks.gpu import (
     cases,
+    conftest,
+    figures,
     follow,
-    generate,
-    measure_kernels,
-    measurements,
     models,
-    ops,
     plain,
-    plots,
-    results,
-    step,
-    steps,
     summary,
+    test_gaps,
+    test_generate,
+    test_operators,
+    test_step,
 )
-from benchmarks.gpu.floor import Limits
+from benchmarks.gpu.device import Limits
+from dpad.models.adapter import find_adapter
 
-SMALL = ["--device", "cpu", "--small", "--repeats", "2", "--json"]
+pytest_plugins = ["pytester"]
+
+HERE = Path(figures.__file__).parent
+NAMES = Path(__file__).with_name("gpu_measurements.txt")
+QUIET = ("-q", "-p", "no:cacheprovider")
+
+
+def records_of(path):
+    return {record["case"]: record for record in json.loads(path.read_text())["cases"]}
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A folder with the results of all programs."""
+    """A folder with all figures."""
     out = tmp_path_factory.mktemp("gpu")
-    assert ops.main([*SMALL, str(out / "operators.json")]) == 0
-    assert step.main([*SMALL, str(out / "step.json")]) == 0
-    assert generate.main([*SMALL, str(out / "generate.json")]) == 0
-    assert generate.main([*SMALL, str(out / "throughput.json"), "--throughput"]) == 0
-    assert measurements.main([*SMALL, str(out / "measurements.json")]) == 0
+    command = [*QUIET, str(HERE), "--small", "--figures", str(out / "figures.json")]
+    assert pytest.main(command) == 0
     return out
 
 
-def content(folder, name):
-    return json.loads((folder / f"{name}.json").read_text())
+def by_kind(measured, kind):
+    return [r for r in records_of(measured / "figures.json").values() if r["kind"] == kind]
 
 
-@pytest.mark.slow(reason="every case of the operators")
+def test_no_measurement_is_lost():
+    """The names of all measurements at the released shapes, and that no two are the same."""
+    found = []
+
+    class Names:
+        def pytest_collection_finish(self, session):
+            found.extend(conftest.name_of(item) for item in session.items)
+
+    assert pytest.main([*QUIET, str(HERE), "--collect-only"], plugins=[Names()]) == 0
+    assert len(found) == len(set(found))
+    assert sorted(found) == NAMES.read_text().splitlines()
+
+
+@pytest.mark.slow(reason="every measurement at small shapes")
 def test_operator_figures(measured):
-    found = content(measured, "operators")["cases"]
-    names = {c["name"].split()[0] for c in found}
+    found = by_kind(measured, "operator")
+    names = {r["name"].split()[0] for r in found}
     every = {"suffix_gather", "rope_kv_write_", "block_attention", "add_rms_norm_", "swiglu"}
     assert names == every | {"confidence", "unmask_", "route", "combine"}
-    for case in found:
-        assert case["seconds"]["dpad"]["median"] > 0 and case["floor"] > 0
-        if case["best_peer"] is not None:
-            peer = case["seconds"][case["best_peer"]]["median"]
-            assert case["speed_up"] == pytest.approx(peer / case["seconds"]["dpad"]["median"])
+    for record in found + by_kind(measured, "attention"):
+        assert record["seconds"]["dpad"]["median"] > 0 and record["floor"] > 0
+        if record["best_peer"] is not None:
+            peer = record["seconds"][record["best_peer"]]["median"]
+            assert record["speed_up"] == pytest.approx(peer / record["seconds"]["dpad"]["median"])
 
 
 def test_step_figures(measured):
-    (cell,) = content(measured, "step")["cases"]
+    (cell,) = by_kind(measured, "step")
     assert (cell["model"], cell["batch"], cell["keys"]) == ("tiny", 2, 48)
-    assert set(step.line(cell).split(": ", 1)[1].split(" ms")[0].split()) == {
-        "floor",
-        f"{1e3 * cell['floor']:.2f}",
-    }
     plain_time, graph = (cell["seconds"][n] for n in ("step, plain torch", "step, graph"))
     assert cell["speed_up"] == pytest.approx(plain_time / graph)
+    kinds = ("graph", "graph, fused", "eager", "plain torch")
+    wanted = {f"step, {kind}" for kind in kinds}
+    assert set(cell["seconds"]) == wanted | {"refresh", "refresh, fused", "refresh, plain torch"}
 
 
 def test_decoding_figures(measured):
-    equal, followed, *timed = content(measured, "generate")["cases"]
+    (equal,), (followed,) = (by_kind(measured, kind) for kind in ("equal_tokens", "followed"))
     assert equal["tokens"] == 512 and not any(equal["different"].values())
-    assert followed["decisions"] == followed["same"] == generate.NEW
+    assert followed["decisions"] == followed["same"] == test_generate.NEW
+    timed = by_kind(measured, "generate")
     assert [c["per_step"] for c in timed] == [8, 1]
     for case in timed:
-        assert case["forwards"] == generate.NEW // case["per_step"]
+        assert case["forwards"] == test_generate.NEW // case["per_step"]
         assert case["same_tokens"] == 1.0  # float32 at this shape
-    rates = content(measured, "throughput")["cases"]
+    rates = by_kind(measured, "throughput")
     assert [(c["per_step"], c["batch"]) for c in rates] == [(1, 1), (1, 2), (4, 1), (4, 2)]
     for case in rates:
         tokens = case["batch"] * case["new_tokens"]
         assert case["tokens_per_second"] == pytest.approx(tokens / case["seconds"]["dpad"])
 
 
-def test_every_measurement_has_records_and_an_answer(measured):
-    found = content(measured, "measurements")
-    assert {c["measurement"] for c in found["cases"]} == set(range(1, 9))
-    assert not [c for c in found["cases"] if "problem" in c]
-    assert [a["number"] for a in found["answers"]] == list(range(1, 9))
-    launches = next(c for c in found["cases"] if c["measurement"] == 1)
+def test_every_expectation_has_records(measured):
+    found = records_of(measured / "figures.json").values()
+    gone = {r["case"]: figures.failed(r) for r in found if figures.failed(r) is not None}
+    assert gone == {test_gaps.DEPENDENT: "no CUDA device"}
+    kinds = {"launches", "linear", "attention", "gap", "sampler", "refresh", "narrow", "mixed"}
+    assert kinds <= {r["kind"] for r in found}
+    (launches,), (mixed,) = by_kind(measured, "launches"), by_kind(measured, "mixed")
     assert launches["profiled"]["plain torch"]["operators"] > 100
-    mixed = next(c for c in found["cases"] if c["measurement"] == 8)
     assert mixed["floor"]["mixed"] < mixed["floor"]["refresh"] + mixed["floor"]["steps"]
+    assert len(by_kind(measured, "linear")) == 15 and len(by_kind(measured, "narrow")) == 4
 
 
 def test_plots_and_summary(measured):
-    assert plots.main(measured) == 0
+    assert summary.main([str(measured)]) == 0
     for name in ("operators.png", "step.png", "generate.png"):
         assert (measured / name).read_bytes().startswith(b"\x89PNG")
-    assert plots.main(measured / "nowhere") == 1
-    assert summary.main([str(measured)]) == 0
     text = (measured / "summary.md").read_text()
-    for words in ("| tiny | 2 x 48 |", "swiglu 3 x 192", "not measured", "The sampler's kernel"):
+    for words in (
+        "| tiny, 2 x 48 keys |",
+        "swiglu 3 x 192",
+        "not measured",
+        "the sampler's kernel",
+    ):
         assert words in text
-    assert len(content(measured, "goals")) == 7
 
 
-def test_figures_of_a_cpu_become_no_document(measured, capsys):
-    with pytest.raises(SystemExit):
-        summary.main([str(measured), "--document", str(measured / "document.md")])
-    assert "without a GPU" in capsys.readouterr().err
-    assert not (measured / "document.md").exists()
+MODULE = """
+import pytest, torch
+SIZES = ["good", "odd", "large", "last"]
+@pytest.mark.measured("{name}", "name", SIZES, SIZES, least=6)
+def test_it(record, name):
+    record["seconds"] = 1.0
+    if name == "odd":
+        raise ValueError("odd")
+    if name == "large":
+        raise torch.OutOfMemoryError("too large")
+    if name == "lost":
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+@pytest.mark.measured("differs", least=6)
+def test_problem(record):
+    record.update(seconds=2.0, problem="logits differ")
+"""
+
+
+@pytest.fixture
+def program(pytester):
+    """A function that runs `MODULE`, changed; it gives the exit status and the records."""
+    path = pytester.path / "it.json"
+
+    def run(*changes, seconds="inf"):
+        text = MODULE
+        for change in changes:
+            text = text.replace(*change)
+        pytester.makepyfile(test_it=text)
+        options = ("-p", "benchmarks.gpu.conftest", "--small", "--figures", path)
+        result = pytester.runpytest(*QUIET, *options, "--seconds", seconds, "test_it.py")
+        return int(result.ret), records_of(path)
+
+    return run
+
+
+def test_a_measurement_that_fails_loses_nothing(program):
+    status, found = program()
+    assert status == 1 and list(found) == ["good", "odd", "large", "last", "differs"]
+    assert found["odd"]["problem"] == "ValueError: odd"
+    assert "does not fit into memory" in found["large"]["skipped"]
+    assert found["differs"] | {"took": 0} == {
+        "case": "differs", "kind": "problem", "seconds": 2.0, "problem": "logits differ", "took": 0,
+    }  # fmt: skip
+    assert found["last"]["seconds"] == 1.0 and figures.failed(found["last"]) is None
+
+
+def test_after_the_device_was_lost_nothing_is_begun(program):
+    status, found = program(('"large", ', '"lost", '))
+    assert status == 1 and "illegal memory access" in found["lost"]["problem"]
+    assert found["last"]["skipped"] == "the device was lost in lost"
+    assert found["differs"]["skipped"] == "the device was lost in lost"
+
+
+def test_without_time_nothing_is_begun(program):
+    status, found = program(('"large", ', ""), ("SIZES, least=6", "SIZES, least=1"), seconds="5")
+    assert status == figures.INCOMPLETE
+    assert found["differs"]["skipped"] == "no time left" and found["last"]["seconds"] == 1.0
+
+
+FIXED = ('"seconds"] = 1.0', '"seconds"] = 3.0'), ('"odd":', '"never":')
+
+
+@pytest.mark.parametrize("commit", ["same", "other"])
+def test_a_program_goes_on_with_what_was_left_out(program, pytester, commit):
+    program()
+    path = pytester.path / "it.json"
+    if commit == "other":
+        content = json.loads(path.read_text())
+        content["machine"]["commit"] = "0" * 40
+        path.write_text(json.dumps(content))
+    status, found = program(*FIXED)
+    assert status == 1  # one differs still
+    kept = 1.0 if commit == "same" else 3.0
+    assert (found["good"]["seconds"], found["odd"]["seconds"]) == (kept, 3.0)
+    assert "problem" not in found["odd"]
+
+
+def test_what_ended_the_process_is_not_begun_again(program):
+    crash = ('raise ValueError("odd")', "pytest.exit('x', returncode=9)")
+    status, found = program(crash)
+    assert status == 9 and list(found) == ["good", "odd"]
+    status, found = program(crash)
+    assert found["odd"]["problem"] == figures.STOPPED
+    assert status == 1 and found["last"]["seconds"] == 1.0
+
+
+def test_figures_need_a_file_and_a_device(pytester, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    pytester.makepyfile(test_it=MODULE)
+    command = ("-p", "benchmarks.gpu.conftest", "test_it.py")
+    for more, text in (((), "--figures is missing"), (("--figures", "x"), "no CUDA device")):
+        result = pytester.runpytest(*command, *more)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"*{text}*"])
 
 
 def test_a_wrong_result_is_not_timed_and_a_wrong_peer_is_not_there():
@@ -121,83 +230,19 @@ def test_a_wrong_result_is_not_timed_and_a_wrong_peer_is_not_there():
     zeros, ones = torch.zeros(3), torch.ones(3)
     functions = {"dpad": lambda: ones, "off": lambda: zeros, "absent": refuses}
     right = cases.Case("it", functions, lambda: ones, 12, 0.1)
-    assert right.check() is None
+    right.check()
     assert set(right.functions) == {"dpad"}
-    missing = {"off": "error 1.0e+00, allowed 1.0e-01", "absent": "no such backend"}
-    assert right.unavailable == missing
-    wrong = cases.Case("it", {"dpad": lambda: ones}, lambda: zeros, 12, 0.1)
-    record = ops.measure(wrong, None, None, 1e9, 2)
-    assert record["problem"] == "dpad: error 1.0e+00, allowed 0.0e+00"
+    assert right.unavailable["absent"] == "RuntimeError: no such backend more"
+    assert "difference: 1.0" in right.unavailable["off"]
+    assert "up to 0.1 allowed" in right.unavailable["off"]
 
 
-@pytest.fixture
-def found(tmp_path):
-    options = SimpleNamespace(json=tmp_path / "it.json", device="cpu", seconds=None, small=True)
-    options.resume = True
-    return results.Results(options)
-
-
-def test_a_case_that_fails_loses_nothing(found, capsys):
-    def fails():
-        raise ValueError("odd")
-
-    def full():
-        raise torch.OutOfMemoryError("too large\nmore")
-
-    found.case("good", lambda: {"seconds": 1.0})
-    assert found.status == 0
-    assert found.made("thing", fails) is None and found.status == 1
-    assert found.case("large", full)["skipped"] == "does not fit into memory: too large"
-    found.case("last", lambda: {"seconds": 2.0})
-    assert found.status == 1
-    kept = json.loads(found.path.read_text())["cases"]
-    assert [c["name"] for c in kept] == ["good", "thing", "large", "last"]
-    assert kept[1]["problem"] == "ValueError: odd" and kept[3]["seconds"] == 2.0
-    assert "thing: PROBLEM, ValueError: odd" in capsys.readouterr().out
-
-
-def test_after_the_device_was_lost_nothing_is_begun(found):
-    def lost():
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    found.case("first", lost)
-    assert found.case("next", lambda: {})["skipped"] == "the device was lost in first"
-    assert found.made("model", lambda: 1) is None
-
-
-def test_without_time_nothing_is_begun(found):
-    found.end = time.monotonic() + 7
-    assert "skipped" not in found.case("short", lambda: {}, least=5)
-    assert found.status == 0
-    assert found.case("long", lambda: {}, least=8)["skipped"] == "no time left"
-    assert found.status == results.INCOMPLETE == steps.INCOMPLETE
-
-
-@pytest.mark.parametrize("commit", ["same", "other"])
-def test_a_program_goes_on_with_what_was_left_out(found, commit):
-    def fails():
-        raise ValueError("odd")
-
-    found.case("first", lambda: {"name": "shown", "seconds": 1.0})
-    found.case("second", fails)
-    if commit == "other":
-        found.machine["commit"] = "0" * 40
-        found.write()
-    options = SimpleNamespace(json=found.path, device="cpu", seconds=None, small=True, resume=True)
-    again = results.Results(options)
-    again.case("first", lambda: {"seconds": 2.0})
-    again.case("second", lambda: {"seconds": 3.0})
-    assert again.status == 0
-    assert [c["seconds"] for c in again.cases] == [1.0 if commit == "same" else 2.0, 3.0]
-    options.resume = False
-    assert results.Results(options).case("first", lambda: {"seconds": 4.0})["seconds"] == 4.0
-
-
-@pytest.mark.parametrize("value", ["1", "0"])
-def test_bad_repeats(value, capsys, tmp_path):
-    with pytest.raises(SystemExit):
-        step.main(["--json", str(tmp_path / "x.json"), "--repeats", value])
-    assert f"--repeats {value}: expected at least 2" in capsys.readouterr().err
+@pytest.mark.parametrize("value", [0.8, float("nan"), 1])
+def test_a_wrong_result_of_ours_is_not_timed(value):
+    found = torch.full((3,), value)
+    case = cases.Case("it", {"dpad": lambda: found}, lambda: torch.full_like(found, 2), 12, 0.0)
+    with pytest.raises(AssertionError):
+        test_operators.measure(case, None, None, 1e9, 2)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +251,7 @@ def traced():
     model = models.build(models.TINY["tiny"], "cpu", torch.float32, 128)
     ids = models.prompt(1, 32, "cpu")
     with dpad.patch(model) as handle:
-        out = model.generate(ids, trace=True, **follow.options(96, 64, 4))
+        out = model.generate(ids, trace=True, **follow.options(64, 4))
         yield handle.adapter, ids, out
 
 
@@ -233,13 +278,17 @@ def test_a_follower_sees_other_decisions(traced, what, monkeypatch):
     assert record["worst_gap"] > follow.ALLOWED and "of the largest logit" in record["problem"]
 
 
+def step_of_the_tiny_model():
+    shape = models.TINY["tiny"]
+    adapter = find_adapter(models.build(shape, "cpu", torch.float32, 64))
+    with torch.no_grad():
+        return test_step.measure(adapter, shape, Limits(1e9, None, "test"), 1, 48, 2)
+
+
 def test_the_step_that_differs_is_a_problem(monkeypatch):
     wrong = lambda self, whole=False: -self.step.logits()  # noqa: E731
-    monkeypatch.setattr(step.PlainStep, "logits", wrong)
-    shape = models.TINY["tiny"]
-    adapter = step.find_adapter(models.build(shape, "cpu", torch.float32, 64))
-    with torch.no_grad():
-        record = step.measure(adapter, shape, Limits(1e9, None, "test"), 1, 48, 2)
+    monkeypatch.setattr(plain.PlainStep, "logits", wrong)
+    record = step_of_the_tiny_model()
     assert "logits differ" in record["problem"] and record["seconds"]["step, graph"] > 0
 
 
@@ -247,23 +296,20 @@ def test_a_partner_that_does_not_fit_costs_only_itself(monkeypatch):
     def full(self):
         raise torch.OutOfMemoryError("too large")
 
-    monkeypatch.setattr(step.PlainStep, "refresh", full)
-    shape = models.TINY["tiny"]
-    adapter = step.find_adapter(models.build(shape, "cpu", torch.float32, 64))
-    with torch.no_grad():
-        record = step.measure(adapter, shape, Limits(1e9, None, "test"), 1, 48, 2)
+    monkeypatch.setattr(plain.PlainStep, "refresh", full)
+    record = step_of_the_tiny_model()
     assert record["seconds"]["step, graph, fused"] > 0 and "does not fit" in record["plain_torch"]
     assert "speed_up" not in record and "problem" not in record
 
 
-def test_dependent_launch_without_its_tools(monkeypatch):
+def test_dependent_launch_without_its_tools(monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "nvcc is not installed" in measure_kernels.dependent_launch("90")["skipped"]
+    assert "nvcc is not installed" in test_gaps.dependent_launch("90", tmp_path)["skipped"]
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
-def test_dependent_launch_compiles_and_says_what_fails():
-    record = measure_kernels.dependent_launch("90")
+def test_dependent_launch_compiles_and_says_what_fails(tmp_path):
+    record = test_gaps.dependent_launch("90", tmp_path)
     if torch.cuda.is_available():
         assert record["microseconds"]["small, plain"] > 0
     else:  # the program was built, and ran into the missing device

@@ -1,0 +1,91 @@
+"""The file of all figures: written again after every measurement, so that no failure loses others.
+
+A record holds `case`, the measurement's name, `kind`, its function's, its sizes and its figures; or
+it says why there are none: `problem`, where the function failed or its outputs differ, or
+`skipped`: no time or memory left, no such device.
+"""
+
+import gc
+import json
+import os
+import sys
+import time
+
+import pytest
+import torch
+
+from benchmarks.gpu import device as devices
+from benchmarks.gpu.timing import in_a_line
+
+INCOMPLETE = 75  # exit status: time was too short for some measurements
+NO_TIME, BEFORE = "no time left", "measured before"
+STOPPED = "it was under way when the process ended"
+LOST = ("CUDA error", "device-side assert", "an illegal memory access")
+SAME = ("device", "torch", "commit")  # figures of others are not continued
+
+
+def failed(record):
+    """Why a record does not count, or None."""
+    return record.get("problem", record.get("skipped"))
+
+
+class Figures:
+    """The records of one file, by name."""
+
+    def __init__(self, path, small=False, seconds=float("inf")):
+        self.path, self.small, self.device = path.resolve(), small, "cpu" if small else "cuda"
+        self.end = time.monotonic() + seconds
+        self.lost, self.late, self.records = None, False, {}
+        self.machine = devices.describe(self.device)
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if found and all(found["machine"].get(n) == self.machine[n] for n in SAME):
+            self.machine = found["machine"]
+            self.records = {record["case"]: record for record in found["cases"]}
+        else:
+            copied = devices.copy_bandwidth(self.device, 1 << (20 if small else 30))
+            self.machine["copy_bytes_per_second"] = copied
+        self.limits = devices.limits(self.machine)
+
+    def left(self):
+        """Seconds in which measurements may be begun."""
+        return self.end - time.monotonic()
+
+    def refused(self, case, least):
+        """Why a measurement of at least so many seconds is not begun, or None."""
+        before = self.records.get(case, {"skipped": "never"})
+        if before.get("problem") == STOPPED:
+            return STOPPED
+        if failed(before) is None:
+            return BEFORE
+        if self.lost is not None:
+            return f"the device was lost in {self.lost}"
+        late = self.left() < least
+        self.late = self.late or late
+        return NO_TIME if late else None
+
+    def put(self, record):
+        """Writes a record, and with it the whole file or nothing."""
+        self.records[record["case"]] = record
+        cases = list(self.records.values())
+        content = {"machine": self.machine, "limits": self.limits._asdict(), "cases": cases}
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, self.path)
+
+    def reason(self, case, error):
+        """What a record says of an exception."""
+        if isinstance(error, pytest.skip.Exception):
+            return {"skipped": error.msg}
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return {"skipped": f"does not fit into memory: {in_a_line(error)}"}
+        if any(words in str(error) for words in LOST):
+            self.lost = case  # every later call would fail with the same words
+        return {"problem": in_a_line(error)}
+
+    def release(self):
+        """Gives the memory of what was measured back."""
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            vars(sys).pop(name, None)  # pytest's, of the last failure, with all that it held
+        gc.collect()
+        if self.device == "cuda" and self.lost is None:
+            torch.cuda.empty_cache()

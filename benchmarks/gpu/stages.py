@@ -1,0 +1,125 @@
+"""The stages of one visit to a machine with a GPU, what tells most first, each a process.
+
+    python -m pytest benchmarks/gpu/stages.py --figures results/stages.json --seconds 560
+
+A stage is a measurement like the others (`conftest.py`): recorded when it ends, not repeated once
+it has passed, and not begun without time. It ends at its limit with all that it has started. The
+outputs are in log.txt beside the file.
+"""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from benchmarks.gpu.device import architecture
+from benchmarks.gpu.figures import INCOMPLETE, NO_TIME
+
+ROOT = Path(__file__).resolve().parents[2]
+MARGIN = 20  # seconds of a limit for starting and for the measurement that is under way
+WORKERS = 8  # test processes, where pytest-xdist is installed and there are as many cores
+
+
+class Stage(NamedTuple):
+    """A command of at most `limit` seconds; words in braces are replaced, empty ones left out."""
+
+    limit: int
+    command: str
+    environment: dict = {}  # noqa: RUF012
+    least: int = 30  # seconds: with less left it is not begun
+
+
+def _tests(limit, chosen, **environment):
+    cores = len(os.sched_getaffinity(0))
+    many = importlib.util.find_spec("xdist") is not None and cores >= WORKERS
+    workers = f"-n {WORKERS}" if many else ""
+    return Stage(limit, f"{{python}} -m pytest -p no:cacheprovider {workers} {chosen}", environment)
+
+
+def _sanitizer(tool, limit):
+    command = f"compute-sanitizer --tool {tool} --error-exitcode 9 {{python}} -m "
+    # Without torch's cache every tensor is an allocation that the tool can watch.
+    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    return Stage(limit, command + "benchmarks.gpu.shapes", environment)
+
+
+def _figures(limit, chosen):
+    command = "{python} -m pytest -vv --tb=short -p no:cacheprovider {small} "
+    command += "--figures {out}/figures.json --seconds {seconds} benchmarks/gpu/"
+    return Stage(limit, command + chosen, least=40)
+
+
+BUILD = "setup.py --quiet build_ext --inplace"
+STAGES = {
+    "operators": _tests(130, "tests/ops", DPAD_DEVICES="cuda", DPAD_CASES="20"),
+    "memcheck": _sanitizer("memcheck", 70),
+    "step_times": _figures(200, "test_step.py"),
+    "operator_times": _figures(150, "test_operators.py"),
+    "generate_times": _figures(120, "test_generate.py -k not(throughput)"),
+    "gaps": _figures(60, "test_gaps.py"),
+    "products": _figures(100, "test_products.py"),
+    "throughput": _figures(60, "test_generate.py -k throughput"),
+    "decoding": _tests(60, "tests/generation tests/decode -k cuda"),
+    "racecheck": _sanitizer("racecheck", 70),
+    "initcheck": _sanitizer("initcheck", 60),
+    "synccheck": _sanitizer("synccheck", 60),
+    "generation": _tests(110, "tests/generation tests/decode"),
+    "artefacts": _tests(40, "tests/artefacts"),
+}
+
+
+def run(command, environment, limit, log):
+    """(exit status, or None where it was stopped at its limit; the end of its output)."""
+    with open(log, "ab") as output:
+        begun = output.tell()
+        out = {"stdout": output, "stderr": subprocess.STDOUT, "start_new_session": True}
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, **out)
+        try:
+            status = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            status = None
+    return status, log.read_bytes()[begun:].decode(errors="replace")[-4000:]
+
+
+def build(log, limit):
+    """Exit status of the build for the device that is there; it is looked after in every visit."""
+    command = [sys.executable, *BUILD.split()]
+    return run(command, {"DPAD_CUDA_ARCHITECTURES": architecture("cuda")}, limit, log)[0]
+
+
+def perform(stage, figures):
+    """Runs a stage in the time that is left; skips or fails where it does not pass."""
+    limit = int(min(stage.limit, figures.left()))
+    if limit < stage.least:
+        figures.late = True
+        pytest.skip(f"{limit} s are too little")
+    out = figures.path.parent
+    words = {"python": sys.executable, "out": out, "seconds": max(1, limit - MARGIN)}
+    words["small"] = "--small" if figures.small else ""
+    command = [word.format(**words) for word in stage.command.split()]
+    command = [word for word in command if word]
+    try:
+        status, text = run(command, stage.environment, limit, out / "log.txt")
+    except OSError as error:
+        pytest.skip(f"{command[0]}: {error.strerror}")
+    if status == INCOMPLETE:
+        figures.late = True
+        pytest.skip(NO_TIME)
+    if status != 0:
+        ended = f"stopped after {limit} s" if status is None else f"exit status {status}"
+        pytest.fail(f"{ended}\n{text}", pytrace=False)
+
+
+SMALL = [name for name, stage in STAGES.items() if "{small}" in stage.command]
+
+
+@pytest.mark.measured("{stage}", "stage", list(STAGES), SMALL)
+def test_stage(figures, stage):
+    perform(STAGES[stage], figures)

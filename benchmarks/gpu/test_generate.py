@@ -1,0 +1,98 @@
+"""Times whole decodings through the public interface, random weights of the released shapes.
+
+`dpad.patch(model)` and `model.generate` with a fixed number of steps per block, a dual cache, the
+whole suffix and no early stop, so that both sides compute the same rows, against the published
+algorithm in plain torch (`benchmarks.gpu.plain`) and the floor of the same passes. What counts as
+equal output is said in `benchmarks.gpu.follow`.
+"""
+
+import pytest
+
+from benchmarks.gpu import follow, models, plain
+from benchmarks.gpu.floor import pass_floor
+from benchmarks.gpu.models import BLOCK
+from benchmarks.gpu.timing import seconds
+
+measured = pytest.mark.measured
+REPEATS = 3
+NEW = 2 * BLOCK  # generated tokens
+
+
+def graphs(handle):
+    """What the handle's report says of CUDA graphs."""
+    return [text.strip() for text in repr(handle).splitlines() if "graph" in text.lower()]
+
+
+def floor(shape, limits, batch, keys, per_step):
+    """Seconds of all passes of a decoding."""
+    refresh = pass_floor(shape, limits, [(batch, keys, keys)], batch * BLOCK)
+    step = pass_floor(shape, limits, [(batch, BLOCK, keys)], batch * BLOCK)
+    return NEW // BLOCK * (refresh + (BLOCK // per_step - 1) * step)
+
+
+@pytest.fixture
+def decoded(record, network, handle, shape, limits, repeats):
+    """A function that times `generate` and gives ids and output."""
+
+    def decode(batch, keys, per_step):
+        ids = models.prompt(batch, keys - NEW, handle.adapter.device)
+        given, kept = follow.options(NEW, per_step), []
+        run = lambda: kept.append(network.generate(ids, **given))  # noqa: E731
+        # The first call, which may capture graphs, is discarded.
+        took = seconds(run, repeats, handle.adapter.device, warm_up=1)
+        forwards, wanted = int(kept[-1].forwards[0]), NEW // per_step
+        record.update(new_tokens=NEW, forwards=forwards, graphs=graphs(handle))
+        record.update(seconds={"dpad": took}, tokens_per_second=batch * NEW / took)
+        record["floor"] = floor(shape, limits, batch, keys, per_step)
+        if forwards != wanted:
+            record["problem"] = f"{forwards} forwards, expected {wanted}"
+        return ids, kept[-1].sequences
+
+    return decode
+
+
+@measured("equal tokens in float32 at a small shape")
+def test_equal_tokens(record, device):
+    record.update(follow.equal_tokens(device))
+
+
+@pytest.fixture(scope="module")
+def checked(network, handle, figures):
+    """The plain decoder on dpad's path."""
+    return follow.followed(network, handle, 96 if figures.small else 1024, 8)
+
+
+@measured("{model}, decisions followed at {keys} keys, 8 tokens per step", "keys", (1024,), (96,))
+def test_followed(record, checked, keys):
+    record.update(checked)
+
+
+@measured(
+    "{model}, {keys} keys, {per_step} tokens per step",
+    "batch, keys, per_step",
+    [(1, keys, per_step) for keys in (1024, 4096) for per_step in (8, 4, 2, 1)],
+    [(1, 96, 8), (1, 96, 1)],
+    least=15,
+)
+def test_generate(record, checked, decoded, handle, batch, keys, per_step):
+    ids, tokens = decoded(batch, keys, per_step)
+    kept, device = [], handle.adapter.device
+    run = lambda: kept.append(plain.decode(handle.adapter, ids, NEW, per_step))  # noqa: E731
+    # Of the partner's warm-up the shortest decoding is enough, and comes first.
+    took = record["seconds"]["plain torch"] = seconds(run, 2, device, warm_up=int(per_step == 8))
+    record["speed_up"] = took / record["seconds"]["dpad"]
+    record["same_tokens"] = (kept[-1] == tokens)[:, -NEW:].double().mean().item()
+    if "problem" in checked:
+        record.setdefault("problem", f"check: {checked['problem']}")
+
+
+@measured(
+    "{model}, batch {batch}, {per_step} tokens per step",
+    "batch, keys, per_step",
+    [(batch, 1024, per_step) for per_step in (1, 4) for batch in (1, 4, 16)],
+    [(batch, 96, per_step) for per_step in (1, 4) for batch in (1, 2)],
+    models=1,
+)
+def test_throughput(decoded, batch, keys, per_step):
+    """dpad alone at several batch sizes."""
+    decoded(batch, keys, per_step)
