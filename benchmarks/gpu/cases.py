@@ -278,10 +278,19 @@ def combine(device, rows, width, top_k=8):
     return Case(f"combine {rows} x {width}", functions, lambda: terms().sum(1), size, 2**-6)
 
 
-MAKERS = {
-    f.__name__: f
-    for f in (attention, confidence, norm, swiglu, rope, gather, commits, route, combine)
-}
+def routed_mlp(device, rows, hidden, width):
+    """A layer's routed MLP, of which a row gets 8 of 64 experts, against Transformers' own."""
+    from benchmarks import routed_mlp as parts  # it needs Transformers 5
+
+    with torch.device(device):
+        case = parts.case_of(rows, hidden, width, torch.bfloat16)
+    size = 6 * parts.EXPERTS * hidden * width  # about every expert is read
+    functions = {"dpad": case.ours, **case.theirs}
+    return Case(case.name, functions, case.theirs["loop"], size, 2**-6)
+
+
+_MAKERS = (attention, confidence, norm, swiglu, rope, gather, commits, route, combine, routed_mlp)
+MAKERS = {f.__name__: f for f in _MAKERS}
 _LLADA, _DREAM = (32, 32), (28, 4)  # heads and K/V heads
 # (name, sizes) of the cases: what goals ask for comes first.
 CASES = (
@@ -290,6 +299,8 @@ CASES = (
     *(("attention", (n, 32, *_LLADA, keys)) for n, keys in ((4, 4096), (16, 1024), (16, 4096))),
     *(("attention", (1, rows, *_LLADA, 1024)) for rows in (33, 96)),
     *(("attention", (n, 33, *_DREAM, keys)) for n, keys in ((1, 1024), (1, 8192), (16, 4096))),
+    *(("attention", (1, 64, *heads, keys)) for heads in (_LLADA, _DREAM) for keys in (1024, 4096)),
+    *(("attention", (4, rows, *_LLADA, 4096)) for rows in (64, 128)),
     *(("confidence", (rows, 126464, 0.0)) for rows in (4, 128)),
     *(("confidence", (rows, 126464, 1.0)) for rows in (32, 4, 128)),
     *(("norm", (rows, 4096)) for rows in (32, 128)),
@@ -300,8 +311,10 @@ CASES = (
     *(("combine", (rows, 2048)) for rows in (32, 256)),
     ("gather", (4, 32, 1024)),
     ("commits", (32, 1024)),
+    *(("routed_mlp", (rows, 2048, 1024)) for rows in (32, 128)),
 )
 SMALL = (
+    ("routed_mlp", (8, 64, 32)),
     ("confidence", (2, 300, 0.0)),
     ("attention", (1, 4, 4, 2, 70, 64)),
     ("confidence", (2, 300, 1.0)),

@@ -18,8 +18,10 @@ from tests.doubles.reference_decoder import reference
 ALLOWED = 0.1  # of the largest logit, as between the logits of two forwards in bfloat16
 
 
-def options(new_tokens, per_step):
-    """Of `generate`: `per_step` tokens of every block in a step, the suffix whole, a dual cache."""
+def options(new_tokens, per_step, **more):
+    """Of `generate`: `per_step` tokens of every block in a step, the suffix whole, a dual cache;
+    and what differs from that.
+    """
     return {
         "max_new_tokens": new_tokens,
         "block_length": BLOCK,
@@ -29,6 +31,7 @@ def options(new_tokens, per_step):
         "early_stop": False,
         "seed": 0,
         "return_dict_in_generate": True,
+        **more,
     }
 
 

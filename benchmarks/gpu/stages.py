@@ -63,7 +63,7 @@ STAGES = {
     "generate_times": _figures(120, "test_generate.py -k not(throughput)"),
     "gaps": _figures(60, "test_gaps.py"),
     "products": _figures(100, "test_products.py"),
-    "throughput": _figures(60, "test_generate.py -k throughput"),
+    "throughput": _figures(90, "test_generate.py -k throughput"),
     "decoding": _tests(60, "tests/generation tests/decode -k cuda"),
     "racecheck": _sanitizer("racecheck", 70),
     "initcheck": _sanitizer("initcheck", 60),

@@ -8,6 +8,7 @@ equal output is said in `benchmarks.gpu.follow`.
 
 import pytest
 
+import dpad
 from benchmarks.gpu import follow, models, plain
 from benchmarks.gpu.floor import pass_floor
 from benchmarks.gpu.models import BLOCK
@@ -15,7 +16,7 @@ from benchmarks.gpu.timing import seconds
 
 measured = pytest.mark.measured
 REPEATS = 3
-NEW = 2 * BLOCK  # generated tokens
+NEW, WINDOW = 2 * BLOCK, 64  # generated tokens; suffix of a long answer
 
 
 def graphs(handle):
@@ -23,27 +24,32 @@ def graphs(handle):
     return [text.strip() for text in repr(handle).splitlines() if "graph" in text.lower()]
 
 
-def floor(shape, limits, batch, keys, per_step):
-    """Seconds of all passes of a decoding."""
-    refresh = pass_floor(shape, limits, [(batch, keys, keys)], batch * BLOCK)
-    step = pass_floor(shape, limits, [(batch, BLOCK, keys)], batch * BLOCK)
-    return NEW // BLOCK * (refresh + (BLOCK // per_step - 1) * step)
+def floor(shape, limits, batch, keys, per_step, new=NEW, window=None, back=False):
+    """Seconds of all passes of a decoding whose suffix has at most `window` positions, None: all;
+    `back`: but for the first, refreshes begin at the block before.
+    """
+    total = 0.0
+    for start in range(keys - new, keys, BLOCK):
+        end = keys if window is None else min(start + BLOCK + window, keys)
+        first = start - BLOCK if back and start > keys - new else 0
+        for count, rows in ((1, end - first), (BLOCK // per_step - 1, BLOCK)):
+            total += count * pass_floor(shape, limits, [(batch, rows, end)], batch * BLOCK)
+    return total
 
 
 @pytest.fixture
-def decoded(record, network, handle, shape, limits, repeats):
+def decoded(record, network, handle, repeats):
     """A function that times `generate` and gives ids and output."""
 
-    def decode(batch, keys, per_step):
-        ids = models.prompt(batch, keys - NEW, handle.adapter.device)
-        given, kept = follow.options(NEW, per_step), []
+    def decode(batch, keys, per_step, new=NEW, **more):
+        ids = models.prompt(batch, keys - new, handle.adapter.device)
+        given, kept = follow.options(new, per_step, **more), []
         run = lambda: kept.append(network.generate(ids, **given))  # noqa: E731
         # The first call, which may capture graphs, is discarded.
         took = seconds(run, repeats, handle.adapter.device, warm_up=1)
-        forwards, wanted = int(kept[-1].forwards[0]), NEW // per_step
-        record.update(new_tokens=NEW, forwards=forwards, graphs=graphs(handle))
-        record.update(seconds={"dpad": took}, tokens_per_second=batch * NEW / took)
-        record["floor"] = floor(shape, limits, batch, keys, per_step)
+        forwards, wanted = int(kept[-1].forwards[0]), new // per_step
+        record.update(new_tokens=new, forwards=forwards, graphs=graphs(handle))
+        record.update(seconds={"dpad": took}, tokens_per_second=batch * new / took)
         if forwards != wanted:
             record["problem"] = f"{forwards} forwards, expected {wanted}"
         return ids, kept[-1].sequences
@@ -74,8 +80,9 @@ def test_followed(record, checked, keys):
     [(1, 96, 8), (1, 96, 1)],
     least=15,
 )
-def test_generate(record, checked, decoded, handle, batch, keys, per_step):
+def test_generate(record, checked, decoded, handle, shape, limits, batch, keys, per_step):
     ids, tokens = decoded(batch, keys, per_step)
+    record["floor"] = floor(shape, limits, batch, keys, per_step)
     kept, device = [], handle.adapter.device
     run = lambda: kept.append(plain.decode(handle.adapter, ids, NEW, per_step))  # noqa: E731
     # Of the partner's warm-up the shortest decoding is enough, and comes first.
@@ -93,6 +100,22 @@ def test_generate(record, checked, decoded, handle, batch, keys, per_step):
     [(batch, 96, per_step) for per_step in (1, 4) for batch in (1, 2)],
     models=1,
 )
-def test_throughput(decoded, batch, keys, per_step):
+def test_throughput(record, decoded, shape, limits, batch, keys, per_step):
     """dpad alone at several batch sizes."""
     decoded(batch, keys, per_step)
+    record["floor"] = floor(shape, limits, batch, keys, per_step)
+
+
+@measured(
+    "{model}, {new} tokens of {keys}, {refresh} refreshes",
+    "keys, per_step, new, refresh",
+    [(2048, 4, 1024, refresh) for refresh in ("full", "recent")],
+    [(96, 4, 64, refresh) for refresh in ("full", "recent")],
+    least=20,
+    models=1,
+)
+def test_throughput_of_long_answers(record, decoded, shape, limits, keys, per_step, new, refresh):
+    """dpad alone, with a short suffix: by refreshes of everything, or from the block before on."""
+    decoded(1, keys, per_step, new, refresh=refresh, suffix=dpad.Suffix("window", window=WINDOW))
+    sizes, back = (keys, per_step, new, WINDOW), refresh == "recent"
+    record["floor"] = floor(shape, limits, 1, *sizes, back=back)

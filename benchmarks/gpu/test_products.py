@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from benchmarks.gpu.floor import product, projections
 from benchmarks.gpu.models import TINY
 from benchmarks.gpu.timing import per_call, tried
+from dpad import ops
 
 measured = pytest.mark.measured
 REPEATS = 30
@@ -53,16 +54,17 @@ def eight_bit(x, many):
         scale = w.abs().amax(1, keepdim=True).float() / FP8_MAX
         return (w / scale).to(torch.float8_e4m3fn), scale
 
-    def int8(w):
+    def int8(w, dtype):
         scale = w.abs().amax(1, keepdim=True).float() / 127
-        return (w / scale).round().to(torch.int8), scale[:, 0].to(w.dtype)
+        return (w / scale).round().to(torch.int8), scale[:, 0].to(dtype)
 
     def scaled(part, rows):
         scales = {"scale_a": rows[1], "scale_b": part[1].t()}
         how = {"out_dtype": torch.bfloat16, "use_fast_accum": True}
         return torch._scaled_mm(rows[0], part[0].t(), **scales, **how)
 
-    ready, high, whole = fp8(x), [fp8(w) for w in many], [int8(w) for w in many]
+    ready, high = fp8(x), [fp8(w) for w in many]
+    whole, exact = ([int8(w, dtype) for w in many] for dtype in (x.dtype, torch.float32))
     packed = lambda part: torch._weight_int8pack_mm(x, *part)  # noqa: E731
     widened = lambda part: F.linear(x, part[0].to(x.dtype)) * part[1]  # noqa: E731
     return {
@@ -70,6 +72,7 @@ def eight_bit(x, many):
         "fp8 _scaled_mm, rows narrowed in eager steps": (lambda part: scaled(part, fp8(x)), high),
         "int8 weight-only, _weight_int8pack_mm": (packed, whole),
         "int8 weight-only, widened and multiplied": (widened, whole),
+        "int8, dpad's int8_linear": (lambda part: ops.int8_linear(x, *part), exact),
     }
 
 

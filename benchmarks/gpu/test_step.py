@@ -24,6 +24,8 @@ REPEATS = 20
 # Sequences and keys, what tells most first.
 CELLS = ((1, 1024), (1, 4096), (4, 1024), (16, 1024), (4, 4096), (16, 4096))
 
+RECENT = [(rows, keys) for keys in (1024, 4096) for rows in (64, 96, 128)]
+
 
 def compare(ours, plain, dtype):
     """None, or how far the partner's logits are from ours."""
@@ -115,6 +117,14 @@ def test_refresh(record, adapter, shape, limits, time, keys):
     record["floor"] = pass_floor(shape, limits, [(1, keys, keys)], BLOCK)
     functions = {"eager": step, "graph": step.graph(), "plain torch": PlainStep(step).refresh}
     record["seconds"] = {name: time(function) for name, function in functions.items()}
+
+
+@measured("refresh of the last {rows} of {keys} rows", "rows, keys", RECENT, [(64, 96)], models=1)
+def test_recent(record, adapter, shape, limits, time, rows, keys):
+    """A refresh that looks back to the blocks before its own, eager and as a graph."""
+    step = Step(adapter, 1, keys, rows)
+    record["floor"] = pass_floor(shape, limits, [(1, rows, keys)], BLOCK)
+    record["seconds"] = {"eager": time(step), "graph": time(step.graph())}
 
 
 @measured("mixed pass, {keys} + 3 x 32 rows", "keys", (1024,), (48,), least=10, models=1)

@@ -23,6 +23,7 @@ from benchmarks.gpu import (
     test_step,
 )
 from benchmarks.gpu.device import Limits
+from benchmarks.gpu.floor import pass_floor
 from dpad.models.adapter import find_adapter
 
 pytest_plugins = ["pytester"]
@@ -67,7 +68,7 @@ def test_operator_figures(measured):
     found = by_kind(measured, "operator")
     names = {r["name"].split()[0] for r in found}
     every = {"suffix_gather", "rope_kv_write_", "block_attention", "add_rms_norm_", "swiglu"}
-    assert names == every | {"confidence", "unmask_", "route", "combine"}
+    assert names == every | {"confidence", "unmask_", "route", "combine", "routed"}
     for record in found + by_kind(measured, "attention"):
         assert record["seconds"]["dpad"]["median"] > 0 and record["floor"] > 0
         if record["best_peer"] is not None:
@@ -99,6 +100,27 @@ def test_decoding_figures(measured):
     for case in rates:
         tokens = case["batch"] * case["new_tokens"]
         assert case["tokens_per_second"] == pytest.approx(tokens / case["seconds"]["dpad"])
+
+
+def test_recent_refreshes_have_lower_floors(measured):
+    full, recent = by_kind(measured, "throughput_of_long_answers")
+    assert (full["refresh"], recent["refresh"]) == ("full", "recent")
+    assert full["forwards"] == recent["forwards"] == 16 and recent["floor"] < full["floor"]
+    (recent,), (whole,) = by_kind(measured, "recent"), by_kind(measured, "refresh")
+    assert (recent["rows"], recent["keys"]) == (64, 96)
+    assert set(recent["seconds"]) == {"eager", "graph"} < set(whole["seconds"])
+
+
+def test_a_floor_is_the_sum_of_its_passes():
+    shape, limits = models.TINY["tiny"], Limits(1e9, None, "test")
+    one = lambda rows, keys: pass_floor(shape, limits, [(1, rows, keys)], 32)  # noqa: E731
+    whole = test_generate.floor(shape, limits, 1, 128, 8)
+    assert whole == pytest.approx(2 * (one(128, 128) + 3 * one(32, 128)))
+    # Blocks at 32, 64 and 96 see 16 positions behind them; the second and third look back.
+    recent = test_generate.floor(shape, limits, 1, 128, 16, 96, 16, back=True)
+    wanted = one(80, 80) + one(80, 112) + one(64, 128)
+    wanted += one(32, 80) + one(32, 112) + one(32, 128)
+    assert recent == pytest.approx(wanted)
 
 
 def test_every_expectation_has_records(measured):
