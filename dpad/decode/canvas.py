@@ -82,9 +82,13 @@ class Canvas:
         with torch.inference_mode(False):  # they are the caller's
             return Result(*(t[row].clone() for t in state))
 
-    def gather(self, layout, mask_id):
-        """Tokens of a pass's rows, int64 ``[rows of the pass]``."""
-        return ops.suffix_gather(
+    def gather(self, layout, mask_id, hides_given=False):
+        """Tokens of a pass's rows, int64 ``[rows of the pass]``.
+
+        `hides_given`: with guidance, all text that was given is hidden from the second stream, not
+        the prompt alone: it is told by never having been committed.
+        """
+        tokens = ops.suffix_gather(
             self.tokens,
             layout.canvas_row,
             layout.q_offsets,
@@ -92,6 +96,13 @@ class Canvas:
             layout.hidden_until,
             mask_id,
         )
+        if hides_given:
+            sizes, rows = layout.q_offsets.diff(), layout.rows
+            row = torch.repeat_interleave(layout.canvas_row, sizes, output_size=rows)
+            second = slice(rows // 2, None)
+            given = self.committed_at[row[second], layout.position[second]] < 0
+            tokens[second].masked_fill_(given, mask_id)
+        return tokens
 
     def eligible(self, targets, mask_id):
         """Bool ``[logit_rows]``: the canvas still holds a mask there."""

@@ -115,13 +115,16 @@ def _modules(adapter):
     """Every module that a pass calls or whose weight it uses."""
     blocks = [layer.hooked_block() for layer in adapter.layers]
     norms = [norm.module for norm in adapter.norms()]
-    return [*adapter.called(), *norms, *(block for block in blocks if block is not None)]
+    own = [*adapter.called(), *norms, *adapter.constant_modules()]
+    return [*own, *(block for block in blocks if block is not None)]
 
 
 def _not_plain(adapter):
     """Name of a module that is more than torch's own product or lookup on plain weights."""
     plain, ordinary = {nn.Linear, nn.Embedding}, {torch.Tensor, nn.Parameter}
     odd = {id(module) for module in adapter.called() if type(module) not in plain}
+    if adapter.embed.is_lookup:
+        odd.discard(id(adapter.embed.module))
     odd |= {
         id(module)
         for module in _modules(adapter)
@@ -146,6 +149,9 @@ def addresses(adapter):
     else of the model is written into them.
     """
     tensors = [t for module in _modules(adapter) for t in _weights(module)]
+    tensors.append(adapter.weight)
+    # Made here at the latest: what is made within a capture lies in memory of the graph's own.
+    tensors += [vector for constant in adapter.constants for vector in constant.kept()]
     tensors += [t for layer in adapter.layers for t in layer.mlp.tensors()]
     if adapter.fused is not None:
         tensors += adapter.fused.tensors()

@@ -12,8 +12,8 @@ class Sampling:
     """How logits become tokens and scores.
 
     `suppress` ids are never chosen, `exclude` ids are left out of the soft-max. `guidance` w mixes
-    logits as u + (w + 1)(c - u), u those of the prompt hidden (LLaDA, arXiv 2502.09992, eq. 16);
-    0 is off. `top_p` and `top_k` filter the distribution; scores are then, and with `tempered`
+    logits as u + (w + 1)(c - u), u those of the given text hidden (LLaDA, arXiv 2502.09992, eq.
+    16); 0 is off. `top_p` and `top_k` filter the distribution; scores are then, and with `tempered`
     always, those of the distribution that tokens are drawn from (Dream, arXiv 2508.15487), else of
     the logits as they are. `before_filters`: they are those before top-p and top-k, of the token
     that was drawn after. `top_k_first`: the nucleus is that of the k best. `within_top_p`: without
@@ -91,6 +91,7 @@ class Lane(NamedTuple):
     within_top_p: bool
     scaled_scores: bool | None  # scores before the filters: of logits / temperature, or as they are
     guided: bool
+    hides_given: bool  # from the second stream: text that was given anywhere, else the prompt
     random_order: bool
     suppress: tuple
     exclude: tuple
@@ -122,6 +123,7 @@ def lane_of(q):
         within_top_p=sampling.within_top_p,
         scaled_scores=scaled,
         guided=bool(sampling.guidance),
+        hides_given=bool(sampling.guidance) and q.given is not None,
         random_order=sampling.random_order,
         suppress=sampling.suppress,
         exclude=sampling.exclude,

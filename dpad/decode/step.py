@@ -54,7 +54,8 @@ class DeviceStep:
 
     def layers(self, layout):
         """The `Layers` of a pass, none of which has run."""
-        tokens, every = self.canvas.gather(layout, self.lane.mask_id), layout
+        tokens = self.canvas.gather(layout, self.lane.mask_id, self.lane.hides_given)
+        every = layout
         if self._whole_logits is not None:
             rows = torch.arange(layout.rows, device=tokens.device)
             every = replace(layout, logit_row=rows, l_offsets=layout.q_offsets)

@@ -193,9 +193,18 @@ class BlockScorer:
         logits = self.adapter.head(hidden)
         if self.guidance:
             logits = guided(logits, self.guidance)
-        loss = F.cross_entropy(logits.float(), answers.to(device), reduction="none")
-        shares = loss.double().cpu().split(counts[: len(parts) // self.streams].tolist())
+        loss = losses(self.adapter, logits, answers.to(device), self.mask_id)
+        shares = loss.split(counts[: len(parts) // self.streams].tolist())
         return [-float(values.sum()) for values in shares]
+
+
+def losses(adapter, logits, answers, mask_id):
+    """Minus the log-probability of each of `answers`, int64 ``[rows]``, by logits ``[rows,
+    vocab]``: float64 ``[rows]`` on the CPU.
+    """
+    if adapter.untrained_mask:
+        logits = logits.index_fill(1, torch.full((1,), mask_id, device=logits.device), -torch.inf)
+    return F.cross_entropy(logits.float(), answers, reduction="none").double().cpu()
 
 
 def _groups(counts, size):

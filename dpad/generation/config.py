@@ -73,8 +73,8 @@ class DPadGenerationConfig(GenerationConfig):
         temperature: Gumbel noise on the logits; 0 is greedy.
         top_p, top_k: keep the nucleus and the k best of softmax(logits / temperature); the scores
             are those of what is kept.
-        cfg_scale: classifier-free guidance w: logits u + (w + 1)(c - u), u with the prompt masked
-            (LLaDA, arXiv 2502.09992); 0 is off. Doubles the rows of every pass.
+        cfg_scale: classifier-free guidance w: logits u + (w + 1)(c - u), u with all given text
+            masked (LLaDA, arXiv 2502.09992); 0 is off. Doubles the rows of every pass.
         remasking: "low_confidence", or "random": the rule ranks uniform draws (LLaDA, algorithm 4).
         logits_eos_inf: end ids are never chosen (LLaDA, appendix B.4).
         confidence_eos_eot_inf: end ids keep their prediction with confidence 0, so that they are

@@ -8,7 +8,6 @@ from dpad.decode.replan import windows
 
 # Options that have no meaning for a text with gaps -> what they would need.
 _NEEDS = {
-    "cfg_scale": "the text on both sides cannot be hidden from the second stream",
     "output_history": "its columns are those of an answer behind a prompt",
     "refine": "only an answer behind a prompt is drafted and refined",
     "remask": "only an answer behind a prompt is masked again",

@@ -21,7 +21,7 @@ from dpad.decode.plan import Planner
 from dpad.decode.sequence import Sequence
 from dpad.decode.suffix import Suffix
 from dpad.decode.workspace import Workspace
-from dpad.generation.block_likelihood import by_blocks
+from dpad.generation.block_likelihood import by_blocks, losses
 from dpad.generation.checks import mask_id_of, refuse_unserved
 from dpad.generation.progress import check_progress
 from dpad.generation.row_key import key_of
@@ -75,7 +75,8 @@ def loglikelihood(
     ones before it, as the model generates them; what of the last block lies behind the answer stays
     masked. `samples` are drawn for each block: all masks of a block of 4 are 15, and the value is
     exact. Where a row predicts the next position, a block's first token comes from the block before
-    it with no mask at all.
+    it with no mask at all. A mask that is no token of the model's distribution (BD3-LM) has
+    probability 0.
 
     Args:
         model: one that `dpad.generate` takes, patched or not; it is not changed.
@@ -299,9 +300,9 @@ class _Scorer:
         if self.sampling.guidance:
             logits = guided(logits, self.sampling.guidance)
         answers = torch.cat([t[prompt:] for t, prompt, _ in part]).to(device)
-        loss = F.cross_entropy(logits.float(), answers[masked], reduction="none")
+        loss = losses(self.adapter, logits, answers[masked], self.mask_id)
         counts = [int(mask.sum()) for _, _, mask in part]
-        return [-float(values.sum()) for values in loss.double().cpu().split(counts)]
+        return [-float(values.sum()) for values in loss.split(counts)]
 
     def _noised(self, text: torch.Tensor, prompt: int, mask: torch.Tensor) -> Sequence:
         """A sequence with one block, the answer, of which `mask` is masked."""

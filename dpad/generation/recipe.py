@@ -57,7 +57,7 @@ class Recipe:
             "rule": _rule(config, kept, adapter.dtype),
             "suffix": config.suffix,
             "cache": config.cache,
-            "sampling": self._sampling(),
+            "sampling": self._sampling(adapter.untrained_mask),
             "end_ids": self.end_ids,
             "early_stop": bool(config.early_stop) and not kept.get("length_rules"),
             "stop_in": kept.get("stop_in", "text" if self.causal else "block"),
@@ -153,7 +153,7 @@ class Recipe:
             fields["replan"] = Refining(config.refine, most)
         return {"shown": shown, **fields}
 
-    def _sampling(self):
+    def _sampling(self, untrained_mask):
         config, ends = self.config, self.end_ids
         unfiltered = self.quirks.get("greedy_unfiltered") and not config.temperature
         barred = ends[: self.quirks.get("barred_ends")] if config.logits_eos_inf else ()
@@ -173,7 +173,8 @@ class Recipe:
             suppress=barred
             if raced or self.quirks.get("predicts_masks")
             else (self.mask_id, *barred),
-            exclude=(self.mask_id,) * raced + (late if config.confidence_eos_eot_inf else barred),
+            exclude=(self.mask_id,) * (raced or untrained_mask)
+            + (late if config.confidence_eos_eot_inf else barred),
             round_scores=self.quirks.get("round_scores", False),
             random_order=config.remasking == "random",
         )

@@ -32,6 +32,10 @@ class Modulation:
     def parts(self) -> tuple[Part, ...]:
         return self.linear, self.first, self.second
 
+    def kept(self) -> tuple[torch.Tensor, ...]:
+        """The vectors, if they are kept from call to call."""
+        return () if self._tensors() is None else self()
+
     def __call__(self) -> tuple[torch.Tensor, ...]:
         """``count`` vectors ``[width]`` in the dtype of the weights."""
         tensors = None if torch.compiler.is_compiling() else self._tensors()
@@ -119,9 +123,10 @@ class Gated(Part):
 
 @dataclass(frozen=True)
 class Table(Part):
-    """An embedding whose weight has another name."""
+    """An embedding of a family's own class, whose weight has another name."""
 
     weight_name: str
+    is_lookup = True
 
     @property
     def weight(self):

@@ -35,9 +35,11 @@ class Adapter:
     all blocks before. `honours_mask` says whether the stock forward looks at its attention mask,
     `output_class` names what it returns, `sampler` the model's own method that decodes, if it has
     one, `forward_takes` arguments without which its own forward has another attention than
-    `attention` (...: whatever they are); `constants` are modules whose output is the same for every
-    text; `notes` are lines for the handle's report; `strict` refuses hooks that would not be
-    run; `fused` the `FusedProjections` in use, if any.
+    `attention` (...: whatever they are); `untrained_mask`: the mask is no token of the predicted
+    distribution, and its logit was never trained (MDLM, arXiv 2406.07524); `constants` give the
+    same vectors for every text, as `adaln.Modulation` does; `notes` are lines for the handle's
+    report; `strict` refuses hooks that would not be run; `fused` the `FusedProjections` in use, if
+    any.
     """
 
     family: str
@@ -63,7 +65,8 @@ class Adapter:
     output_class: str = "CausalLMOutputWithPast"
     sampler: str | None = None
     forward_takes: dict[str, Any] = field(default_factory=dict)
-    constants: list[Part] = field(default_factory=list)
+    untrained_mask: bool = False
+    constants: list[Any] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     strict: bool = field(default=True, repr=False)
     fused: Any = field(default=None, repr=False)
@@ -120,6 +123,10 @@ class Adapter:
             modules += [part.module for part in layer.attention.parts()]
             modules += layer.mlp.called()
         return modules + self.called_whole()
+
+    def constant_modules(self) -> list[nn.Module]:
+        """The modules behind `constants`."""
+        return [part.module for constant in self.constants for part in constant.parts()]
 
     def unserved(self) -> list[str]:
         """Names of modules with hooks, or a replaced forward, that dpad's forward does not run.

@@ -62,9 +62,9 @@ def _layer(backbone, number):
 
 
 def _constants(layers, final_norm):
-    """The modules that the `Modulation`s read."""
+    """The `Modulation`s, each once."""
     found = [norm.modulation for norm in (*(la.attention_norm for la in layers), final_norm)]
-    return [p for modulation in found if modulation is not None for p in modulation.parts()]
+    return [modulation for modulation in found if modulation is not None]
 
 
 def adapt(model):
@@ -103,6 +103,7 @@ def adapt(model):
         pad_id=getattr(config, "pad_token_id", None),
         attention="block-causal",
         block_length=config.block_size,
+        untrained_mask=True,
         honours_mask=native,
         output_class="MaskedLMOutput",
         forward_takes={} if native else {"sample_mode": True, "timesteps": ...},

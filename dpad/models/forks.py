@@ -33,7 +33,7 @@ _PLACES = ("rotary_emb",)
 def _read(adapter: Adapter) -> list[nn.Module]:
     """The modules whose weights dpad's forward reads."""
     used = [*adapter.called(), adapter.embed.module, *(norm.module for norm in adapter.norms())]
-    used += [part.module for part in adapter.constants]
+    used += adapter.constant_modules()
     for layer in adapter.layers:
         used += [part.module for part in layer.attention.parts()]
         # A routed MLP is looked after by its own kind; a dense one may lie in the block itself.

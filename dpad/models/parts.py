@@ -23,6 +23,7 @@ class Part:
 
     parent: nn.Module
     name: str
+    is_lookup = False  # its call does nothing but take rows of its `weight`, whatever its class
 
     @property
     def module(self):

@@ -11,6 +11,7 @@ import dpad
 from dpad.decode.decoder import NaNLogitsError
 from tests.generation.common import EOS_ID
 from tests.generation.test_block_decoding import KINDS, MASK_ID, load, prompt_of
+from tests.models.test_bd3lm import small as bd3lm
 
 # float32: many blocks in one pass on cached K/V against the model's forward of one canvas.
 CLOSE = {"rtol": 1e-5, "atol": 3e-5}
@@ -35,31 +36,32 @@ def kind(request):
     return request.param
 
 
-def log_probability(model, ids, prompt, row, token, guidance):
-    rows = [ids, [MASK_ID] * prompt + ids[prompt:]]
+def log_probability(model, ids, prompt, row, token, guidance, mask_id, barred):
+    rows = [ids, [mask_id] * prompt + ids[prompt:]]
     with torch.no_grad():
         given, without = (model(torch.tensor([r])).logits[0, row].double() for r in rows)
     logits = without + (1 + guidance) * (given - without) if guidance else given
+    logits[barred] = -torch.inf
     return float(logits.log_softmax(-1)[token])
 
 
-def over_all_orders(model, prompt, answer, block, guidance=0.0):
+def over_all_orders(model, prompt, answer, block, guidance=0.0, mask_id=MASK_ID, barred=()):
     """Sum over the blocks of the mean over all orders of revealing the answer's tokens there."""
     text, count, total = prompt + answer, len(prompt), 0.0
     shift = "Fast" in type(model).__name__
     for start in range(count // block * block, len(text), block):
         places = list(range(max(start, count), min(start + block, len(text))))
         if shift and places[0] == start:
-            clean = text[:start]
-            total += log_probability(model, clean, count, start - 1, text[start], guidance)
+            how = (guidance, mask_id, list(barred))
+            total += log_probability(model, text[:start], count, start - 1, text[start], *how)
             del places[0]
         orders = list(permutations(places))
         for order in orders:
-            canvas = text[: start + block] + [MASK_ID] * (start + block - len(text))
+            canvas = text[: start + block] + [mask_id] * (start + block - len(text))
             for place in places:
-                canvas[place] = MASK_ID
+                canvas[place] = mask_id
             for place in order:
-                found = (canvas, count, place - shift, text[place], guidance)
+                found = (canvas, count, place - shift, text[place], guidance, mask_id, list(barred))
                 total += log_probability(model, *found) / len(orders)
                 canvas[place] = text[place]
     return total
@@ -82,6 +84,22 @@ def test_short_blocks_are_exact(kind, block, guidance):
     else:
         masks = [1, 14, 19, 15, 7] if kind == "sdar" else [0, 10, 10, 7, 7]
         assert found.canvases.tolist() == masks
+
+
+@pytest.mark.parametrize("adaln", (True, False))
+@pytest.mark.parametrize("block", (1, 4))
+@pytest.mark.parametrize("guidance", (0.0, 1.5))
+def test_bd3lm_whose_mask_is_no_token(adaln, block, guidance):
+    """The logit of the mask was never trained (MDLM's parametrization): it counts for nothing."""
+    model, mask_id = bd3lm(adaln=adaln, block_size=block), 66
+    pairs = [([5, 17, 50, 4], [9]), ([3], [44, 2, 7, 8, 9, 1]), ([8, 8, 20], [61, 3, 9])]
+    want = [over_all_orders(model, *p, block, guidance, mask_id, [mask_id]) for p in pairs]
+    want = torch.tensor(want, dtype=torch.float64)
+    for likely in (0.0, 9.0):
+        model.backbone.output_layer.linear.bias.data[mask_id] += likely
+        found = dpad.loglikelihood(model, pairs, samples=16, cfg_scale=guidance)
+        torch.testing.assert_close(found.value, want, **CLOSE)
+        assert found.standard_error.tolist() == [0.0] * 3
 
 
 def test_one_block_over_everything_is_full_attention():

@@ -32,6 +32,7 @@ COMBINED = {
     "quota": {"steps": 12, "confidence_threshold": None},
     "drawn": {"cache": "prefix", "temperature": 0.7, "top_p": 0.9},
     "stable": {"confidence_threshold": None, "commit": dpad.rules.Klass(0.3, 0.1, 1)},
+    "guided": {"cache": "dual", "cfg_scale": 0.5},
     "grows": {"cache": "dual", "length": {"expansion": 4, "low_confidence": 0.3}},
 }
 
@@ -92,15 +93,19 @@ def test_a_gap_at_the_end_is_what_generate_writes(model, prompts, name, suffix):
         assert all(map(torch.equal, kept, wanted))
 
 
-def plain_loop(model, text, shift, block_length=8, threshold=0.6):
+def plain_loop(model, text, shift, block_length=8, threshold=0.6, guidance=0.0):
     """Masks of each window of the text, left to right, on the stock forward; ids and passes."""
     ids, passes = torch.tensor([text]), 0
+    given = ids != M
     while (ids == M).any():
         start = int((ids[0] == M).nonzero()[0])
         window = torch.zeros_like(ids, dtype=torch.bool)
         window[0, start : start + block_length] = True
         while (masked := (ids == M) & window).any():
             found = logits(model, ids)
+            if guidance:
+                hidden = logits(model, ids.masked_fill(given, M))
+                found = hidden + (guidance + 1) * (found - hidden)
             if shift:
                 found = torch.cat((found[:, :1], found[:, :-1]), 1)
             found[..., M] = -torch.inf
@@ -111,12 +116,13 @@ def plain_loop(model, text, shift, block_length=8, threshold=0.6):
     return ids, passes
 
 
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
 @pytest.mark.parametrize("family", ["llada", "dream"])
-def test_with_everything_kept_it_is_the_plain_loop(request, texts, family):
+def test_with_everything_kept_it_is_the_plain_loop(request, texts, family, guidance):
     model = request.getfixturevalue(family)
     for text in texts:
-        out = generate(model, [text], suffix="all", cache="none")
-        ids, passes = plain_loop(model, text, family == "dream")
+        out = generate(model, [text], suffix="all", cache="none", cfg_scale=guidance)
+        ids, passes = plain_loop(model, text, family == "dream", guidance=guidance)
         assert torch.equal(out.sequences, ids) and out.forwards.tolist() == [passes]
 
 
@@ -173,6 +179,22 @@ def test_alone_as_in_a_batch_as_in_an_engine(model, texts, name, suffix):
         assert all(r.result() is not None for r in others)
 
 
+def test_guidance_hides_text_on_both_sides(llada, texts):
+    """Prompts that differ behind the gap only: the second stream sees neither text."""
+    seen, embedding = [], llada.get_input_embeddings()
+    hook = embedding.register_forward_hook(lambda m, args, out: seen.append(args[0]))
+    try:
+        out = generate(llada, texts[:1], suffix="all", cache="none", cfg_scale=0.5)
+    finally:
+        hook.remove()
+    assert len(seen) == out.forwards[0] > 2
+    given = torch.tensor(texts[0]) != M
+    for tokens in seen:
+        first, second = tokens.view(2, -1)
+        assert torch.equal(first[given], torch.tensor(texts[0])[given])
+        assert (second[given] == M).all() and torch.equal(first[~given], second[~given])
+
+
 def test_gaps_grow_and_the_text_around_them_stays(model, texts):
     growth = {"expansion": 4, "low_confidence": 0.6}
     options = {"cache": "prefix", "length": growth, "max_new_tokens": 34, "trace": True}
@@ -223,10 +245,12 @@ def test_a_streamer_gets_the_whole_text(llada, texts):
     assert streamer.ids == [*out.sequences[0].tolist(), None]
 
 
-def test_captured_steps_decide_the_same(monkeypatch, llada, texts):
-    eager = generate(llada, texts, cache="dual", suffix=THIN)
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+def test_captured_steps_decide_the_same(monkeypatch, llada, texts, guidance):
+    options = {"cache": "dual", "suffix": THIN, "cfg_scale": guidance}
+    eager = generate(llada, texts, **options)
     monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
-    found = generate(llada, texts, cache="dual", suffix=THIN)
+    found = generate(llada, texts, **options)
     assert torch.equal(found.sequences, eager.sequences) and found.timings["replayed"] > 0
 
 
@@ -249,7 +273,6 @@ def test_a_template_with_the_mask_token_is_read_by_the_tokenizer():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"cfg_scale": 0.5}, "infill = True and cfg_scale = 0.5"),
         ({"output_history": True}, "infill = True and output_history = True"),
         ({"compatible": "llada"}, "compatible = 'llada': that program fills no gaps"),
         ({"compatible": "daedal"}, "compatible = 'daedal': that program fills no gaps"),
