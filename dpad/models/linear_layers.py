@@ -14,16 +14,16 @@ from dpad.models.int8_linear import Int8Linear
 
 # What torch is slower at: measured against torch 2.13 on one core. With one row both wait for the
 # weight; a smaller weight stays in the caches and the call itself costs as much. In bfloat16 torch
-# is the faster one but for some rows, where pairs have an instruction: at 32 it takes 1.3 to 1.4
-# times as long, at 64 1.1 to 1.2. Below 25, rows of the weight that lie a page apart are slow.
-ROWS, PAIRED_ROWS = range(2, 513), range(25, 97)
+# is the faster one but for some rows, where pairs have an instruction: at 8 to 16 it takes 1.05 to
+# 1.4 times as long, at 32 1.1 to 1.4, at 64 1.1. From 17 to 24 the operator reads the weight twice.
+ROWS, PAIRED_ROWS = (range(2, 513),), (range(8, 17), range(25, 97))
 LEAST_WEIGHT = 1 << 19  # elements
 ISAS = ("avx2", "avx512")
 
 
 @cache
 def rows_of(isa):
-    """dtype -> numbers of rows for which the operator is the faster one on an instruction set.
+    """dtype -> ranges of rows for which the operator is the faster one on an instruction set.
 
     float16 is there where torch has no kernels for it and widens everything.
     """
@@ -63,7 +63,7 @@ def product(x, weight, bias=None):
 def grouped_product(x, weight, offsets):
     """``x weight[e]^T`` for the rows of each expert e, as `dpad.ops.grouped_linear`.
 
-    On the CPU by torch's own grouped product where that is faster, as it is in bfloat16.
+    On the CPU by torch's own grouped product for a dtype that the operator has to widen.
 
     Args:
         x: ``[rows, in_features]``, sorted by expert; weight: ``[experts, out_features,
@@ -73,7 +73,7 @@ def grouped_product(x, weight, offsets):
         ``[rows, out_features]``.
     """
     choosing = x.is_cpu and not torch.compiler.is_compiling()  # torch traces it in bfloat16 only
-    if choosing and rows_of(ops.cpu_isa()).get(x.dtype) is not ROWS:
+    if choosing and x.dtype not in rows_of(ops.cpu_isa()):
         return ops.reference.grouped_linear(x, weight, offsets)
     return ops.grouped_linear(x, weight, offsets)
 
@@ -110,7 +110,7 @@ def stands_in(x, weight, bias=None):
     rows = rows_of(ops.cpu_isa()).get(weight.dtype, ())
     return (
         x.dim() == 2
-        and x.shape[0] in rows
+        and any(x.shape[0] in some for some in rows)
         and _fits(weight, bias)
         and is_ordinary(x, weight.dtype)
         and not torch.is_autocast_enabled("cpu")
@@ -153,9 +153,9 @@ def where(modules):
         parts.append(f"8-bit products ({by}) of {len(small)} modules")
     plain = [m for m in modules if is_plain(m) and suits(m.weight, m.bias)]
     if plain:
-        rows = rows_of(isa)[plain[0].weight.dtype]
-        rows = f"{rows.start} to {rows.stop - 1} rows"
-        parts.append(f"cpu kernel ({isa}) for {rows} of {len(plain)} plain modules")
+        ranges = rows_of(isa)[plain[0].weight.dtype]
+        rows = " and ".join(f"{some.start} to {some.stop - 1}" for some in ranges)
+        parts.append(f"cpu kernel ({isa}) for {rows} rows of {len(plain)} plain modules")
     return "; ".join(
         [*parts, "others are called"] if parts else ["the model's own modules, called"]
     )

@@ -57,7 +57,7 @@ def test_plain_layers_of_few_rows(calls, layer):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_grouped_products(calls, monkeypatch, dtype):
-    """By the operator in the dtypes that torch is slower in; in bfloat16 by torch."""
+    """By the operator in the dtypes that it has products for, by torch in the others."""
     torch.manual_seed(0)
     x, weight = torch.randn(5, 16).to(dtype), torch.randn(3, 7, 16).to(dtype)
     offsets, found = torch.tensor([2, 2, 5], dtype=torch.int32), []
@@ -65,7 +65,7 @@ def test_grouped_products(calls, monkeypatch, dtype):
     monkeypatch.setattr(ops, "grouped_linear", lambda *a: found.append(a) or operator(*a))
     with torch.inference_mode():
         out = linear_layers.grouped_product(*args)
-        assert len(found) == (linear_layers.rows_of(ops.cpu_isa()).get(dtype) is linear_layers.ROWS)
+        assert len(found) == (dtype in linear_layers.rows_of(ops.cpu_isa()))
         torch.testing.assert_close(out, ops.reference.grouped_linear(*args), rtol=2e-2, atol=2e-2)
         compiled = torch.compile(linear_layers.grouped_product, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(*args), out, rtol=2e-2, atol=2e-2)
@@ -134,7 +134,7 @@ def test_everything_else_is_called(calls, layer, name):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_dtypes_are_called(calls, layer, dtype):
-    run(layer.to(dtype), dtype=dtype)
+    run(layer.to(dtype), rows=7, dtype=dtype)
     assert calls == []
 
 
@@ -142,11 +142,12 @@ def test_bfloat16_where_pairs_have_an_instruction(calls, layer):
     if "avx512bf16" not in ops.cpu_extensions():
         pytest.skip("no products of pairs here")
     layer.to(torch.bfloat16)
-    for rows in (8, 24, 25, 32, 96, 97):
+    for rows in (7, 8, 16, 17, 24, 25, 32, 96, 97):
         run(layer, rows, torch.bfloat16)
-    assert calls == [25, 32, 96]
+    assert calls == [8, 16, 25, 32, 96]
+    rows = "8 to 16 and 25 to 96 rows"
     report = linear_layers.where([layer])
-    assert report == "cpu kernel (avx512) for 25 to 96 rows of 1 plain modules; others are called"
+    assert report == f"cpu kernel (avx512) for {rows} of 1 plain modules; others are called"
     before = ops.cpu_isa()
     ops.set_cpu_isa("avx2")
     run(layer, 32, torch.bfloat16)
@@ -154,7 +155,7 @@ def test_bfloat16_where_pairs_have_an_instruction(calls, layer):
     odd = nn.Linear(1025, 512).bfloat16()
     assert not linear_layers.suits(odd.weight, odd.bias)
     assert not linear_layers.suits(odd.weight[:, :1024])  # its rows lie an odd number apart
-    assert calls == [25, 32, 96]
+    assert calls == [8, 16, 25, 32, 96]
 
 
 def test_float16_where_torch_has_no_kernels(calls, layer, monkeypatch):
