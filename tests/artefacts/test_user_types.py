@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytest.importorskip("mypy", reason="mypy is not installed (requirements/test.txt)")
+
 SCRIPT = """
 import torch
 import dpad
