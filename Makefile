@@ -12,6 +12,7 @@
 #   make wheel   the wheel of this machine's platform, for every Python >= 3.11, and the sources
 #                (dist/)
 #   make hardening  what the compiler's hardening flags cost, in CPU time
+#   make pins    compiles requirements/*.in to *.txt; PINS=--upgrade takes the newest versions
 #   make format  formats Python and C++
 #   make clean   removes what was built; `make distclean` removes .venv as well
 #
@@ -48,7 +49,7 @@ export CXX
 .PHONY: demo test install bench wheel docs notebooks trust sanitize hardening lint format clean
 .PHONY: distclean test-cpp test-python test-eval test-docs test-package test-serve test-web
 .PHONY: test-ray
-.PHONY: test-pythons
+.PHONY: test-pythons pins
 .DELETE_ON_ERROR:
 
 demo: install
@@ -111,7 +112,10 @@ $(VENV)/.dpad: $(VENV)/.packages $(SOURCES)
 	$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 
-# Overlay folders, put before the environment's own packages: one per file in requirements/.
+# Overlay folders, put before the environment's own packages: one per file in requirements/. Folders
+# and not environments (of nox, or of uv with --system-site-packages, which shows the base Python's
+# packages and not those of .venv): each of nine would install torch again, and the tests could not
+# put one on top of another.
 $(CURDIR)/$(VENV)/%/.done: requirements/%.txt $(VENV)/.packages
 	rm -rf $(@D)
 	$(PIP) install --no-deps --target $(@D) -r $<
@@ -232,6 +236,15 @@ hardening: install
 	  -DDPAD_BUILD_CUDA=OFF -DPython3_EXECUTABLE=$(CURDIR)/$(PYTHON)
 	cmake --build build/plain --target _C
 	$(PYTHON) -m benchmarks.hardening build/plain/_C.abi3.so
+
+# uv has an environment of its own: nothing else needs it.
+PINS ?=
+build/uv/bin/uv: | $(VENV)/.python
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet uv==0.13.9
+
+pins: build/uv/bin/uv
+	build/uv/bin/python requirements $(PINS)
 
 format: $(VENV)/.packages
 	$(VENV)/bin/ruff check --fix .

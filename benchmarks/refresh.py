@@ -18,12 +18,15 @@ import torch
 
 import dpad
 from benchmarks.quantize import MID
+from benchmarks.report import table
 from benchmarks.stats import paired_difference, ratio, wilson
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 
 WAYS = {"full": {}, "recent": {"refresh": "recent"}, "recent, full each 4": {
     "refresh": "recent", "refresh_period": 4}}  # fmt: skip
 BLOCKS, BATCH = (8, 16, 32), 50
+HEAD = ["model", "canvas", "cache", "block", "full, % (95 %)", "positions"]
+HEAD += [text for way in list(WAYS)[1:] for text in (f"{way}, points (95 %)", "positions")]
 
 
 def decoded(model, texts, length, settings):
@@ -53,7 +56,7 @@ def accuracy(options):
         problems = dpad.demo.problems(options.problems, seed=1)
         ids = [p.prompt_ids for p in problems]
         texts = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
-        texts = {n: texts[n] for n in ("input_ids", "attention_mask")}
+        texts, rows = {n: texts[n] for n in ("input_ids", "attention_mask")}, []
         for canvas in options.canvases:
             for cache in ("prefix", "dual"):
                 for block in BLOCKS:
@@ -66,12 +69,13 @@ def accuracy(options):
                         right = [p.check(a) for p, a in pairs]
                         cell[way] = {"right": right, "forwards": forwards, "positions": positions}
                     found[f"{name}, canvas {canvas}, {cache}, block {block}"] = cell
-                    print(line(name, canvas, cache, block, cell), flush=True)
+                    rows.append([name, canvas, cache, block, *figures(cell)])
+        print(table(HEAD, rows), end="\n\n", flush=True)
     return found
 
 
-def line(name, canvas, cache, block, cell):
-    """A row of the table."""
+def figures(cell):
+    """Accuracy of full refreshes and positions, and of the others the difference and positions."""
     full, n = cell["full"], len(cell["full"]["right"])
     low, high = wilson(sum(full["right"]), n)
     texts = [f"{100 * sum(full['right']) / n:.1f} ({100 * low:.1f} to {100 * high:.1f})"]
@@ -81,7 +85,7 @@ def line(name, canvas, cache, block, cell):
         middle, low, high = (100 * x for x in paired_difference(other["right"], full["right"]))
         texts.append(f"{middle:+.1f} ({low:+.1f} to {high:+.1f})")
         texts.append(f"{other['positions'] / n:.0f}")
-    return f"| {name} | {canvas} | {cache} | {block} | " + " | ".join(texts) + " |"
+    return texts
 
 
 def times(options):

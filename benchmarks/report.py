@@ -1,5 +1,7 @@
 """Turns finished cells into tables: accuracy, factors, and the goals that are met or not."""
 
+from tabulate import tabulate
+
 from benchmarks.stats import paired_difference, ratio, wilson
 
 BASELINE = "full-none-all"  # full suffix, no cache, no early stop
@@ -44,8 +46,8 @@ def times(theirs, ours):
 
 
 def table(head, rows):
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return "\n".join(lines + [f"| {' | '.join(str(c) for c in row)} |" for row in rows])
+    """A table in Markdown; cells are texts or numbers, as they are."""
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
 
 
 def accuracy_rows(records, prefix, base):

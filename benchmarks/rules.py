@@ -19,6 +19,7 @@ from typing import ClassVar
 import torch
 
 import dpad
+from benchmarks.report import table
 from benchmarks.stats import paired_difference, wilson
 from dpad.models.hf import LLaDAModelLM
 
@@ -129,11 +130,6 @@ def cells(found):
     low, high = wilson(sum(found["right"]), n)
     accuracy = f"{100 * sum(found['right']) / n:.1f} ({100 * low:.1f} to {100 * high:.1f})"
     return [accuracy, f"{sum(found['forwards']) / n:.1f}", f"{1000 * found['seconds'] / n:.0f}"]
-
-
-def table(head, rows):
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def rules(task, name):

@@ -12,6 +12,7 @@ import time
 import torch
 
 import dpad
+from benchmarks.report import table
 
 FULL = {"suffix": dpad.Suffix("all"), "cache": "none"}
 WAYS = {
@@ -57,16 +58,22 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     problems, found = dpad.demo.problems(options.problems), {}
-    print("| model | how | exact % | forwards | positions | CPU s |\n|---|---|---|---|---|---|")
     for name, arms in ARMS.items():
         model, _ = dpad.demo.load(name=name)
         with dpad.patch(model):
             for arm, settings in arms.items():
-                row = found[name, arm] = cost(model, problems, options.canvas, settings)
-                print(
-                    f"| {name} | {arm} | {row['exact']:.1f} | {row['forwards']:.2f} | "
-                    f"{row['positions']:.0f} | {row['seconds']:.4f} |"
-                )
+                found[name, arm] = cost(model, problems, options.canvas, settings)
+    rows = [
+        (
+            *names,
+            f"{row['exact']:.1f}",
+            f"{row['forwards']:.2f}",
+            f"{row['positions']:.0f}",
+            f"{row['seconds']:.4f}",
+        )
+        for names, row in found.items()
+    ]
+    print(table(("model", "how", "exact %", "forwards", "positions", "CPU s"), rows))
     return found
 
 

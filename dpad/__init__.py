@@ -4,11 +4,10 @@ Public names are resolved on first use, so that ``import dpad`` needs torch only
 imported by the names that wrap it.
 """
 
+import typing as _typing
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
 
-if _TYPE_CHECKING:  # the same names, for type checkers
+if _typing.TYPE_CHECKING:  # the same names, for type checkers
     from dpad import demo as demo
     from dpad import models as models
     from dpad import ops as ops
@@ -38,6 +37,15 @@ if _TYPE_CHECKING:  # the same names, for type checkers
     from dpad.patching import patched as patched
     from dpad.patching import supports as supports
     from dpad.tuning import tune as tune
+else:
+
+    def __getattr__(name: str) -> _typing.Any:
+        if name in _MODULES:
+            return _import_module(_MODULES[name])
+        if name in _PUBLIC:
+            return getattr(_import_module(_PUBLIC[name]), name)
+        raise AttributeError(f"module 'dpad' has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 
@@ -76,14 +84,6 @@ _MODULES = {
 }
 
 __all__ = ["__version__", *_PUBLIC, *_MODULES]
-
-
-def __getattr__(name: str) -> _Any:
-    if name in _MODULES:
-        return _import_module(_MODULES[name])
-    if name in _PUBLIC:
-        return getattr(_import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'dpad' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -7,20 +7,23 @@ import importlib.metadata
 import os
 import platform
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 import dpad
 from dpad import ops, threads
-from dpad.doctor_cases import cases
+from dpad.doctor_cases import Case, cases
 from dpad.ops import reference
 
 REPORT_VERSION = 1
 _ISAS = ("portable", "avx2", "avx512")
 
 
-def report():
+def report() -> dict[str, Any]:
     """The whole examination as a dict of plain values, in a few seconds.
 
     Keys: ``version`` of the report, ``ok`` (False when an operator disagrees with its twin),
@@ -48,16 +51,16 @@ def report():
     }
 
 
-def _version(distribution):
+def _version(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def versions():
+def versions() -> dict[str, str | None]:
     """Name -> version, None where it is not installed."""
-    found = {
+    found: dict[str, str | None] = {
         "dpad": dpad.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -68,17 +71,18 @@ def versions():
     return {**found, "platform": platform.platform(), "location": str(Path(dpad.__file__).parent)}
 
 
-def _modules():
+def _modules() -> tuple[dict[str, str], str | None, str | None]:
     """(module -> state, build line, error text of a DPAD_ISA that cannot be followed)."""
     try:
         info, problem = ops.build_info(), None
     except RuntimeError as error:  # DPAD_ISA names a set that is unknown or not supported
-        info, problem = {n: "loaded" for n in ("_C", "_C_cuda", "_host") if ops.loaded(n)}, error
+        info = {n: "loaded" for n in ("_C", "_C_cuda", "_host") if ops.loaded(n)}
+        problem = str(error)
     modules = {name: info.get(name, "not loaded") for name in ("_C", "_C_cuda", "_host")}
-    return modules, info.get("build"), problem and str(problem)
+    return modules, info.get("build"), problem
 
 
-def cpu(problem=None):
+def cpu(problem: str | None = None) -> dict[str, Any]:
     """Instruction set in use, those this processor supports, torch's view, threads."""
     supported = []
     if ops.loaded("_C") and problem is None:
@@ -99,7 +103,7 @@ def cpu(problem=None):
     }
 
 
-def cuda():
+def cuda() -> list[dict[str, Any]]:
     """The CUDA devices that torch sees: name, compute capability, memory in bytes."""
     found = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -109,12 +113,16 @@ def cuda():
     return found
 
 
-def devices():
+def devices() -> list[str]:
     """Device types on which the operators are examined."""
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def warnings(modules, isa_problem=None, teams=None):
+def warnings(
+    modules: Mapping[str, str],
+    isa_problem: str | None = None,
+    teams: Mapping[str, float] | None = None,
+) -> list[str]:
     """What a user should know, as sentences."""
     found = []
     other = _version("dpad")
@@ -123,8 +131,9 @@ def warnings(modules, isa_problem=None, teams=None):
             f"the unrelated distribution 'dpad' {other} (neuroscience) is installed and uses the "
             "same import name: pip uninstall dpad, then install dpad-dllm again"
         )
-    if teams is not None and threads.advice(teams):
-        found.append(threads.advice(teams))
+    slow = None if teams is None else threads.advice(teams)
+    if slow is not None:
+        found.append(slow)
     if isa_problem is not None:
         found.append(isa_problem)
     if modules["_C"] != "loaded":
@@ -134,7 +143,7 @@ def warnings(modules, isa_problem=None, teams=None):
     return found
 
 
-def check_operators(device_type):
+def check_operators(device_type: str) -> list[dict[str, Any]]:
     """One row per operator and dtype: largest error of its cases against the plain-torch twin.
 
     Args:
@@ -145,7 +154,7 @@ def check_operators(device_type):
         "plain torch"), max_error (absolute; None if not finite), tolerance (absolute), ok, and
         error, the text of an exception.
     """
-    rows = {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for case in cases(device_type):
         dtype = "-" if case.dtype is None else str(case.dtype).removeprefix("torch.")
         kernel = ops.has_kernel(case.operator, device_type)
@@ -167,7 +176,7 @@ def check_operators(device_type):
     return sorted(rows.values(), key=lambda row: row["operator"])
 
 
-def _examine(case, device_type, row):
+def _examine(case: Case, device_type: str, row: dict[str, Any]) -> None:
     """Runs one case on the kernel and on the twin and adds what was found to `row`."""
     try:
         with torch.inference_mode():
@@ -183,7 +192,9 @@ def _examine(case, device_type, row):
     row["ok"] = bool(row["ok"] and error <= allowed)
 
 
-def _results(function, arguments, device_type):
+def _results(
+    function: Callable[..., Any], arguments: Mapping[str, Any], device_type: str
+) -> list[Tensor]:
     """Everything a call returned or may have written, as tensors on the CPU."""
     copies = {
         name: value.clone().to(device_type) if isinstance(value, torch.Tensor) else value
@@ -195,7 +206,9 @@ def _results(function, arguments, device_type):
     return [t.cpu() for t in tensors]
 
 
-def _difference(found, expected, tolerance):
+def _difference(
+    found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float
+) -> tuple[float, float]:
     """(largest absolute error, the largest one allowed); infinite where shapes or types differ."""
     worst, allowed = 0.0, 0.0
     for a, b in zip(found, expected, strict=True):

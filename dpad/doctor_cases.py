@@ -1,6 +1,8 @@
 """Small, awkwardly shaped inputs for every operator, on which `dpad.doctor` compares kernels."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -26,19 +28,19 @@ class Case:
     """
 
     operator: str
-    arguments: dict
+    arguments: dict[str, Any]
     dtype: torch.dtype | None = None
     tolerance: float = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         exact = self.operator not in inputs.ROUNDED
         # The results of these are wide for every dtype.
         wide = self.operator in ("confidence", "route")
         dtype = torch.float32 if wide else self.dtype
-        self.tolerance = 0.0 if exact else TOLERANCE[dtype]
+        self.tolerance = 0.0 if exact or dtype is None else TOLERANCE[dtype]
 
 
-def _planning():
+def _planning() -> Iterator[tuple[str, dict[str, Any]]]:
     table = {"grid": "repo", "window": 48, "decay": 3.0, "count": 9.0, "near": 3}
     for kind, scale in (("gaussian", 1.6), ("gaussian", -1.0), ("uniform", 0.0), ("window", 0.0)):
         drawn = {"kind": kind, "scale": scale, **table}
@@ -50,7 +52,7 @@ def _planning():
         yield "plan_pass", {**blocks, "shift": shift, "block_length": block_length}
 
 
-def _integers():
+def _integers() -> Iterator[tuple[str, dict[str, Any]]]:
     """Operators whose tensors have one dtype, but for planning."""
     yield "suffix_gather", {"counts": (5, 8), "length": 40}
     yield "uniform", {"counts": (4, 2)}
@@ -59,7 +61,7 @@ def _integers():
         yield "unmask_", {"counts": (8, 8), "length": 40, "rule": number, "rule_value": rule_value}
 
 
-def _floats():
+def _floats() -> Iterator[tuple[str, dict[str, Any]]]:
     rows, heads = {"counts": (5, 8)}, {"heads": 6, "kv_heads": 2}
     rope = {**rows, **heads, "head_dim": 40, "turned": 20, "positions": 90, "capacity": 30}
     for full_precision in (True, False):
@@ -79,8 +81,7 @@ def _floats():
         router |= {"rows": 21, "experts": 64, "top_k": 8, "normalise": groups > 1}
         yield "route", router
     for full_precision in (True, False):
-        rows = {"rows": 13, "top_k": 8, "width": 130}
-        yield "combine", {**rows, "full_precision": full_precision}
+        yield "combine", {"rows": 13, "top_k": 8, "width": 130, "full_precision": full_precision}
     yield "grouped_linear", {"counts": (5, 0, 40), "in_features": 304, "out_features": 250}
     for vocab in (VOCABULARY, WIDE_VOCABULARY):
         for temperature in (0.0, 0.7):
@@ -88,10 +89,11 @@ def _floats():
             yield "confidence", {"counts": (4, 2), "vocab": vocab, **hot}
 
 
-def cases(device_type):
+def cases(device_type: str) -> list[Case]:
     """Every case that runs on a device of this type; the same ones on every call."""
-    found = [] if device_type != "cpu" else list(_planning())
-    found = [(name, None, sizes) for name, sizes in (*found, *_integers())]
+    planned = [] if device_type != "cpu" else list(_planning())
+    found: list[tuple[str, torch.dtype | None, dict[str, Any]]]
+    found = [(name, None, sizes) for name, sizes in (*planned, *_integers())]
     found += [(name, dtype, sizes) for dtype in DTYPES for name, sizes in _floats()]
     return [
         Case(name, inputs.make(name, seed, dtype or torch.float32, **sizes), dtype)

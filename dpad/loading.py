@@ -1,7 +1,17 @@
 """A checkpoint by its name, as a command line or an evaluation gives it."""
 
+from typing import TYPE_CHECKING
 
-def load(name, dtype="auto", device="auto", tokenizer=None):
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from dpad.models.hf.interface import NativeModel
+
+
+def load(
+    name: str, dtype: str = "auto", device: str = "auto", tokenizer: str | None = None
+) -> tuple["NativeModel", "PreTrainedTokenizerBase"]:
     """(model, tokenizer) of a repository, a folder or "demo", the shipped tiny model.
 
     The model is dpad's own class, in eval mode. `dtype` and `device` are names; "auto" is the
@@ -14,16 +24,17 @@ def load(name, dtype="auto", device="auto", tokenizer=None):
     import torch
 
     from dpad import demo
-    from dpad.models.adapter import UnsupportedModelError
     from dpad.models.hf import AutoModel, AutoTokenizer
+    from dpad.models.parts import UnsupportedModelError
 
     dtypes = {n: getattr(torch, n) for n in ("float32", "bfloat16", "float16")}
     if dtype != "auto" and dtype not in dtypes:
         raise ValueError(f"dtype = {dtype!r}: expected auto, {', '.join(dtypes)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = usable_device(device)
+    place = usable_device(device)
     if name == "demo":
+        found: PreTrainedTokenizerBase | None
         model, found = demo.load(dtypes.get(dtype))
     else:
         try:
@@ -33,10 +44,10 @@ def load(name, dtype="auto", device="auto", tokenizer=None):
         found = None if tokenizer else AutoTokenizer.from_pretrained(name)
     if tokenizer:
         found = AutoTokenizer.from_pretrained(tokenizer)
-    return model.to(device).eval(), found
+    return model.to(place).eval(), found
 
 
-def usable_device(name):
+def usable_device(name: str) -> "torch.device":
     """The torch device of a name, once something could be put there; ValueError if it cannot."""
     import torch
 

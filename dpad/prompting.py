@@ -1,7 +1,13 @@
 """Prompts as token ids: plain text, or the turns of a conversation."""
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-def encode_text(tokenizer, text):
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Token ids (list of int) of a text, with what the tokenizer puts before it.
 
     Raises ValueError where the tokenizer refuses the text.
@@ -9,7 +15,9 @@ def encode_text(tokenizer, text):
     return _encode(tokenizer, text, True)
 
 
-def encode_chat(tokenizer, messages):
+def encode_chat(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]]
+) -> list[int]:
     """Token ids of a conversation by the tokenizer's chat template; the answer comes next.
 
     Args:
@@ -32,7 +40,7 @@ def encode_chat(tokenizer, messages):
     return _encode(tokenizer, text + start, False)  # the template has written special tokens
 
 
-def _encode(tokenizer, text, special):
+def _encode(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool) -> list[int]:
     try:
         return tokenizer(text, add_special_tokens=special)["input_ids"]
     except Exception as error:  # the Rust tokenizers raise the bare class

@@ -7,6 +7,7 @@ want that core, each parallel region then waits for its turn.
 import os
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 POLICY = "OMP_WAIT_POLICY"  # read once, when torch is imported
@@ -14,9 +15,13 @@ SLOWER = 1.5  # how much slower a team may be than one thread before that is a w
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
-def available():
+def _cpus() -> int:
+    return os.cpu_count() or 1
+
+
+def available() -> int:
     """CPUs that this process may use: its affinity, and the quota of its control group."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cpus()
     try:
         quota, period = _QUOTA.read_text().split()
         count = min(count, max(1, round(int(quota) / int(period))))
@@ -25,7 +30,7 @@ def available():
     return count
 
 
-def sane(given=None):
+def sane(given: int | None = None) -> int:
     """Threads to use: `given`, else what OMP_NUM_THREADS says, else the CPUs that are idle.
 
     Raises ValueError for a number below 1.
@@ -37,11 +42,11 @@ def sane(given=None):
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if first.isdigit() and int(first):
         return int(first)
-    idle = os.cpu_count() - (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0)
+    idle = _cpus() - (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0)
     return max(1, min(available(), round(idle)))
 
 
-def use(given=None):
+def use(given: int | None = None) -> int:
     """Sets torch's threads to `sane(given)`, and returns the number."""
     import torch
 
@@ -50,13 +55,13 @@ def use(given=None):
     return count
 
 
-def wait_passively():
+def wait_passively() -> None:
     """Makes waiting threads sleep, unless the user has chosen; before torch is imported."""
     if POLICY not in os.environ:
         os.environ[POLICY] = "passive"
 
 
-def compare(rounds=7, calls=40):
+def compare(rounds: int = 7, calls: int = 40) -> dict[str, float]:
     """Seconds of a call with one thread, and with a team, and the team's size.
 
     The call is an element-wise operation of about 0.2 ms. Medians of rounds in turn.
@@ -64,7 +69,7 @@ def compare(rounds=7, calls=40):
     import torch
 
     team, values = torch.get_num_threads(), torch.rand(2**18)
-    seconds = {1: [], team: []}
+    seconds: dict[int, list[float]] = {1: [], team: []}
     for _ in range(rounds):
         for count, found in seconds.items():
             torch.set_num_threads(count)
@@ -81,7 +86,7 @@ def compare(rounds=7, calls=40):
     }
 
 
-def advice(found):
+def advice(found: Mapping[str, float]) -> str | None:
     """What to set where a team is slower than one thread, or None; `found`: of `compare`."""
     if found["team"] == 1 or found["all"] <= SLOWER * found["one"]:
         return None

@@ -6,8 +6,11 @@ a ValueError that holds the name, the value and what is expected.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
+Kind = Callable[[str, Any], Any]
+T = TypeVar("T")
 INT64 = range(-(2**63), 2**63)
 # Bounds of sizes: what is beyond is a slip of the hand, and would fill the memory.
 MOST_POSITIONS = 2**20
@@ -18,7 +21,7 @@ MOST_IDS = 2**24
 MOST_ROWS = 2**16
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """The Python number in a NumPy scalar, or in an array or tensor without dimensions."""
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
         return value
@@ -28,30 +31,31 @@ def plain(value):
         return value
 
 
-def as_plain(value):
+def as_plain(value: Any) -> Any:
     """An option as JSON can hold it: objects of options become dicts of their fields."""
     return value.as_dict() if hasattr(value, "as_dict") else value
 
 
-def shown(value):
+def shown(value: object) -> str:
     """`value` as a message shows it."""
     try:
         text = repr(value)
     except ValueError:  # an int of thousands of digits
-        text = f"a {type(value).__name__} of {value.bit_length()} bits"
+        bits = value.bit_length() if isinstance(value, int) else 0
+        text = f"a {type(value).__name__} of {bits} bits"
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def refuse(name, value, expected):
+def refuse(name: str, value: object, expected: str) -> NoReturn:
     """Raises the ValueError of a value that is not what it should be."""
     raise ValueError(f"{name} = {shown(value)}: expected {expected}")
 
 
-def whole(low, high=None):
+def whole(low: int, high: int | None = None) -> Callable[[str, Any], int]:
     """A whole number from `low` to `high`; None: as far as 64 bits go."""
     span = f">= {low}" if high is None else f"from {low} to {high}"
 
-    def check(name, value):
+    def check(name: str, value: Any) -> int:
         number = plain(value)
         good = isinstance(number, int) and not isinstance(number, bool)
         if not good or not low <= number <= (INT64[-1] if high is None else high):
@@ -61,7 +65,7 @@ def whole(low, high=None):
     return check
 
 
-def int64(name, value):
+def int64(name: str, value: Any) -> int:
     """A 64-bit integer."""
     number = plain(value)
     if not isinstance(number, int) or isinstance(number, bool) or number not in INT64:
@@ -69,13 +73,13 @@ def int64(name, value):
     return number
 
 
-def real(low, high=math.inf, above=False):
+def real(low: float, high: float = math.inf, above: bool = False) -> Callable[[str, Any], float]:
     """A finite number from `low` to `high`; `above`: `low` itself is not taken."""
     span = f"a finite number {'>' if above else '>='} {low}"
     if math.isfinite(high):
         span = f"a number above {low}, up to {high}" if above else f"a number from {low} to {high}"
 
-    def check(name, value):
+    def check(name: str, value: Any) -> float:
         number = plain(value)
         good = isinstance(number, (int, float)) and not isinstance(number, bool)
         if not good or not low <= number <= high or not _is_finite(number):
@@ -87,7 +91,7 @@ def real(low, high=math.inf, above=False):
     return check
 
 
-def _is_finite(number):
+def _is_finite(number: float) -> bool:
     """Whether it is a finite float64."""
     try:
         return math.isfinite(number)
@@ -95,7 +99,7 @@ def _is_finite(number):
         return False
 
 
-def flag(name, value):
+def flag(name: str, value: Any) -> bool:
     """True or False; nothing else stands for them, no text and no number."""
     found = plain(value)
     if not isinstance(found, bool):
@@ -103,15 +107,15 @@ def flag(name, value):
     return found
 
 
-def optional(kind):
+def optional(kind: Callable[[str, Any], T]) -> Callable[[str, Any], T | None]:
     """A kind that takes None too."""
     return lambda name, value: None if value is None else kind(name, value)
 
 
-def one_of(*choices):
+def one_of(*choices: str) -> Callable[[str, Any], str]:
     """One of some strings."""
 
-    def check(name, value):
+    def check(name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in choices:
             refuse(name, value, f"one of {', '.join(choices)}")
         return value
@@ -119,10 +123,12 @@ def one_of(*choices):
     return check
 
 
-def several(kind, expected, least=0):
+def several(
+    kind: Callable[[str, Any], T], expected: str, least: int = 0
+) -> Callable[[str, Any], list[T]]:
     """A list (tuple, array, tensor of one dimension) whose entries are all of a kind."""
 
-    def check(name, value):
+    def check(name: str, value: Any) -> list[T]:
         entries = value.tolist() if getattr(value, "ndim", None) == 1 else value
         listed = isinstance(entries, Sequence) and not isinstance(entries, (str, bytes))
         if not listed or len(entries) < least:
@@ -136,12 +142,12 @@ _one_id = whole(0)
 _some_ids = several(_one_id, "a token id, or a list of at least one", least=1)
 
 
-def token_id(name, value):
+def token_id(name: str, value: Any) -> int:
     """An id of a vocabulary."""
     return _one_id(name, value)
 
 
-def token_ids(name, value):
+def token_ids(name: str, value: Any) -> int | list[int]:
     """An id of a vocabulary, or a list of them."""
     number = plain(value)
     if isinstance(number, int) and not isinstance(number, bool):

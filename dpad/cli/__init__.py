@@ -1,6 +1,7 @@
 """The ``dpad`` command. Only `main` stands here, so that it can say what is missing."""
 
 import sys
+from collections.abc import Sequence
 
 from dpad import threads
 
@@ -8,7 +9,7 @@ from dpad import threads
 DONE, FAILED, USAGE, MODEL, MISSING, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; `arguments` default to those of the process.
 
     Returns or exits with 0 done; 1 failed (an operator disagrees, NaN logits, out of memory); 2 bad

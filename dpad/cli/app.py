@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool):
+def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(dpad.__version__)
         raise typer.Exit
@@ -30,7 +30,7 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-):
+) -> None:
     """Suffix dropout, caches and parallel decoding for masked-diffusion language models."""
 
 

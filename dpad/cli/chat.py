@@ -2,13 +2,18 @@
 
 import contextlib
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from dpad.cli.common import Json, print_json
-from dpad.cli.decoding import Model, asks, configured, loader
+from dpad.cli.decoding import Load, Model, asks, configured, loader
+
+if TYPE_CHECKING:
+    from dpad.cli.conversation import Conversation
+    from dpad.generation.config import DPadGenerationConfig
 
 NAME = "chat"
 EXAMPLES = (
@@ -22,13 +27,13 @@ WORDS = "/clear forgets what was said, /quit or Ctrl-D leaves, Ctrl-C ends an an
 @asks(config=configured, load=loader)
 def command(
     model: Model,
-    config,
-    load,
+    config: "DPadGenerationConfig",
+    load: Load,
     system: Annotated[str, typer.Option(help="Text of a system turn.")] = "",
     prefill: Annotated[str, typer.Option(help="Given start of every answer.")] = "",
     raw: Annotated[bool, typer.Option("--raw", help="No chat template, and no history.")] = False,
     json_output: Json = False,
-):
+) -> None:
     """Talk with a model; blocks appear as they are decoded.
 
     In a terminal the current block is shown as it looks now: dim while it may change, firm once it
@@ -42,7 +47,7 @@ def command(
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and not json_output
     if interactive:
         typer.echo(WORDS, err=True)
-    answers = []
+    answers: list[dict[str, Any]] = []
     with contextlib.closing(talk):
         for prompt in prompts(interactive):
             if prompt == "/clear":
@@ -53,7 +58,7 @@ def command(
         print_json({"model": model, "turns": talk.turns, "answers": answers})
 
 
-def prompts(interactive):
+def prompts(interactive: bool) -> Iterator[str]:
     """Lines of the user, up to /quit or the end."""
     if interactive:
         with contextlib.suppress(ImportError):
@@ -69,7 +74,7 @@ def prompts(interactive):
             yield line
 
 
-def answered(talk, prompt, console):
+def answered(talk: "Conversation", prompt: str, console: Console | None) -> bool:
     """Shows one answer on a rich Console, or nothing for None; False where there was none."""
     from dpad.cli.firming import show
 

@@ -4,7 +4,9 @@ import functools
 import json
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -14,20 +16,21 @@ from dpad import cli
 _SERVER = "fastapi uvicorn prometheus-client"
 TOGETHER = {"fastapi": _SERVER, "uvicorn": _SERVER, "prometheus_client": _SERVER}
 
+T = TypeVar("T")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def examples(lines):
+def examples(lines: Iterable[str]) -> str:
     """Epilogue of a help text, in Markdown: one example a line."""
     return "\n\n".join(("Examples:", *(f"* `{line}`" for line in lines)))
 
 
-def print_json(value):
+def print_json(value: object) -> None:
     """One JSON object on stdout."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-def guarded(command):
+def guarded(command: Callable[..., T]) -> Callable[..., T]:
     """`command` with every expected error turned into one line on stderr and an exit code.
 
     With ``--json`` the error is an object on stdout: ``{"error": {"type", "message"},
@@ -35,7 +38,7 @@ def guarded(command):
     """
 
     @functools.wraps(command)
-    def run(*args, **kwargs):
+    def run(*args: Any, **kwargs: Any) -> T:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
@@ -50,7 +53,7 @@ def guarded(command):
     return run
 
 
-def exit_code(error):
+def exit_code(error: BaseException) -> int | None:
     """The exit code that stands for an exception, or None: it is a defect, or not ours."""
     # By name: importing the classes here would hide the error where an import is what failed.
     names = {parent.__name__ for parent in type(error).__mro__}
@@ -67,10 +70,10 @@ def exit_code(error):
     return None
 
 
-def report(error, code, as_json):
+def report(error: Exception, code: int, as_json: bool) -> None:
     """Shows an error: one line, or JSON."""
     message = str(error)
-    if code == cli.MISSING and error.name:
+    if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]
         package = TOGETHER.get(module, module)
         message += f"; type: pip install {package}"
@@ -80,7 +83,7 @@ def report(error, code, as_json):
         typer.echo(f"dpad: {message}", err=True)
 
 
-def quiet_loading(always=False):
+def quiet_loading(always: bool = False) -> None:
     """Keeps Transformers' loading bars away from logs; a terminal shows them unless `always`."""
     if always or not sys.stderr.isatty():
         from transformers.utils import logging
@@ -88,7 +91,7 @@ def quiet_loading(always=False):
         logging.disable_progress_bar()
 
 
-def check_writable(option, path):
+def check_writable(option: str, path: Path) -> None:
     """ValueError if a file cannot be written there, before there is anything to write."""
     if not path.parent.is_dir():
         raise ValueError(f"{option} {path}: there is no folder {path.parent}")

@@ -1,6 +1,16 @@
 """Turns with a model: history through the chat template, answers as they are decoded."""
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from dpad.engine import Draft, Engine, Request
+    from dpad.generation.config import DPadGenerationConfig
+    from dpad.serving.text import TextStream
 
 
 @dataclass(frozen=True)
@@ -30,26 +40,35 @@ class Conversation:
         figures: of the last answer, a dict.
     """
 
-    def __init__(self, model, tokenizer, config, system="", prefill="", raw=False):
+    def __init__(
+        self,
+        model: "nn.Module",
+        tokenizer: "PreTrainedTokenizerBase",
+        config: "DPadGenerationConfig",
+        system: str = "",
+        prefill: str = "",
+        raw: bool = False,
+    ) -> None:
         self._model, self._tokenizer, self._config = model, tokenizer, config
         self._system, self._prefill = system, prefill
         self._raw = raw or not getattr(tokenizer, "chat_template", None)
         if self._raw and system:
             raise ValueError("--system: without a chat template there is no place for it")
-        self._engine, self.figures = None, None
+        self._engine: Engine | None = None
+        self.figures: dict[str, Any] = {}
         self.clear()
 
-    def clear(self):
+    def clear(self) -> None:
         """Forgets all turns but the system's."""
         self.turns = [{"role": "system", "content": self._system}] if self._system else []
 
-    def close(self):
+    def close(self) -> None:
         """Frees what decoding holds."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
 
-    def ask(self, prompt):
+    def ask(self, prompt: str) -> Iterator[Piece]:
         """Yields a `Piece` for every step; the turn joins the history once the answer has ended.
 
         Raises ValueError for what the tokenizer or the model refuses: too long, for example.
@@ -69,6 +88,8 @@ class Conversation:
                     text = stream.push(_until(event.tokens.tolist(), request.sequence.end_ids))
                     answer += text
                     yield Piece(text)
+                else:
+                    ended = event
             output = request.result()
         finally:
             request.cancel()  # an answer that is interrupted
@@ -77,14 +98,14 @@ class Conversation:
         self.turns.append({"role": "user", "content": prompt})
         self.turns.append({"role": "assistant", "content": answer + rest})
         self.figures = {
-            "tokens": event.usage.completion_tokens,
-            "forwards": event.usage.forwards,
-            "seconds": event.timings.total,
-            "finish_reason": event.reason,
+            "tokens": ended.usage.completion_tokens,
+            "forwards": ended.usage.forwards,
+            "seconds": ended.timings.total,
+            "finish_reason": ended.reason,
             "seed": output.seed,
         }
 
-    def _submit(self, prompt):
+    def _submit(self, prompt: str) -> "Request":
         from dpad.prompting import encode_chat, encode_text
 
         turn = {"role": "user", "content": prompt}
@@ -93,10 +114,10 @@ class Conversation:
         else:
             start = [{"role": "assistant", "content": self._prefill}]
             ids = encode_chat(self._tokenizer, [*self.turns, turn, *start])
-        options = {"generation_config": self._config, "stream": "drafts"}
-        return self._engine_for(len(ids)).submit(ids, **options)
+        engine = self._engine_for(len(ids))
+        return engine.submit(ids, generation_config=self._config, stream="drafts")
 
-    def _engine_for(self, length):
+    def _engine_for(self, length: int) -> "Engine":
         """An engine with room for a prompt of this length; room grows by powers of two."""
         import dpad
         from dpad.generation.api import merge
@@ -109,7 +130,9 @@ class Conversation:
             self._engine = engine.start()  # a thread of its own: an interrupt ends one answer only
         return self._engine
 
-    def _draft(self, stream, draft, end_ids):
+    def _draft(
+        self, stream: "TextStream", draft: "Draft", end_ids: Collection[int]
+    ) -> Iterator[tuple[str, bool]]:
         """(text, firm) of each token of a draft that shows, up to a committed end id."""
         shown = stream.copy()
         for token, is_open in zip(draft.tokens.tolist(), draft.open.tolist(), strict=True):
@@ -120,5 +143,5 @@ class Conversation:
                 yield text, not is_open
 
 
-def _until(tokens, end_ids):
+def _until(tokens: list[int], end_ids: Collection[int]) -> list[int]:
     return tokens[: next((i for i, token in enumerate(tokens) if token in end_ids), None)]

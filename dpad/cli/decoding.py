@@ -3,19 +3,29 @@
 import functools
 import inspect
 import json
-from typing import Annotated
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dpad import threads
 from dpad.cli.common import quiet_loading
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from dpad.generation.config import DPadGenerationConfig
+    from dpad.models.hf.interface import NativeModel
+
 Model = Annotated[
     str, typer.Argument(help='Repository or folder; "demo" is the shipped tiny model.')
 ]
 
 
-def option(text, panel, *names, **more):
+Load = Callable[[], tuple["NativeModel", "PreTrainedTokenizerBase"]]
+
+
+def option(text: str, panel: str, *names: str, **more: Any) -> Any:
     """A `typer.Option` with its help and where that stands."""
     return typer.Option(*names, help=text, rich_help_panel=panel, **more)
 
@@ -50,11 +60,11 @@ def configured(
     suffix_density: Annotated[float | None, option("Share of the window.", "Suffix")] = None,
     suffix_count: Annotated[float | None, option("Number of positions.", "Suffix")] = None,
     suffix_near: Annotated[int | None, option("Nearest, always kept.", "Suffix")] = None,
-):
+) -> "DPadGenerationConfig":
     """The `DPadGenerationConfig` that these options ask for."""
     import dpad
 
-    suffix = {
+    fields: dict[str, Any] = {
         "kind": suffix_kind,
         "window": suffix_window,
         "decay": suffix_decay,
@@ -63,7 +73,7 @@ def configured(
         "count": suffix_count,
         "near": suffix_near,
     }
-    suffix = {name: value for name, value in suffix.items() if value is not None}
+    suffix = {name: value for name, value in fields.items() if value is not None}
     options = {
         "max_new_tokens": max_new_tokens,
         "block_length": block_length,
@@ -90,10 +100,10 @@ def loader(
         int | None,
         typer.Option("--threads", help="CPU threads; default: OMP_NUM_THREADS, or idle cores."),
     ] = None,
-):
+) -> Load:
     """A function that gives (model, tokenizer) by these options."""
 
-    def load():
+    def load() -> tuple["NativeModel", "PreTrainedTokenizerBase"]:
         from dpad.loading import load
 
         quiet_loading(always=model == "demo")
@@ -103,7 +113,7 @@ def loader(
     return load
 
 
-def asks(**makers):
+def asks(**makers: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the options of functions, and what these make of them.
 
     Args:
@@ -111,27 +121,27 @@ def asks(**makers):
             They are called in this order. An option that several have is one option.
     """
 
-    def decorate(command):
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
         parts = {name: inspect.signature(maker).parameters for name, maker in makers.items()}
         own = {n: p for n, p in inspect.signature(command).parameters.items() if n not in makers}
-        merged = {}
+        merged: dict[str, inspect.Parameter] = {}
         for parameters in (own, *parts.values()):
             for name, parameter in parameters.items():
                 merged.setdefault(name, parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
         @functools.wraps(command)
-        def run(**given):
+        def run(**given: Any) -> None:
             made = {n: maker(**{p: given[p] for p in parts[n]}) for n, maker in makers.items()}
             return command(**made, **{name: given[name] for name in own})
 
-        run.__signature__ = inspect.Signature(list(merged.values()))
+        setattr(run, "__signature__", inspect.Signature(list(merged.values())))  # noqa: B010
         run.__annotations__ = {name: parameter.annotation for name, parameter in merged.items()}
         return run
 
     return decorate
 
 
-def assignments(words):
+def assignments(words: Iterable[str]) -> dict[str, Any]:
     """``name=value`` words as a dict; values are JSON where they can be, else text."""
     found = {}
     for word in words:
@@ -145,7 +155,7 @@ def assignments(words):
     return found
 
 
-def configuration(preset, options):
+def configuration(preset: str | None, options: dict[str, Any]) -> "DPadGenerationConfig":
     """`DPadGenerationConfig` of a preset's values under `options`; ValueError if unknown."""
     from dpad.generation import presets
     from dpad.generation.config import DPadGenerationConfig

@@ -21,7 +21,7 @@ def command(
     no_picture: Annotated[bool, typer.Option("--no-picture", help="Draw nothing.")] = False,
     seed: Annotated[int, typer.Option(help="Of the problems.")] = 0,
     json_output: Json = False,
-):
+) -> None:
     """Race ordinary decoding against dpad on the shipped tiny model, then count what it cost.
 
     Half a minute on two cores. Without a terminal the panes become lines of text.

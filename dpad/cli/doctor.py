@@ -1,5 +1,8 @@
 """``dpad doctor``."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +14,7 @@ NAME = "doctor"
 EXAMPLES = ("dpad doctor", "dpad doctor --json")
 
 
-def command(json_output: Json = False):
+def command(json_output: Json = False) -> None:
     """Show versions, compiled modules and devices, and check every operator against its twin.
 
     Takes a few seconds. Exit code 1 when an operator disagrees with its plain-torch twin. DPAD_ISA
@@ -28,7 +31,7 @@ def command(json_output: Json = False):
         raise typer.Exit(cli.FAILED)
 
 
-def render(found, console):
+def render(found: dict[str, Any], console: Console) -> None:
     """The report as text."""
     lines = [(name, value or "not installed") for name, value in found["versions"].items()]
     cuda = [f"{d['name']}, capability {d['capability']}" for d in found["cuda"]]
@@ -55,7 +58,7 @@ def render(found, console):
     console.print(f"{verdict} ({found['seconds']:.1f} s)", style="red" if wrong else "green")
 
 
-def _threads(found):
+def _threads(found: dict[str, float]) -> str:
     if found["team"] == 1:
         return "one"
     return (
@@ -64,11 +67,11 @@ def _threads(found):
     )
 
 
-def _list(values):
+def _list(values: Iterable[str]) -> str:
     return ", ".join(values) or "none"
 
 
-def _table(rows):
+def _table(rows: Iterable[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("operator", "device", "dtype", "runs on"):
         table.add_column(name, no_wrap=True)

@@ -26,7 +26,7 @@ def command(
     ] = None,
     concurrent: Annotated[int, typer.Option(help="Requests to the server at a time.")] = 8,
     json_output: Json = False,
-):
+) -> None:
     """Run lm-evaluation-harness with dpad's models in it.
 
     Everything else is the harness's own command line, as with python -m dpad.eval; the harness
@@ -47,7 +47,7 @@ def command(
     main(words)
 
 
-def only_model(server):
+def only_model(server: str) -> str:
     """Name of the model that a server has; ValueError for several, OSError where nobody answers."""
     import json
     import os
@@ -63,7 +63,7 @@ def only_model(server):
     return names[0]
 
 
-def arguments(server, name, concurrent, chat):
+def arguments(server: str, name: str, concurrent: int, chat: bool) -> str:
     """What the harness's model of a server is told: of chat, or of completions."""
     values = {
         "model": name,

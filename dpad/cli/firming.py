@@ -1,10 +1,15 @@
 """An answer in a terminal: finished text stays, the draft behind it is drawn anew every step."""
 
+from collections.abc import Iterable
+
+from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from dpad.cli.conversation import Piece
 
-def show(pieces, console):
+
+def show(pieces: Iterable[Piece], console: Console | None) -> None:
     """Shows the `Piece`s of an answer on a rich Console; None only takes them.
 
     Without a terminal only finished text is printed, as it comes.
@@ -22,7 +27,7 @@ def show(pieces, console):
         console.out()
 
 
-def _draw(pieces, console):
+def _draw(pieces: Iterable[Piece], console: Console) -> None:
     """Whole paragraphs go up into the terminal's history; the last one is drawn again and again."""
     paragraph = ""
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -36,7 +41,7 @@ def _draw(pieces, console):
     console.print(Text(paragraph))
 
 
-def _last_lines(paragraph, draft, console):
+def _last_lines(paragraph: str, draft: Iterable[tuple[str, bool]], console: Console) -> Text:
     """The end of a paragraph and its draft, as much as the terminal can show."""
     text = Text(paragraph)
     for part, firm in draft:

@@ -3,13 +3,21 @@
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import dpad
 from dpad.cli.common import Json, check_writable, print_json
-from dpad.cli.decoding import Model, asks, configured, loader
+from dpad.cli.decoding import Load, Model, asks, configured, loader
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+    from transformers.generation.streamers import BaseStreamer
+
+    from dpad.generation.config import DPadGenerationConfig
+    from dpad.models.hf.interface import NativeModel
 
 NAME = "generate"
 EXAMPLES = (
@@ -28,8 +36,8 @@ EXAMPLES = (
 def command(
     model: Model,
     prompt: Annotated[str, typer.Option(help='User turn; "-" reads it from stdin.')],
-    config,
-    load,
+    config: "DPadGenerationConfig",
+    load: Load,
     prefill: Annotated[str, typer.Option(help="Given start of the answer.")] = "",
     raw: Annotated[bool, typer.Option("--raw", help="Do not use the chat template.")] = False,
     infill: Annotated[
@@ -38,7 +46,7 @@ def command(
     ] = False,
     trace: Annotated[Path | None, typer.Option(help="Write every commit to this file.")] = None,
     json_output: Json = False,
-):
+) -> None:
     """Answer one prompt; finished blocks appear as they are decoded.
 
     Weights are loaded by dpad's own class (no remote code). What no option gives is the default of
@@ -67,7 +75,9 @@ def command(
     )
 
 
-def encode(tokenizer, prompt, prefill="", raw=False):
+def encode(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, prefill: str = "", raw: bool = False
+) -> "torch.Tensor":
     """Token ids of a prompt, int64 ``[1, length]``, by the chat template if there is one."""
     import torch
 
@@ -84,26 +94,26 @@ def encode(tokenizer, prompt, prefill="", raw=False):
     return torch.tensor([ids], dtype=torch.int64)
 
 
-def _streamer(tokenizer, whole=False):
+def _streamer(tokenizer: "PreTrainedTokenizerBase", whole: bool = False) -> "BaseStreamer":
     """Prints the answer, or the `whole` text, as it comes; nothing at all where none was begun."""
     from transformers import TextStreamer
 
     class Printer(TextStreamer):
         begun = False
 
-        def put(self, value):
+        def put(self, value: "torch.Tensor") -> None:
             prompt = self.next_tokens_are_prompt and not whole
             super().put(value)
             self.begun = self.begun or not prompt
 
-        def end(self):
+        def end(self) -> None:
             if self.begun:
                 super().end()
 
     return Printer(tokenizer, skip_prompt=not whole, skip_special_tokens=True)
 
 
-def note_of(prompt):
+def note_of(prompt: str) -> str | None:
     """What is to be said of a prompt for the shipped model, or None."""
     from dpad import demo
 
@@ -117,7 +127,14 @@ def note_of(prompt):
     return None
 
 
-def answer(model, tokenizer, ids, config, stream=False, trace=None):
+def answer(
+    model: "NativeModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    ids: "torch.Tensor",
+    config: "DPadGenerationConfig",
+    stream: bool = False,
+    trace: Path | None = None,
+) -> dict[str, Any]:
     """Decodes one prompt and returns what ``--json`` prints; `stream` prints finished blocks."""
     from dpad.generation.api import merge
     from dpad.models.adapter import find_adapter
@@ -133,7 +150,7 @@ def answer(model, tokenizer, ids, config, stream=False, trace=None):
         trace=trace is not None,
     )
     seconds = time.perf_counter() - begun
-    if trace is not None:
+    if trace is not None and out.trace is not None:
         out.trace.with_text(tokenizer).save(trace)
     tokens = out.sequences[0, 0 if config.infill else ids.shape[1] :].tolist()
     ends = set() if config.infill else set(find_adapter(model).end_ids)

@@ -1,7 +1,7 @@
 """``dpad plot``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,7 @@ def command(
     row: Annotated[int, typer.Option(help="Row of the batch.")] = 0,
     theme: Annotated[str, typer.Option(help="light or dark.")] = "light",
     json_output: Json = False,
-):
+) -> None:
     """Draw a trace.
 
     overview: kept slots of each block above commits over time; kept and timeline: one of the two;
@@ -53,7 +53,8 @@ def command(
         animate(events, output, row, theme=theme)
     else:
         drawn = VIEWS[view](events, row, theme=theme)
-        getattr(drawn, "figure", drawn).savefig(output)
+        figure: Any = getattr(drawn, "figure", drawn)
+        figure.savefig(output)
     if json_output:
         print_json({"picture": str(output)})
     else:

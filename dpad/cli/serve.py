@@ -1,11 +1,14 @@
 """``dpad serve``."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dpad.cli.common import Json, print_json
-from dpad.cli.decoding import Model, asks, assignments, configuration, loader, option
+from dpad.cli.decoding import Load, Model, asks, assignments, configuration, loader, option
+
+if TYPE_CHECKING:
+    from dpad.models.hf.interface import NativeModel
 
 NAME = "serve"
 EXAMPLES = (
@@ -20,7 +23,7 @@ TOKENS = 65536  # K/V slots, where they fit
 @asks(load=loader)
 def command(
     model: Model,
-    load,
+    load: Load,
     host: Annotated[str, option("Address to listen on.", "Network")] = "127.0.0.1",
     port: Annotated[int, option("Port; 0: any free one.", "Network")] = 8000,
     api_key: Annotated[
@@ -57,7 +60,7 @@ def command(
     ] = None,
     log_level: Annotated[str, typer.Option(help="error, warning, info or debug.")] = "info",
     json_output: Json = False,
-):
+) -> None:
     """Serve a model behind OpenAI's interface, to this machine only unless told otherwise.
 
     Routes: /v1/completions, /v1/chat/completions, /v1/models, /health, /ready, /metrics. SIGTERM
@@ -80,7 +83,11 @@ def command(
     config = configuration(preset, assignments(more or ()))
     loaded, tokenizer = load()
     dpad.patch(loaded)
-    sizes = {"max_sequences": max_sequences, "queue": queue, "max_length": max_length}
+    sizes: dict[str, Any] = {
+        "max_sequences": max_sequences,
+        "queue": queue,
+        "max_length": max_length,
+    }
     engine = dpad.Engine(loaded, max_tokens=max_tokens or _fitting(loaded, sizes), **sizes)
     # Pages of other sites may make a browser ask this machine by another name.
     hosts = [*LOOPBACK, "[::1]"] if local and not api_key else None
@@ -100,7 +107,7 @@ def command(
         Server(app, engine, host, port, drain, log_level, tell).run()
 
 
-def _fitting(model, sizes):
+def _fitting(model: "NativeModel", sizes: dict[str, Any]) -> int:
     """K/V slots that fit, `TOKENS` at most."""
     import dpad
 

@@ -6,6 +6,7 @@ step can be captured. Nothing is read back.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 
@@ -37,17 +38,17 @@ class Seen:
     suppress: torch.Tensor
     memory: "Memory | None" = None
 
-    def of(self, column):
+    def of(self, column: int) -> torch.Tensor:
         """A number of each row's sequence."""
         return self.targets.spread(self.numbers[:, column])
 
     @cached_property
-    def sequence(self):
+    def sequence(self) -> torch.Tensor:
         """Number of the sequence of each row."""
         count = self.targets.length.shape[0]
         return self.targets.spread(torch.arange(count, device=self.masked.device))
 
-    def total(self, values):
+    def total(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over the masked rows of each sequence, float64 ``[batch]``."""
         found = torch.zeros_like(self.numbers[:, 0])
         return found.index_add_(0, self.sequence, torch.where(self.masked, values, 0.0))
@@ -64,7 +65,7 @@ class Memory:
         MemoryError: it does not fit, with the bytes.
     """
 
-    def __init__(self, rows, width, vocab, device):
+    def __init__(self, rows: int, width: int, vocab: int, device: torch.device) -> None:
         wanted, free = 4 * (rows + 1) * width * vocab, devices.free_bytes(device)
         if free is not None and wanted > free:
             raise MemoryError(
@@ -76,18 +77,24 @@ class Memory:
         self.ids = torch.zeros(rows + 1, width, vocab, device=device)
         self.steps = torch.zeros(rows + 1, width, dtype=torch.int64, device=device)
 
-    def places(self, targets):
+    def places(self, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
         """Where the numbers of each row stand."""
         row, position = targets.places()
         return row.clamp(max=self._rows), position % self.steps.shape[1]
 
-    def forget(self, rows):
+    def forget(self, rows: torch.Tensor) -> None:
         """Before the first step of a block; `rows` int64 of the canvas."""
         self.ids.index_fill_(0, rows, 0)
         self.steps.index_fill_(0, rows, 0)
 
 
-def credited(logits, targets, masked, numbers, memory):
+def credited(
+    logits: torch.Tensor,
+    targets: Targets,
+    masked: torch.Tensor,
+    numbers: torch.Tensor,
+    memory: Memory,
+) -> torch.Tensor:
     """Logits + alpha log(1 + credit); the credits of this step are added first."""
     at = memory.places(targets)
     _, alpha, gamma, beta = (targets.spread(numbers[:, i])[:, None] for i in range(MOST_NUMBERS))
@@ -99,20 +106,21 @@ def credited(logits, targets, masked, numbers, memory):
     return (logits + alpha.to(logits.dtype) * torch.log1p(credit)).to(logits.dtype)
 
 
-def ranked(kind, seen):
+def ranked(kind: str, seen: Seen) -> torch.Tensor:
     """What the operator ranks, float64 ``[rows]``: at least `ACCEPTED` where the rule accepts."""
     accepted, score = RULES[kind](seen)
     found = torch.where(accepted & seen.masked, ACCEPTED + score.clamp(min=0), score)
     return torch.where(seen.probability.isnan(), seen.probability, found)
 
 
-def _streaming(seen):
+def _streaming(seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
     left = seen.targets.spread(seen.total(torch.ones_like(seen.probability))) / seen.of(LENGTH)
     return seen.probability >= seen.of(0) * (1 - seen.of(1) * (1 - left)), seen.probability
 
 
-def _klass(seen):
-    memory, at = seen.memory, seen.memory.places(seen.targets)
+def _klass(seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
+    memory = cast("Memory", seen.memory)
+    at = memory.places(seen.targets)
     now, before = seen.logits.float().softmax(-1), memory.ids[at]
     divergence = (now * (torch.log(now + _EPS) - torch.log(before + _EPS))).sum(-1)
     # Before the first step all probabilities are 0, which is far from everything.
@@ -121,7 +129,7 @@ def _klass(seen):
     return (seen.probability > seen.of(0)) & (steps >= seen.of(2)), seen.probability
 
 
-def _prophet(seen):
+def _prophet(seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
     two = seen.logits.index_fill(-1, seen.suppress, -torch.inf).topk(2, -1).values.double()
     gaps, count = seen.total(two[:, 0] - two[:, 1]), seen.total(torch.ones_like(seen.probability))
     progress = seen.numbers[:, PROGRESS]
@@ -130,7 +138,7 @@ def _prophet(seen):
     return seen.targets.spread(gaps >= bound * count), seen.probability
 
 
-def _leap(seen):
+def _leap(seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
     # Sequences stand far apart on one line, so that no anchor is near another's rows.
     place = seen.sequence * 2**40 + seen.targets.position
     anchor = seen.masked & (seen.probability >= seen.of(0))
@@ -140,7 +148,7 @@ def _leap(seen):
     return anchor | (near & (seen.probability >= seen.of(1))), seen.probability
 
 
-def _prefix(seen):
+def _prefix(seen: Seen) -> tuple[torch.Tensor, torch.Tensor]:
     unsure = seen.masked & ~(seen.probability >= seen.of(0))
     last = torch.where(unsure, seen.sequence, -1).cummax(0).values
     return last != seen.sequence, -seen.targets.position.double() - 1

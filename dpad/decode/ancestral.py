@@ -7,12 +7,16 @@ each token stays with weight 1 - sigma, or becomes a mask again with weight sigm
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from dpad.decode.adaptive import WIDTH
+from dpad.decode.layout import Targets
 from dpad.values import one_of, real, refuse
+
+if TYPE_CHECKING:
+    from dpad.decode.canvas import Canvas
 
 EPS = 1e-5  # the last of the published times
 # Columns of the numbers of a step.
@@ -82,43 +86,44 @@ def remask(name: str, value: Any) -> Remask:
     return Remask(**{"kind": None, **given})
 
 
-def numbers(remask, time, step, by_zero=False):
+def numbers(
+    remask: Remask | None, time: float | None, step: float, by_zero: bool = False
+) -> tuple[float, ...]:
     """What the device is told of the step from time t to t - `step`; None: of the last one, which
     `by_zero` is as in BD3-LM's program: all weights are infinite or, outside the nucleus, no
     numbers.
     """
     a, b, sigma = (1.0, 0.0, 0.0) if time is None else _weights(remask, time, time - step)
-    flags = float(bool(remask) and remask.kind == "conf"), float(time is None)
+    flags = float(remask is not None and remask.kind == "conf"), float(time is None)
     return (a, b, sigma, *flags, float(by_zero and time is None))
 
 
-def _weights(remask, t, s):
+def _weights(remask: Remask | None, t: float, s: float) -> tuple[float, float, float]:
     """(a, b, sigma) of a step."""
     if remask is None:
         return t - s, s, 0.0
-    kind = remask.kind
+    kind, eta = remask.kind, remask.eta or 0.0
     if kind == "loop":
-        on, off, alpha = remask.t_on, remask.t_off, remask.alpha_on
+        on, off, alpha = (cast("float", x) for x in (remask.t_on, remask.t_off, remask.alpha_on))
         if t > on:
             t, s = (1 - (1 - x) * alpha / (1 - on) for x in (t, s))
             return t - s, s, 0.0
         if t <= off:
             t, s = (x * (1 - alpha) / off for x in (t, s))
             return t - s, s, 0.0
-        return _renoised(alpha, alpha, remask.eta)
+        return _renoised(alpha, alpha, eta)
     alpha_t, alpha_s = 1 - t, 1 - s
     most = min(1.0, (1 - alpha_s) / alpha_t) if alpha_t > 0 else 1.0
     if kind == "conf":
         return *_renoised(alpha_t, alpha_s, 0.0)[:2], most
-    sigma = {
-        "cap": lambda: min(remask.eta, most),
-        "rescale": lambda: remask.eta * most,
-        "forward-backward": lambda: (alpha_s - alpha_t) / alpha_t if alpha_t > 0 else 1.0,
-    }[kind]()
-    return _renoised(alpha_t, alpha_s, sigma)
+    if kind == "cap":
+        return _renoised(alpha_t, alpha_s, min(eta, most))
+    if kind == "rescale":
+        return _renoised(alpha_t, alpha_s, eta * most)
+    return _renoised(alpha_t, alpha_s, (alpha_s - alpha_t) / alpha_t if alpha_t > 0 else 1.0)
 
 
-def _renoised(alpha_t, alpha_s, sigma):
+def _renoised(alpha_t: float, alpha_s: float, sigma: float) -> tuple[float, float, float]:
     """The weights of masks whose tokens are masked again with probability sigma."""
     a = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
     return a, max((1 - alpha_s - sigma * alpha_t) / (1 - alpha_t), 0.0), sigma
@@ -136,17 +141,25 @@ class Race:
         of: float64 ``[batch, WIDTH]``, the `numbers` of each sequence.
     """
 
-    def __init__(self, filtered, targets, canvas, of, mask_id):
-        self._filtered, self._mask_id, self.again = filtered, mask_id, None
+    def __init__(
+        self,
+        filtered: torch.Tensor,
+        targets: Targets,
+        canvas: "Canvas",
+        of: torch.Tensor,
+        mask_id: int,
+    ) -> None:
+        self._filtered, self._mask_id = filtered, mask_id
+        self.again: torch.Tensor | None = None
         self.at_random = 1 - of[:, FINAL]
-        at, column = targets.places(), lambda i: targets.spread(of[:, i])
+        at = targets.places()
         token = canvas.tokens[at]
         self._masked = token == mask_id
         # What was never committed, as text that is filled in around, stays.
         committed = torch.where(canvas.committed_at[at] >= 0, canvas.committed[at], torch.inf)
         sigma = _sigma(targets, committed, of)
-        token_wins = torch.where(self._masked, column(MASKED), 1 - sigma)
-        mask_wins = torch.where(self._masked, column(STAYS), sigma)
+        token_wins = torch.where(self._masked, targets.spread(of[:, MASKED]), 1 - sigma)
+        mask_wins = torch.where(self._masked, targets.spread(of[:, STAYS]), sigma)
         own = torch.full_like(filtered, -torch.inf).scatter(-1, token[:, None], 0.0)
         self.logits = torch.where(self._masked[:, None], filtered.log_softmax(-1), own)
         self.logits += torch.log(token_wins).clamp(min=_NEVER).to(filtered.dtype)[:, None]
@@ -154,10 +167,12 @@ class Race:
         # The first id that is no number wins, or the first one.
         outside = (filtered == -torch.inf).to(filtered.dtype)
         outside[:, mask_id].fill_(-torch.inf)
-        divided = self._masked & (column(BY_ZERO) > 0)
+        divided = self._masked & (targets.spread(of[:, BY_ZERO]) > 0)
         self.logits = torch.where(divided[:, None], outside, self.logits)
 
-    def decided(self, token, probability):
+    def decided(
+        self, token: torch.Tensor, probability: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """(the token to commit, what the operator ranks) of each row: 0 where a token was drawn, 1
         where the mask, NaN for NaN logits.
         """
@@ -168,7 +183,7 @@ class Race:
         return torch.where(to_mask, best, token), ranked
 
 
-def _sigma(targets, committed, of):
+def _sigma(targets: Targets, committed: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
     """The probability that each row's token is masked again; `committed`: that of its commit, or
     infinite.
     """

@@ -1,7 +1,10 @@
 """Attention of a pass: dpad's operator, and torch's for sequences of many rows on a GPU."""
 
+from typing import Protocol, cast
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from dpad import ops
 from dpad.decode.device import WIDE_ATTENTION
@@ -9,6 +12,22 @@ from dpad.decode.device import WIDE_ATTENTION
 # `block_attention` reads K and V of a sequence once for every 96 rows; torch's kernels have larger
 # tiles. They want tensors of the exact length, which the host knows where no graph is captured.
 WIDE_ROWS = 256
+
+# (rows, K/V start, keys) of every stream of a sequence.
+Sizes = tuple[tuple[int, int, int], ...]
+Run = tuple[int, int, int, bool]
+
+
+class Rows(Protocol):
+    """The rows of a pass, as a `Layout` has them."""
+
+    slot: Tensor
+    position: Tensor
+    q_offsets: Tensor
+    n_keys: Tensor
+    kv_start: Tensor
+    max_position: int
+    sizes: Sizes | None
 
 
 class Attention:
@@ -24,24 +43,41 @@ class Attention:
         key_limit: int64 ``[rows]``, each row's own limit of the slots it looks at, or None.
     """
 
-    def __init__(self, layout, scale, like, grouped, key_mask=None, key_limit=None):
+    def __init__(
+        self,
+        layout: Rows,
+        scale: float,
+        like: Tensor,
+        grouped: bool,
+        key_mask: Tensor | None = None,
+        key_limit: Tensor | None = None,
+    ) -> None:
         self._layout, self._scale, self._key_mask = layout, scale, key_mask
         self._key_limit = key_limit
         self._grouped = grouped
         # Without 16-bit kernels or with a mask, torch's grouped heads and masks cost more memory.
         whole = key_mask is None and key_limit is None
         fits = whole and (like.element_size() == 2 or not grouped)
-        wide = layout.sizes is not None and like.device.type in WIDE_ATTENTION and fits
-        self._runs = _runs(layout.sizes) if wide else None
+        wide = like.device.type in WIDE_ATTENTION and fits
+        self._runs = _runs(layout.sizes) if wide and layout.sizes is not None else None
 
-    def __call__(self, q, k_cache, v_cache):
+    def __call__(self, q: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         """``[rows, heads, head_dim]`` for all rows of the pass and the layer's caches."""
         if self._runs is None:
             return self.of_rows(q, k_cache, v_cache, self._layout.q_offsets)
         parts = [self._run(run, q, k_cache, v_cache) for run in self._runs]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def of_rows(self, q, k_cache, v_cache, offsets, first=0, end=None, rows=None):
+    def of_rows(
+        self,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        offsets: Tensor,
+        first: int = 0,
+        end: int | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
         """The same for the rows of sequences ``[first, end)``, by dpad's operator; ``offsets`` from
         0 on; `rows` int64 are the pass's rows that q has, None: all.
         """
@@ -54,9 +90,9 @@ class Attention:
             q, k_cache, v_cache, offsets, kv_start, n_keys, self._scale, mask, limit
         )
 
-    def _run(self, run, q, k_cache, v_cache):
+    def _run(self, run: Run, q: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         first, count, sequence, wide = run
-        sizes = self._layout.sizes[sequence : sequence + count]
+        sizes = cast("Sizes", self._layout.sizes)[sequence : sequence + count]
         rows = sum(n for n, _, _ in sizes)
         q = q[first : first + rows]
         if not wide:
@@ -64,12 +100,11 @@ class Attention:
             return self.of_rows(q, k_cache, v_cache, offsets, sequence, sequence + count)
         k, v = (_slices(t, sizes) for t in (k_cache, v_cache))
         q = q.unflatten(0, (count, -1)).transpose(1, 2)
-        options = {"scale": self._scale, "enable_gqa": self._grouped}
-        out = F.scaled_dot_product_attention(q, k, v, **options)
+        out = F.scaled_dot_product_attention(q, k, v, scale=self._scale, enable_gqa=self._grouped)
         return out.transpose(1, 2).flatten(0, 1)
 
 
-def _slices(cache, sizes):
+def _slices(cache: Tensor, sizes: Sizes) -> Tensor:
     """The keys of sequences of one run, ``[count, num_kv_heads, keys, head_dim]``: a view."""
     _, start, keys = sizes[0]
     step = sizes[1][1] - start if len(sizes) > 1 else keys
@@ -79,13 +114,14 @@ def _slices(cache, sizes):
     return cache.as_strided(size, (step * slots, heads, slots, dims), at)
 
 
-def _runs(sizes):
+def _runs(sizes: Sizes) -> list[Run] | None:
     """(first row, sequences, first sequence, whether wide) of neighbours that go together.
 
     Wide ones do where rows and keys are equal and their starts follow each other at one distance.
     None if no sequence is wide.
     """
-    runs, first = [], 0
+    runs: list[Run] = []
+    first = 0
     for sequence, (rows, start, keys) in enumerate(sizes):
         wide, step = rows >= WIDE_ROWS, start - sizes[sequence - 1][1]
         same = bool(runs) and wide == runs[-1][3]

@@ -5,25 +5,30 @@ as itself: there are no pages, and nothing is ever moved.
 """
 
 from bisect import insort
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from dpad.decode import device as devices
 from dpad.decode import forked
+from dpad.models.adapter import Adapter
 
 
 class Ranges:
     """Which of `size` slots are free: (start, length) of every gap, ascending."""
 
-    def __init__(self, size=0):
-        self.size, self.gaps = size, [(0, size)] if size else []
+    def __init__(self, size: int = 0) -> None:
+        self.size = size
+        self.gaps: list[tuple[int, int]] = [(0, size)] if size else []
 
     @property
-    def free(self):
+    def free(self) -> int:
         """Free slots, in all gaps together."""
         return sum(length for _, length in self.gaps)
 
-    def take(self, length):
+    def take(self, length: int) -> int | None:
         """The first slot of a range of `length`, or None where no gap is as long."""
         for number, (start, gap) in enumerate(self.gaps):
             if gap >= length:
@@ -32,10 +37,10 @@ class Ranges:
                 return start
         return None
 
-    def give(self, start, length):
+    def give(self, start: int, length: int) -> None:
         """Takes back a range that was given out."""
         insort(self.gaps, (start, length))
-        joined = []
+        joined: list[tuple[int, int]] = []
         for gap in self.gaps:
             if joined and sum(joined[-1]) == gap[0]:
                 gap = (joined[-1][0], joined.pop()[1] + gap[1])
@@ -43,13 +48,13 @@ class Ranges:
         self.gaps = joined
 
 
-def slot_bytes(adapter):
+def slot_bytes(adapter: Adapter) -> int:
     """Bytes of K and V of one slot in all layers."""
     values = 2 * len(adapter.layers) * adapter.num_kv_heads * adapter.head_dim
     return values * adapter.dtype.itemsize
 
 
-def _shape(adapter):
+def _shape(adapter: Adapter) -> tuple[Any, ...]:
     layers = len(adapter.layers)
     return layers, adapter.num_kv_heads, adapter.head_dim, adapter.dtype, adapter.device
 
@@ -62,21 +67,21 @@ class KVArena:
     addresses looks at it.
     """
 
-    def __init__(self):
-        self.layers, self.generation = [], 0
-        self.ranges = Ranges()
-        self._shape = None
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] = []
+        self.generation, self.ranges = 0, Ranges()
+        self._shape: tuple[Any, ...] | None = None
 
     @property
-    def slots(self):
+    def slots(self) -> int:
         """Slots of the arena."""
         return self.ranges.size
 
-    def holds(self, adapter, slots):
+    def holds(self, adapter: Adapter, slots: int) -> bool:
         """Whether the buffers fit the model and have so many slots."""
         return self._shape == _shape(adapter) and self.slots >= slots
 
-    def reserve(self, adapter, slots):
+    def reserve(self, adapter: Adapter, slots: int) -> None:
         """Room for `slots` slots.
 
         Raises:
@@ -99,27 +104,27 @@ class KVArena:
                 f"{adapter.device}: use micro_batch or a shorter canvas"
             )
         size = adapter.num_kv_heads, slots, adapter.head_dim
-        new = {"dtype": adapter.dtype, "device": adapter.device}
-        self.layers = [(torch.zeros(size, **new), torch.zeros(size, **new)) for _ in adapter.layers]
+        new = partial(torch.zeros, size, dtype=adapter.dtype, device=adapter.device)
+        self.layers = [(new(), new()) for _ in adapter.layers]
         self._shape, self.ranges = _shape(adapter), Ranges(slots)
 
-    def copy(self, source, target, count):
+    def copy(self, source: int, target: int, count: int) -> None:
         """Copies K and V of `count` slots from slot `source` on to those from `target` on."""
         for pair in self.layers:
             for cache in pair:
                 cache[:, target : target + count] = cache[:, source : source + count]
 
-    def release(self):
+    def release(self) -> None:
         """Frees the buffers."""
         self.layers, self._shape, self.ranges = [], None, Ranges()
         self.generation += 1
 
     @property
-    def device(self):
+    def device(self) -> torch.device | None:
         """Where the buffers are; None if there are none."""
         return self.layers[0][0].device if self.layers else None
 
     @property
-    def bytes(self):
+    def bytes(self) -> int:
         """Size of all buffers in bytes."""
         return sum(t.numel() * t.element_size() for pair in self.layers for t in pair)

@@ -7,15 +7,18 @@ ones: rows of slot -1 (computed, never written) that look at one slot, and spare
 Everything that changes from step to step is on the device; the host copies it there in one piece.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, Self, cast
 
 import torch
 
 from dpad.decode import adaptive
+from dpad.decode.canvas import Canvas
 from dpad.decode.controls import Controls, power_of_two
 from dpad.decode.layout import Layout, Targets, tensors_of
 from dpad.decode.packed import Packed
-from dpad.decode.step import Decision
+from dpad.decode.step import Decision, DeviceStep
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Bucket:
     streams: int
 
     @classmethod
-    def of(cls, layout):
+    def of(cls, layout: Layout) -> Self:
         """The bucket of a pass of cached steps.
 
         Sequences go up to `sequences_of`, and each of those has room for a whole block. One more
@@ -50,7 +53,7 @@ class Bucket:
         return cls(sequences + padding, logit_rows + more, logit_rows, streams)
 
 
-def sequences_of(n):
+def sequences_of(n: int) -> int:
     """How many sequences n >= 1 are padded to: 1, 2, 4, 8, 12, 16, 24, 32 and so on.
 
     Up to 8 blocks of 32 rows a step is bound by reading the weights, and more rows cost nothing;
@@ -64,7 +67,14 @@ def sequences_of(n):
 class Inputs:
     """The inputs of a captured step: a layout and controls at fixed addresses on the device."""
 
-    def __init__(self, bucket, canvas, names, device, most_k=None):
+    def __init__(
+        self,
+        bucket: Bucket,
+        canvas: Canvas,
+        names: Collection[str],
+        device: torch.device,
+        most_k: int | None = None,
+    ) -> None:
         sequences, all_sequences = bucket.sequences, bucket.sequences * bucket.streams
         all_rows, all_logits = bucket.rows * bucket.streams, bucket.logit_rows * bucket.streams
         long, double = torch.int64, torch.float64
@@ -97,15 +107,19 @@ class Inputs:
         packed = Packed({name: shapes[name] for name in shapes if name in names})
         self._staging = packed.staging(device)
         self._device = torch.empty(packed.size, dtype=torch.int64, device=device)
-        self._filled, self._sent = None, {}  # the layout and the controls that stand there
+        # The layout and the controls that stand there.
+        self._filled: Layout | None = None
+        self._sent: dict[str, torch.Tensor] = {}
         self._host, found = packed.views(self._staging), packed.views(self._device)
-        layout = {n: found.get(n) for n in Layout.__dataclass_fields__ if n in shapes}
+        layout: dict[str, Any] = {
+            n: found.get(n) for n in Layout.__dataclass_fields__ if n in shapes
+        }
         last = canvas.tokens.shape[1] - 1
         self.layout = Layout(**layout, max_position=last)
-        controls = {n: t for n, t in found.items() if n not in layout}
+        controls: dict[str, Any] = {n: t for n, t in found.items() if n not in layout}
         self.controls = Controls(**controls, most_k=most_k)
 
-    def fill(self, layout=None, controls=None):
+    def fill(self, layout: Layout | None = None, controls: Controls | None = None) -> None:
         """Pads a pass to the bucket and sends it; without one, all is padding."""
         varying = {} if layout is None else tensors_of(controls)
         if layout is not None and layout is self._filled:
@@ -118,10 +132,16 @@ class Inputs:
         self._filled, self._sent = layout, varying
         self._device.copy_(self._staging, non_blocking=True)
 
-    def _pad(self, layout, given):
+    def _pad(self, layout: Layout | None, given: dict[str, torch.Tensor]) -> None:
         batch = 0 if layout is None else layout.length.shape[0]
         bucket = self.bucket
-        padding = {"slot": -1, "n_keys": 1, "length": 1, "quota": 1, "masks_to_leave": -1}
+        padding: dict[str, Any] = {
+            "slot": -1,
+            "n_keys": 1,
+            "length": 1,
+            "quota": 1,
+            "masks_to_leave": -1,
+        }
         padding |= {"scale": 1.0, "top_p": 1.0, "top_k": 1, "order_temperature": 1.0}
         padding["canvas_row"] = self.spare[: bucket.sequences - batch]
         ends = {"q_offsets": bucket.rows, "l_offsets": bucket.logit_rows}
@@ -142,7 +162,7 @@ class Inputs:
             to[:, have.shape[1] :] = padding.get(name, 0)
 
 
-def _offsets(to, have, streams, last):
+def _offsets(to: torch.Tensor, have: torch.Tensor | None, streams: int, last: int) -> None:
     """Offsets of all streams: those of the live sequences, none, and `last` for the last one."""
     one = to.new_empty((to.shape[0] - 1) // streams + 1)
     count = 1 if have is None else (have.shape[0] - 1) // streams + 1
@@ -161,22 +181,30 @@ class CapturedStep:
     `watched`: whether what it decided is kept for `decided`; else graphs share the logits' memory.
     """
 
-    def __init__(self, step, inputs, capture, pool, watched):
+    def __init__(
+        self,
+        step: DeviceStep,
+        inputs: Inputs,
+        capture: Callable[..., Any],
+        pool: Any,
+        watched: bool,
+    ) -> None:
         self._step, self._inputs = step, inputs
-        self._watched, self._decision = watched, None
+        self._watched = watched
+        self._decision: Decision | None = None
         inputs.fill()  # what is run before the capture must change nothing
         self._graph = capture(self._run, pool)
 
-    def _run(self):
+    def _run(self) -> None:
         decision = self._step(self._inputs.layout, self._inputs.controls)
         if self._watched:
             self._decision = decision
 
-    def __call__(self, layout, controls):
+    def __call__(self, layout: Layout, controls: Controls) -> None:
         self._inputs.fill(layout, controls)
         self._graph.replay()
 
-    def decided(self, layout):
+    def decided(self, layout: Layout) -> tuple[Targets, Decision]:
         """Copies of the `Targets` and the `Decision` of the pass that was replayed last."""
         batch, count = layout.length.shape[0], layout.target.shape[0]
         fixed = self._inputs.layout
@@ -186,4 +214,5 @@ class CapturedStep:
             fixed.target[:count].clone(),
             fixed.length[:batch].clone(),
         )
-        return targets, Decision(*(t[:count].clone() for t in self._decision))
+        decision = cast("Decision", self._decision)
+        return targets, Decision(*(t[:count].clone() for t in decision))

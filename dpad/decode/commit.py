@@ -1,11 +1,11 @@
 """Commit rules: which of the predicted tokens of a block are kept in a step."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from dpad import ops
 from dpad.decode import adaptive, ancestral
-from dpad.decode.rules import AdaptiveRule
+from dpad.decode.rules import AdaptiveRule, Credit
 
 NO_LIMIT = 2**62  # a quota that never binds
 
@@ -38,12 +38,12 @@ class Rule:
     remask: ancestral.Remask | None = None
 
     @property
-    def spread(self):
+    def spread(self) -> bool:
         """Whether fixed steps are spread over a block, none behind them."""
         return self.steps is not None and self.score != "ancestral"
 
     @property
-    def remembers(self):
+    def remembers(self) -> bool:
         """Whether it keeps what it saw from step to step of a block."""
         return self.adaptive is not None and self.adaptive.remembers
 
@@ -73,14 +73,15 @@ KINDS = {
 }
 
 
-def valued(option, value, steps=None, published=False):
+def valued(option: str, value: float, steps: int | None = None, published: bool = False) -> Rule:
     """The rule of an option that holds a threshold, factor or bound, see `threshold` and others."""
     kind = KINDS[option]
     number = ops.RULES[(published and kind.published) or kind.rule]
-    return Rule(number, kind.score, float(value), steps, "carried")
+    score = cast("str", kind.score)  # its options hold a value
+    return Rule(number, score, float(value), steps, "carried")
 
 
-def threshold(value, steps=None):
+def threshold(value: float, steps: int | None = None) -> Rule:
     """Every position with score >= value, and always the best.
 
     With `steps` at most masks / steps of them per step, and as many more as earlier steps held
@@ -89,43 +90,43 @@ def threshold(value, steps=None):
     return valued("confidence_threshold", value, steps)
 
 
-def at_least(value, steps=None, schedule="linear"):
+def at_least(value: float, steps: int | None = None, schedule: str = "linear") -> Rule:
     """Every position with score >= value, and the best of a step's quota (SDAR's dynamic rule,
     arXiv 2510.06303); None: of one.
     """
     return Rule(ops.RULES["at_least"], "probability", float(value), steps, schedule)
 
 
-def sure_or_run(value, steps=None):
+def sure_or_run(value: float, steps: int | None = None) -> Rule:
     """Every position with score >= value if these are a step's quota, else those of the quota's
     positions from the first mask on that are masks (JetEngine).
     """
     return Rule(ops.RULES["threshold"], "run", float(value), steps)
 
 
-def factor(value, published=False):
+def factor(value: float, published: bool = False) -> Rule:
     """The largest m with (j + 1)(1 - p_j) <= value for j = 2..m in descending order."""
     return valued("factor", value, published=published)
 
 
-def entropy_bound(value):
+def entropy_bound(value: float) -> Rule:
     """Ascending entropy, while the sum of all but the largest stays within the bound."""
     return valued("entropy_bound", value)
 
 
-def entropy_sum(value, steps=None):
+def entropy_sum(value: float, steps: int | None = None) -> Rule:
     """Ascending entropy, while the sum of all stays below the bound; at least one (JetEngine)."""
     return Rule(ops.RULES["entropy_sum"], "entropy", float(value), steps)
 
 
-def surest_within(value, steps=None):
+def surest_within(value: float, steps: int | None = None) -> Rule:
     """By descending probability, those whose entropies and those of all surer ones sum up to no
     more than the bound, the greatest of them left out; all in the last step (RND1).
     """
     return Rule(ops.RULES["threshold"], "within", float(value), steps)
 
 
-def threshold_of_tokens(value):
+def threshold_of_tokens(value: float) -> Rule:
     """The threshold where the mask may be predicted: such a position comes after all others, with
     its best other token (DAEDAL's program).
     """
@@ -133,8 +134,12 @@ def threshold_of_tokens(value):
 
 
 def fixed_quota(
-    steps=None, score="probability", schedule="linear", eps=1e-3, order_temperature=0.0
-):
+    steps: int | None = None,
+    score: str = "probability",
+    schedule: str = "linear",
+    eps: float = 1e-3,
+    order_temperature: float = 0.0,
+) -> Rule:
     """`steps` steps over the whole canvas; None: one token per step.
 
     `schedule` "linear" is LLaDA's, "share" RND1's, "dream" that of Dream's sampler, "dream-block"
@@ -143,20 +148,25 @@ def fixed_quota(
     return Rule(ops.RULES["quota"], score, 0.0, steps, schedule, eps, order_temperature)
 
 
-def adaptive_rule(rule, steps=None):
+def adaptive_rule(rule: AdaptiveRule, steps: int | None = None) -> Rule:
     """The positions that an adaptive rule accepts, and the best of a step's quota (of one)."""
     found = Rule(ops.RULES["at_least"], rule.kind, adaptive.ACCEPTED, steps, adaptive=rule)
-    if rule.kind == "credit":  # an ordinary threshold, of other logits
+    if isinstance(rule, Credit):  # an ordinary threshold, of other logits
         return replace(found, number=ops.RULES["threshold"], value=rule.threshold)
     return found
 
 
-def independent(steps, eps=1e-3):
+def independent(steps: int | None, eps: float = 1e-3) -> Rule:
     """Dream's "origin": in step i each position commits with probability 1 - t_{i+1} / t_i."""
     return Rule(ops.RULES["below"], "uniform", 0.0, steps, "origin", eps)
 
 
-def ancestral_steps(steps=None, eps=ancestral.EPS, remask=None, last=False):
+def ancestral_steps(
+    steps: int | None = None,
+    eps: float = ancestral.EPS,
+    remask: ancestral.Remask | None = None,
+    last: bool = False,
+) -> Rule:
     """Ancestral sampling in `steps` steps (None: as many as masks), and one for what is left.
 
     `last`: that one is among the steps, as in BD3-LM's program, which divides by 0 there.

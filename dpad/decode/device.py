@@ -2,7 +2,9 @@
 
 import ctypes
 import os
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -10,23 +12,23 @@ import torch
 WIDE_ATTENTION = {"cuda"}
 
 
-def pinned(device):
+def pinned(device: torch.device) -> bool:
     """Whether copies between the host and `device` need page-locked memory not to be waited for."""
     return device.type == "cuda"
 
 
-def current(device):
+def current(device: torch.device) -> AbstractContextManager[Any]:
     """A context in which `device` is the current one of its type."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def wait(device):
+def wait(device: torch.device) -> None:
     """Until everything that was queued on the current stream of `device` is done."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 
 
-def free_bytes(device):
+def free_bytes(device: torch.device) -> int | None:
     """Memory that an allocation on `device` can count on, or None where nobody knows."""
     if device.type == "cuda":
         # What torch keeps of freed tensors it gives out again, or back where that does not fit.
@@ -37,7 +39,7 @@ def free_bytes(device):
     return None
 
 
-def _trimmer():
+def _trimmer() -> Any:
     """glibc's malloc_trim, or None with another C library."""
     try:
         trim = ctypes.CDLL(None).malloc_trim
@@ -50,7 +52,7 @@ def _trimmer():
 _TRIM = _trimmer()
 
 
-def give_back(device):
+def give_back(device: torch.device) -> None:
     """Gives the memory of freed tensors on `device` back to the system, where the C library keeps
     it: the buffers of wide passes do not fill each other's gaps, and what is kept grows.
     """
@@ -61,7 +63,7 @@ def give_back(device):
 class CudaGraph:
     """The work that `function` queues on the current device, recorded; `replay` queues it again."""
 
-    def __init__(self, function, pool):
+    def __init__(self, function: Callable[[], None], pool: tuple[Any, torch.cuda.Stream]) -> None:
         memory, stream = pool
         current = torch.cuda.current_stream()
         stream.wait_stream(current)
@@ -77,7 +79,7 @@ class CudaGraph:
         self.replay = graph.replay
 
     @staticmethod
-    def pool():
+    def pool() -> tuple[Any, torch.cuda.Stream]:
         """What graphs that never run at the same time share: memory, and the stream that cuBLAS
         keeps its scratch memory for.
         """

@@ -4,15 +4,15 @@ import torch
 
 
 def filter_logits(
-    logits,
-    scale,
-    top_p=None,
-    top_k=None,
-    suppress=None,
-    most_k=None,
-    top_k_first=False,
-    within=False,
-):
+    logits: torch.Tensor,
+    scale: torch.Tensor,
+    top_p: torch.Tensor | None = None,
+    top_k: torch.Tensor | None = None,
+    suppress: torch.Tensor | None = None,
+    most_k: int | None = None,
+    top_k_first: bool = False,
+    within: bool = False,
+) -> torch.Tensor:
     """Logits / scale with everything outside the nucleus and the k best at -inf.
 
     The order is Dream's (arXiv 2508.15487): temperature, top-p, top-k. The nucleus holds the most
@@ -44,7 +44,7 @@ def filter_logits(
     return wide
 
 
-def _nucleus(wide, top_p, within):
+def _nucleus(wide: torch.Tensor, top_p: torch.Tensor, within: bool) -> torch.Tensor:
     ordered, ids = wide.sort(dim=-1, descending=True)
     mass = ordered.softmax(-1).cumsum(-1)
     mass = mass[:, 1:] if within else mass[:, :-1]
@@ -54,13 +54,15 @@ def _nucleus(wide, top_p, within):
     return wide.masked_fill(~keep, -torch.inf)
 
 
-def _best(wide, top_k, most_k):
+def _best(wide: torch.Tensor, top_k: torch.Tensor, most_k: int | None) -> torch.Tensor:
     most_k = min(most_k or wide.shape[-1], wide.shape[-1])
     lowest = wide.topk(most_k, dim=-1).values.gather(-1, top_k.clamp(max=most_k) - 1)
     return wide.masked_fill(wide < lowest, -torch.inf)
 
 
-def _keep_best_allowed(filtered, logits, scale, suppress):
+def _keep_best_allowed(
+    filtered: torch.Tensor, logits: torch.Tensor, scale: torch.Tensor, suppress: torch.Tensor
+) -> torch.Tensor:
     """Where only suppressed ids are left, the best other one comes back."""
     allowed = logits.index_fill(-1, suppress, -torch.inf)
     best = allowed.argmax(-1, keepdim=True)

@@ -1,10 +1,21 @@
 """The only transformer forward in the package: flat rows over slot-indexed K/V caches."""
 
+from typing import Protocol, cast
+
 import torch
+from torch import Tensor
 
 from dpad import ops
-from dpad.decode.attention import Attention
+from dpad.decode.attention import Attention, Rows
+from dpad.decode.layout import Layout
 from dpad.models import block_hooks
+from dpad.models.adapter import Adapter
+
+
+class Caches(Protocol):
+    """K and V of every layer, as a `KVArena` has them."""
+
+    layers: list[tuple[Tensor, Tensor]]
 
 
 class Layers:
@@ -23,16 +34,24 @@ class Layers:
     """
 
     def __init__(
-        self, adapter, hidden, layout, arena, logit_row=None, key_mask=None, key_limit=None
-    ):
+        self,
+        adapter: Adapter,
+        hidden: Tensor,
+        layout: Rows,
+        arena: Caches,
+        logit_row: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        key_limit: Tensor | None = None,
+    ) -> None:
         self.adapter, self.layout, self.arena, self.logit_row = adapter, layout, arena, logit_row
         self.rope = adapter.rope(layout.max_position + 1)
         grouped = adapter.num_heads != adapter.num_kv_heads
         scale = adapter.head_dim**-0.5
         self.attention = Attention(layout, scale, hidden, grouped, key_mask, key_limit)
-        self.hidden, self.delta, self.done, self.trimmed = hidden, None, 0, False
+        self.hidden, self.done, self.trimmed = hidden, 0, False
+        self.delta: Tensor | None = None
 
-    def run(self, count=None):
+    def run(self, count: int | None = None) -> bool:
         """Runs the next `count` layers, or all that are left; whether none is left."""
         layers = len(self.adapter.layers)
         end = layers if count is None else min(self.done + count, layers)
@@ -41,14 +60,14 @@ class Layers:
         self.done = end
         return end == layers
 
-    def normed(self):
+    def normed(self) -> Tensor:
         """What the head reads: ``[logit_rows, width]``, or ``[rows, width]`` of all rows."""
         if self.logit_row is not None and not self.trimmed:
             self._settle()
             self.hidden, self.trimmed = self.hidden[self.logit_row], True
         return self.adapter.final_norm(self.hidden, self.delta)
 
-    def _layer(self, number):
+    def _layer(self, number: int) -> None:
         adapter, layout, layer = self.adapter, self.layout, self.adapter.layers[number]
         k_cache, v_cache = self.arena.layers[number]
         block = layer.hooked_block()
@@ -81,7 +100,8 @@ class Layers:
             adapter.rope_full_precision,
         )
         if last:
-            a = self.attention.of_rows(q, k_cache, v_cache, layout.l_offsets, rows=self.logit_row)
+            offsets = cast("Layout", layout).l_offsets  # those of the `logit_row`
+            a = self.attention.of_rows(q, k_cache, v_cache, offsets, rows=self.logit_row)
         else:
             a = self.attention(q, k_cache, v_cache)
         x = layer.mlp_norm(self.hidden, layer.attention.o(a.flatten(-2)))
@@ -91,20 +111,28 @@ class Layers:
             self._settle()
             self.hidden = block_hooks.after(block, given, self.hidden, layout, layer.in_tuple)
 
-    def _settle(self):
+    def _settle(self) -> None:
         """The residual as a hook sees it, with what the last part added."""
         if self.delta is not None:
             self.hidden, self.delta = self.hidden.add_(self.delta), None
 
 
-def run_layers(adapter, hidden, layout, arena, logit_row=None, key_mask=None, key_limit=None):
+def run_layers(
+    adapter: Adapter,
+    hidden: Tensor,
+    layout: Rows,
+    arena: Caches,
+    logit_row: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    key_limit: Tensor | None = None,
+) -> Tensor:
     """Runs every layer on the rows of one pass and returns the normed rows, see `Layers`."""
     layers = Layers(adapter, hidden, layout, arena, logit_row, key_mask, key_limit)
     layers.run()
     return layers.normed()
 
 
-def guided(logits, scale):
+def guided(logits: Tensor, scale: float | Tensor) -> Tensor:
     """Classifier-free guidance of two streams, ``[2 rows, vocab]`` -> ``[rows, vocab]``.
 
     u + (scale + 1)(c - u), u the second half: its prompt is hidden (arXiv 2502.09992, eq. 16).
@@ -118,7 +146,7 @@ def guided(logits, scale):
     return hidden + (factor * (given - hidden).to(wide)).to(logits.dtype)
 
 
-def logits_of_pass(adapter, tokens, layout, arena):
+def logits_of_pass(adapter: Adapter, tokens: Tensor, layout: Layout, arena: Caches) -> Tensor:
     """Logits ``[logit_rows, vocab]`` of one pass; only logit rows reach the head."""
     hidden = run_layers(adapter, adapter.embed(tokens), layout, arena, layout.logit_row)
     return adapter.head(hidden)

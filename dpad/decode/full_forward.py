@@ -1,12 +1,17 @@
 """The whole-canvas forward of a patched model: the stock signature on dpad's operators."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from dpad.decode import forked
+from dpad.decode.attention import Sizes
 from dpad.decode.forward import run_layers
+from dpad.models.adapter import Adapter
 
 # Arguments that the operators serve; any other that is set sends the call to the stock forward.
 _SERVED = {"input_ids", "inputs_embeds", "attention_mask", "return_dict", "use_cache"}
@@ -26,10 +31,10 @@ class _Rows:
     n_keys: torch.Tensor
     kv_start: torch.Tensor
     max_position: int
-    sizes: tuple | None
+    sizes: Sizes | None
 
 
-def _all_rows(batch, length, device):
+def _all_rows(batch: int, length: int, device: torch.device) -> _Rows:
     position = torch.arange(length, device=device).repeat(batch)
     offsets = torch.arange(batch + 1, device=device) * length
     keys = torch.full((batch,), length, dtype=torch.int64, device=device)
@@ -43,10 +48,10 @@ def _all_rows(batch, length, device):
 class _Buffers:
     """K and V of one layer, which all layers share: each writes every slot before it reads any."""
 
-    layers: list
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
 
 
-def _is_set(value):
+def _is_set(value: object) -> bool:
     """Whether an argument asks for something: not None, False, 0, nothing, or Dream's "full"."""
     if value is None or isinstance(value, (bool, int, str)):
         return bool(value) and value != "full"
@@ -61,7 +66,7 @@ class FullForward:
     not depend on the call is made here: ``torch.compile(fullgraph=True)`` could not trace it.
     """
 
-    def __init__(self, model, adapter, stock):
+    def __init__(self, model: nn.Module, adapter: Adapter, stock: Callable[..., Any]) -> None:
         from transformers import modeling_outputs
 
         self.model, self.adapter = model, adapter
@@ -69,7 +74,9 @@ class FullForward:
         self.output_class = getattr(modeling_outputs, adapter.output_class)
         adapter.rope(0)
 
-    def __call__(self, stock, args, kwargs):
+    def __call__(
+        self, stock: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         given = self._served(args, kwargs)
         if given is None:
             return stock(*args, **kwargs)
@@ -81,7 +88,7 @@ class FullForward:
                 self.adapter.fused.refresh()
         return self.output_class(logits=self.logits(**given))
 
-    def _served(self, args, kwargs):
+    def _served(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
         """The arguments that ask for something, by name; None where the stock forward has to run,
         be it to raise the error.
         """
@@ -104,7 +111,7 @@ class FullForward:
         one_input = ("input_ids" in given) != ("inputs_embeds" in given)
         return given if one_input and flat and bound.get("return_dict") is not False else None
 
-    def _asked_by_config(self, bound):
+    def _asked_by_config(self, bound: dict[str, Any]) -> bool:
         """Whether the configuration asks for what the call leaves open and only the stock forward
         gives, as Transformers reads it.
         """
@@ -114,11 +121,19 @@ class FullForward:
                 return True
         return False
 
-    def logits(self, input_ids=None, inputs_embeds=None, attention_mask=None, **_):
+    def logits(
+        self,
+        input_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **_: object,
+    ) -> torch.Tensor:
         """Logits ``[batch, length, vocab]``."""
         adapter = self.adapter
         # The residual is overwritten, the caller's tensor must not be.
-        hidden = adapter.embed(input_ids) if inputs_embeds is None else inputs_embeds.clone()
+        # One of the two is given.
+        ids = cast("torch.Tensor", input_ids)
+        hidden = adapter.embed(ids) if inputs_embeds is None else inputs_embeds.clone()
         batch, length, width = hidden.shape
         mask = None
         if attention_mask is not None and adapter.honours_mask:

@@ -2,15 +2,20 @@
 
 from collections import OrderedDict
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import nn
 
 from dpad import ops
+from dpad.decode.cache import KVArena
 from dpad.decode.captured_step import Bucket, CapturedStep, Inputs
+from dpad.decode.controls import Controls
 from dpad.decode.device import CAPTURES
-from dpad.decode.layout import tensors_of
+from dpad.decode.layout import Layout, tensors_of
+from dpad.decode.step import DeviceStep
 from dpad.models import linear_layers
+from dpad.models.adapter import Adapter
 
 MOST_GRAPHS = 32  # of one workspace; the one that was not used for longest goes first
 
@@ -35,20 +40,24 @@ class Graphs:
     that came last are not; `used` whether anything was decoded.
     """
 
-    def __init__(self, wanted=True):
-        self.wanted, self.used, self.why_not, self._failed = wanted, False, None, None
-        self.last_obstacle = None
-        self._steps, self._pool, self._captured_on = OrderedDict(), None, None
+    def __init__(self, wanted: bool = True) -> None:
+        self.wanted, self.used = wanted, False
+        self.why_not: str | None = None
+        self.last_obstacle: str | None = None
+        self._failed: str | None = None
+        self._steps: OrderedDict[tuple[Any, ...], CapturedStep] = OrderedDict()
+        self._pool: Any = None
+        self._captured_on: tuple[Any, ...] | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._steps)
 
     @property
-    def active(self):
+    def active(self) -> bool:
         """Whether cached steps are captured."""
         return self.why_not is None
 
-    def prepare(self, adapter, arena):
+    def prepare(self, adapter: Adapter, arena: KVArena) -> bool:
         """Before sequences are decoded: finds out whether steps can be captured, and forgets those
         that were captured on what has moved since; `active`.
         """
@@ -62,11 +71,13 @@ class Graphs:
             self._captured_on = found
         return self.active
 
-    def drop(self):
+    def drop(self) -> None:
         """Forgets all graphs: what they were captured on has moved."""
         self._steps.clear()
 
-    def step_for(self, step, layout, controls, watched):
+    def step_for(
+        self, step: DeviceStep, layout: Layout, controls: Controls, watched: bool
+    ) -> CapturedStep | None:
         """The `CapturedStep` for a pass, captured if need be, or None where that has failed.
 
         `watched`: somebody looks at what it decides.
@@ -97,7 +108,7 @@ class Graphs:
         return captured
 
 
-def obstacle(adapter):
+def obstacle(adapter: Adapter) -> str | None:
     """Why steps of this model cannot be captured, or None."""
     device = adapter.device.type
     if device not in CAPTURES:
@@ -111,7 +122,7 @@ def obstacle(adapter):
     return next(filter(None, (layer.mlp.obstacle(adapter) for layer in adapter.layers)), None)
 
 
-def _modules(adapter):
+def _modules(adapter: Adapter) -> list[nn.Module]:
     """Every module that a pass calls or whose weight it uses."""
     blocks = [layer.hooked_block() for layer in adapter.layers]
     norms = [norm.module for norm in adapter.norms()]
@@ -119,7 +130,7 @@ def _modules(adapter):
     return [*own, *(block for block in blocks if block is not None)]
 
 
-def _not_plain(adapter):
+def _not_plain(adapter: Adapter) -> str | None:
     """Name of a module that is more than torch's own product or lookup on plain weights."""
     plain, ordinary = {nn.Linear, nn.Embedding}, {torch.Tensor, nn.Parameter}
     odd = {id(module) for module in adapter.called() if type(module) not in plain}
@@ -137,14 +148,14 @@ def _not_plain(adapter):
     return names[0] if names else "torch.nn.Module"
 
 
-def _weights(module):
+def _weights(module: nn.Module) -> list[torch.Tensor]:
     """Its weight and bias, as parameters or, which takes longer, as attributes of another kind."""
     own = module._parameters
     found = (own[n] if n in own else getattr(module, n, None) for n in ("weight", "bias"))
     return [t for t in found if t is not None]
 
 
-def addresses(adapter):
+def addresses(adapter: Adapter) -> tuple[Any, ...]:
     """What tells whether graphs still read the model's weights: where and how they lie, and what
     else of the model is written into them.
     """

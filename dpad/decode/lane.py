@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dpad import ops
+
+if TYPE_CHECKING:
+    from dpad.decode.sequence import Sequence
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,13 @@ class Sampling:
     top_k_first: bool = False
     within_top_p: bool = False
     guidance: float = 0.0
-    suppress: tuple = ()
-    exclude: tuple = ()
+    suppress: tuple[int, ...] = ()
+    exclude: tuple[int, ...] = ()
     round_scores: bool = False
     random_order: bool = False
 
     @property
-    def filtered(self):
+    def filtered(self) -> bool:
         """Whether logits are divided by the temperature and filtered before they are scored."""
         return bool(self.tempered or self.top_p or self.top_k)
 
@@ -57,18 +60,18 @@ class Hooks:
     `on_block(q, tokens)` gets a finished block; if it returns true, the sequence ends there.
     """
 
-    kept: Callable | None = None
-    noise: Callable | None = None
-    order: Callable | None = None
-    whole_logits: Callable | None = None
-    process_logits: Callable | None = None
-    on_begin: Callable | None = None
-    on_step: Callable | None = None
-    on_block: Callable | None = None
+    kept: Callable[..., Any] | None = None
+    noise: Callable[..., Any] | None = None
+    order: Callable[..., Any] | None = None
+    whole_logits: Callable[..., Any] | None = None
+    process_logits: Callable[..., Any] | None = None
+    on_begin: Callable[..., Any] | None = None
+    on_step: Callable[..., Any] | None = None
+    on_block: Callable[..., Any] | None = None
 
     IN_STEP = ("noise", "order", "whole_logits", "process_logits")  # called within a step
 
-    def within_step(self):
+    def within_step(self) -> str | None:
         """Name of a function that is called between forward and commit, or None."""
         return next((n for n in self.IN_STEP if getattr(self, n) is not None), None)
 
@@ -86,17 +89,17 @@ class Lane(NamedTuple):
     rule: int
     score: str
     drawn_order: bool
-    filters: tuple | None  # whether there is a nucleus, and a top-k
+    filters: tuple[bool, bool] | None  # whether there is a nucleus, and a top-k
     top_k_first: bool
     within_top_p: bool
     scaled_scores: bool | None  # scores before the filters: of logits / temperature, or as they are
     guided: bool
     hides_given: bool  # from the second stream: text that was given anywhere, else the prompt
     random_order: bool
-    suppress: tuple
-    exclude: tuple
+    suppress: tuple[int, ...]
+    exclude: tuple[int, ...]
     round_scores: bool
-    end_ids: tuple
+    end_ids: tuple[int, ...]
     early_stop: int  # of `ops.STOPS`
     fill_id: int
     mask_id: int
@@ -107,7 +110,7 @@ class Lane(NamedTuple):
     hooks: Hooks | None  # where they are called within the step
 
 
-def lane_of(q):
+def lane_of(q: "Sequence") -> Lane:
     """The `Lane` of a sequence."""
     sampling, rule, hooks = q.sampling, q.rule, q.hooks
     filters = (bool(sampling.top_p), bool(sampling.top_k)) if sampling.filtered else None

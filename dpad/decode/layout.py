@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
+from dpad.decode.attention import Sizes
 from dpad.decode.packed import moved
 
 
@@ -21,7 +23,7 @@ class Targets:
     position: torch.Tensor
     length: torch.Tensor
 
-    def part(self, first, last, rows):
+    def part(self, first: int, last: int, rows: slice) -> "Targets":
         """The targets of the sequences [first, last), whose logit rows are the slice `rows`."""
         offsets = self.l_offsets[first : last + 1]
         return Targets(
@@ -31,11 +33,11 @@ class Targets:
             self.length[first:last],
         )
 
-    def places(self):
+    def places(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Canvas row and position of every target."""
         return self.spread(self.canvas_row), self.position
 
-    def spread(self, values):
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
         """``[batch]`` values as one for each target, ``[logit_rows]``."""
         sizes, count = self.l_offsets.diff(), self.position.shape[0]
         return torch.repeat_interleave(values, sizes, output_size=count)
@@ -74,36 +76,37 @@ class Layout:
     length: torch.Tensor
     max_position: int
     block_length: int = 0
-    sizes: tuple | None = None
+    sizes: Sizes | None = None
     key_limit: torch.Tensor | None = None
     scan_row: torch.Tensor | None = None
     scan_offsets: torch.Tensor | None = None
     scan_position: torch.Tensor | None = None
     scan_target: torch.Tensor | None = None
-    scan_sizes: tuple | None = None
+    scan_sizes: tuple[int, ...] | None = None
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         return self.slot.shape[0]
 
     @property
-    def streams(self):
+    def streams(self) -> int:
         return self.kv_start.shape[0] // self.length.shape[0]
 
     @cached_property
-    def targets(self):
+    def targets(self) -> Targets:
         """The `Targets` of the pass."""
         batch = self.length.shape[0]
         l_offsets = self.l_offsets[: batch + 1]
         return Targets(self.canvas_row[:batch], l_offsets, self.target, self.length)
 
-    def to(self, device):
+    def to(self, device: torch.device) -> "Layout":
         """The same pass on another device."""
         if self.slot.device == device:
             return self
-        return replace(self, **moved(tensors_of(self), device))
+        there: dict[str, Any] = moved(tensors_of(self), device)
+        return replace(self, **there)
 
 
-def tensors_of(fields):
+def tensors_of(fields: object) -> dict[str, torch.Tensor]:
     """The tensors of a dataclass, by name."""
     return {n: t for n, t in vars(fields).items() if isinstance(t, torch.Tensor)}

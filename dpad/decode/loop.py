@@ -7,6 +7,9 @@ from collections import deque
 from dataclasses import dataclass
 
 from dpad.decode.decoder import Decoder
+from dpad.decode.sequence import Sequence
+from dpad.decode.workspace import Workspace
+from dpad.models.adapter import Adapter
 
 
 @dataclass
@@ -15,14 +18,16 @@ class Run:
     `passes`, `positions` (rows computed in them) and `replayed` passes.
     """
 
-    seconds: dict
+    seconds: dict[str, float]
     steps: int
     passes: int
     positions: int
     replayed: int
 
 
-def decode(adapter, workspace, sequences, together=None):
+def decode(
+    adapter: Adapter, workspace: Workspace, sequences: list[Sequence], together: int | None = None
+) -> Run:
     """Decodes sequences to their ends; the results are theirs.
 
     Args:

@@ -1,5 +1,8 @@
 """Small host tensors that travel to a device together."""
 
+from collections.abc import Mapping, Sequence
+from typing import Self
+
 import torch
 
 from dpad.decode import device as devices
@@ -11,24 +14,25 @@ class Packed:
     `shapes`: name -> (shape, dtype).
     """
 
-    def __init__(self, shapes):
-        self.size, self._places = 0, {}
+    def __init__(self, shapes: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> None:
+        self.size = 0
+        self._places: dict[str, tuple[slice, torch.dtype, Sequence[int]]] = {}
         for name, (shape, dtype) in shapes.items():
             end = self.size + torch.Size(shape).numel()
             self._places[name] = (slice(self.size, end), dtype, shape)
             self.size = end
 
     @classmethod
-    def like(cls, tensors):
+    def like(cls, tensors: Mapping[str, torch.Tensor]) -> Self:
         """Places for the tensors of a dict."""
         return cls({name: (t.shape, t.dtype) for name, t in tensors.items()})
 
-    def staging(self, device):
+    def staging(self, device: torch.device) -> torch.Tensor:
         """int64 ``[size]`` on the host, from where copies to `device` need not be waited for."""
         pin = devices.pinned(device)
         return torch.zeros(self.size, dtype=torch.int64, device="cpu", pin_memory=pin)
 
-    def views(self, buffer):
+    def views(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
         """The tensors in a buffer, by name."""
         return {
             name: buffer[part].view(dtype).view(shape)
@@ -36,7 +40,7 @@ class Packed:
         }
 
 
-def moved(tensors, device):
+def moved(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     """The host's tensors of a dict on `device`, by one copy that nobody waits for."""
     packed = Packed.like(tensors)
     staging = packed.staging(device)

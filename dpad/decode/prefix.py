@@ -1,9 +1,14 @@
 """Prompts of block-causal models that begin alike: their K/V is computed once, and copied."""
 
+from collections.abc import Iterable
+
 import torch
 
+from dpad.decode.cache import KVArena
+from dpad.decode.sequence import Sequence
 
-def take(q, live, arena):
+
+def take(q: Sequence, live: Iterable[Sequence], arena: KVArena) -> int:
     """Copies K/V of the whole blocks that the prompt of `q` has in common with one of `live` which
     has computed them; returns how many positions that are.
 

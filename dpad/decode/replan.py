@@ -111,8 +111,8 @@ def windows(text: torch.Tensor, begin: int, block_length: int) -> list[tuple[int
 
     text: bool ``[length]``, True where the canvas holds none of the masks to fill.
     """
-    masks, blocks = (~text).nonzero()[:, 0].tolist(), []
-    for position in masks:
+    blocks: list[tuple[int, int]] = []
+    for position in (~text).nonzero()[:, 0].tolist():
         if position < begin:
             continue
         if not blocks or position >= blocks[-1][0] + block_length:

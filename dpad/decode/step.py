@@ -5,7 +5,7 @@ as a graph (`dpad.decode.graphs`).
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -16,6 +16,10 @@ from dpad.decode.filters import filter_logits
 from dpad.decode.forward import Layers, guided
 from dpad.decode.lane import Lane
 from dpad.decode.layout import Targets
+
+if TYPE_CHECKING:
+    from dpad.decode.canvas import Canvas
+    from dpad.decode.sequence import Sequence
 
 
 class Decision(NamedTuple):
@@ -263,12 +267,12 @@ class Step:
     """
 
     number: int
-    live: list
+    live: list["Sequence"]
     targets: Targets
     logits: torch.Tensor
     token: torch.Tensor
     probability: torch.Tensor
-    canvas: object
+    canvas: "Canvas"
     lane: Lane
     end_ids: torch.Tensor
 

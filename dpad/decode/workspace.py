@@ -1,6 +1,7 @@
 """The buffers that sequences are decoded in, kept for the next ones."""
 
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +11,7 @@ from dpad.decode.cache import KVArena
 from dpad.decode.canvas import Canvas
 from dpad.decode.captured_step import sequences_of
 from dpad.decode.graphs import Graphs
+from dpad.models.adapter import Adapter
 
 
 class Workspace:
@@ -19,10 +21,11 @@ class Workspace:
     possible.
     """
 
-    def __init__(self, capture=True):
-        self.arena, self.graphs, self.canvas = KVArena(), Graphs(capture), None
+    def __init__(self, capture: bool = True) -> None:
+        self.arena, self.graphs = KVArena(), Graphs(capture)
+        self.canvas: Canvas | None = None
 
-    def reserve(self, adapter, rows, length, slots):
+    def reserve(self, adapter: Adapter, rows: int, length: int, slots: int) -> None:
         """Room for `rows` sequences of up to `length` positions, with `slots` K/V slots in all.
 
         Raises:
@@ -43,7 +46,7 @@ class Workspace:
             spare = sequences_of(rows) + 1  # as many as a bucket has sequences
             self.canvas = Canvas(rows, length, adapter.device, spare)
 
-    def wait(self):
+    def wait(self) -> None:
         """Until the device is done with the buffers, also after an error: the next call may come
         from another stream, and writes to what copies from the host are read from.
         """
@@ -54,14 +57,15 @@ class Workspace:
 class Workspaces:
     """The workspaces of one model: calls that run at the same time get one each."""
 
-    def __init__(self, capture=True):
+    def __init__(self, capture: bool = True) -> None:
         self._capture, self._closed = capture, False
-        self.free = []  # those that no call uses now
+        self.free: list[Workspace] = []  # those that no call uses now
         self._lock = threading.Lock()
-        self.last_graphs = None  # (graphs that are held, why there are none) after the last run
+        # (graphs that are held, why there are none) after the last run.
+        self.last_graphs: tuple[int, str | None] | None = None
 
     @contextmanager
-    def borrow(self):
+    def borrow(self) -> Iterator[Workspace]:
         """A workspace that nobody else uses meanwhile, with the buffers of an earlier call."""
         with self._lock:
             workspace = self.free.pop() if self.free else Workspace(self._capture)
@@ -76,7 +80,7 @@ class Workspaces:
                 if not self._closed:
                     self.free.append(workspace)
 
-    def close(self):
+    def close(self) -> None:
         """Frees all buffers, also those in use once they come back."""
         with self._lock:
             self._closed, self.free = True, []

@@ -1,12 +1,15 @@
 """The two panes of the demonstration: the canvases of both decoders as coloured text."""
 
 import itertools
+from collections.abc import Sequence
 
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dpad.demo.task import ASSISTANT, END_ID, MASK_ID, USER, VOCABULARY
+from dpad.demo.race import Ordinary, OrdinaryDecoder, Solver
+from dpad.demo.task import ASSISTANT, END_ID, MASK_ID, USER, VOCABULARY, Problem
+from dpad.generation.output import DPadOutput
 
 # What a position shows: glyph (None: the token itself), the same in ASCII, style.
 LOOKS = {
@@ -16,6 +19,7 @@ LOOKS = {
     "kept": ("█", "#", "bright_yellow"),
     "dropped": ("·", ".", "dim"),
 }
+Look = tuple[int, str]  # token, key of `LOOKS`
 LEGEND = {
     "committed": "committed",
     "end": "end of text",
@@ -25,18 +29,19 @@ LEGEND = {
 }
 
 
-def ordinary_looks(decoder):
+def ordinary_looks(decoder: OrdinaryDecoder) -> list[Look]:
     """(token, key of `LOOKS`) for every position of an `OrdinaryDecoder`'s canvas."""
     return [(token, _look(token)) for token in decoder.answers[0].tolist()]
 
 
-def dpad_looks(problem, output):
+def dpad_looks(problem: Problem, output: DPadOutput) -> list[Look]:
     """(token, key of `LOOKS`) for every position of a `DPadOutput` with a trace.
 
     As the last pass saw it: tokens that the model committed, kept suffix, and the rest.
     """
     prompt = len(problem.prompt_ids)
-    committed = {p for event in output.trace.events for p in event["positions"]}
+    events = output.trace.events if output.trace is not None else []
+    committed = {p for event in events for p in event["positions"]}
     kept = set(output.kept_suffix[0][-1].tolist())
     tokens = output.sequences[0].tolist()
     return [
@@ -45,17 +50,17 @@ def dpad_looks(problem, output):
     ]
 
 
-def _look(token):
+def _look(token: int) -> str:
     return {MASK_ID: "mask", END_ID: "end"}.get(token, "committed")
 
 
-def question(problem):
+def question(problem: Problem) -> str:
     """A prompt without its special tokens."""
     user, start = problem.prompt.split(USER)[1].split(ASSISTANT)
     return f"{user} {start}"
 
 
-def canvas_text(looks, width, height, ascii_only=False):
+def canvas_text(looks: Sequence[Look], width: int, height: int, ascii_only: bool = False) -> Text:
     """The canvas as rich Text, `width` characters a line, cut after `height` lines."""
     lines = [looks[first : first + width] for first in range(0, len(looks), width)]
     text = Text()
@@ -71,7 +76,7 @@ def canvas_text(looks, width, height, ascii_only=False):
     return text
 
 
-def legend(ascii_only=False):
+def legend(ascii_only: bool = False) -> Text:
     """One line that explains the glyphs."""
     text = Text()
     for look, words in LEGEND.items():
@@ -81,7 +86,7 @@ def legend(ascii_only=False):
     return text
 
 
-def ordinary_status(ordinary):
+def ordinary_status(ordinary: Ordinary) -> tuple[str, str]:
     """(progress, counts) of the left side, as two lines."""
     decoder = ordinary.decoder
     return (
@@ -90,7 +95,7 @@ def ordinary_status(ordinary):
     )
 
 
-def dpad_status(solver):
+def dpad_status(solver: Solver) -> tuple[str, str]:
     """(progress, counts) of the right side, as two lines."""
     return (
         f"the first took {solver.first_seconds:.2f} s, "
@@ -99,7 +104,9 @@ def dpad_status(solver):
     )
 
 
-def frame(ordinary, solver, width, height, ascii_only=False):
+def frame(
+    ordinary: Ordinary, solver: Solver, width: int, height: int, ascii_only: bool = False
+) -> Table:
     """Both panes and the legend, for a terminal of `width` columns and `height` lines."""
     inner = max(8, width // 2 - 4)
     lines = max(1, height - 9)

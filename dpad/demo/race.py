@@ -5,10 +5,18 @@
 
 import itertools
 import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor, nn
 
-from dpad.demo.task import END_ID, MASK_ID
+from dpad.demo.task import END_ID, MASK_ID, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dpad.generation.output import DPadOutput
 
 BLOCK = 32
 
@@ -25,27 +33,27 @@ class OrdinaryDecoder:
         canvas: number of generated tokens.
     """
 
-    def __init__(self, model, prompts, canvas):
+    def __init__(self, model: nn.Module, prompts: Sequence[list[int]], canvas: int) -> None:
         self.model, self.prompt_length = model, len(prompts[0])
         masks = torch.full((len(prompts), canvas), MASK_ID)
         self.tokens = torch.cat((torch.tensor(prompts), masks), dim=1)
         self.canvas, self.steps, self.seconds = canvas, 0, 0.0
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
         return self.steps == self.canvas
 
     @property
-    def answers(self):
+    def answers(self) -> Tensor:
         """int64 ``[rows, canvas]``, masks where nothing was committed yet."""
         return self.tokens[:, self.prompt_length :]
 
     @property
-    def positions(self):
+    def positions(self) -> int:
         """Positions computed so far, per row."""
         return self.steps * self.tokens.shape[1]
 
-    def step(self):
+    def step(self) -> None:
         """One forward, one token in every row."""
         begun = time.perf_counter()
         start = self.prompt_length + self.steps // BLOCK * BLOCK
@@ -62,7 +70,7 @@ class OrdinaryDecoder:
         self.seconds += time.perf_counter() - begun
 
 
-def answered(problem, answer):
+def answered(problem: Problem, answer: Tensor) -> bool | None:
     """True or False once an answer (int64 ``[canvas]``) is complete to its end, else None."""
     ends = (answer == END_ID).nonzero()[:, 0]
     text = answer[: int(ends[0]) + 1] if ends.numel() else answer
@@ -72,24 +80,23 @@ def answered(problem, answer):
 class Ordinary:
     """Solves problem after problem by `OrdinaryDecoder`, a step at a time."""
 
-    def __init__(self, model, problems, canvas):
+    def __init__(self, model: nn.Module, problems: Sequence[Problem], canvas: int) -> None:
         self.model, self.canvas = model, canvas
         self._problems = itertools.cycle(problems)
         self.solved, self.right, self._spent = 0, 0, 0.0
-        self.first = None
         self._next()
+        self.first = self.decoder
 
-    def _next(self):
+    def _next(self) -> None:
         self.problem = next(self._problems)
         self.decoder = OrdinaryDecoder(self.model, [self.problem.prompt_ids], self.canvas)
-        self.first = self.first or self.decoder
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         """Time spent on all problems."""
         return self._spent + self.decoder.seconds
 
-    def step(self):
+    def step(self) -> None:
         """One forward; goes on with the next problem where one is done."""
         if self.decoder.finished:
             self._spent += self.decoder.seconds
@@ -103,13 +110,18 @@ class Ordinary:
 class Solver:
     """Solves problem after problem with a patched model."""
 
-    def __init__(self, model, problems, canvas, options):
+    problem: Problem
+    output: "DPadOutput"
+
+    def __init__(
+        self, model: nn.Module, problems: Sequence[Problem], canvas: int, options: dict[str, Any]
+    ) -> None:
         self.model, self.canvas, self.options = model, canvas, options
         self._problems = itertools.cycle(problems)
         self.solved, self.right, self.seconds = 0, 0, 0.0
-        self.first_seconds = self.problem = self.output = None
+        self.first_seconds = 0.0
 
-    def solve(self):
+    def solve(self) -> None:
         """Solves the next problem; `problem` and `output` (a `DPadOutput`) are the latest ones."""
         self.problem = next(self._problems)
         self.output, seconds = run(self.model, self.problem, self.canvas, self.options)
@@ -119,10 +131,13 @@ class Solver:
         self.right += self.problem.check(self.output.sequences[0, len(self.problem.prompt_ids) :])
 
 
-def run(model, problem, canvas, options):
+def run(
+    model: nn.Module, problem: Problem, canvas: int, options: dict[str, Any]
+) -> tuple["DPadOutput", float]:
     """(`DPadOutput`, seconds) of one problem on a patched model."""
     begun = time.perf_counter()
-    output = model.generate(
+    generate = cast("Callable[..., DPadOutput]", model.generate)
+    output = generate(
         [problem.prompt_ids],
         max_new_tokens=canvas,
         block_length=BLOCK,
@@ -132,7 +147,7 @@ def run(model, problem, canvas, options):
     return output, time.perf_counter() - begun
 
 
-def race(ordinary, solver, seconds):
+def race(ordinary: Ordinary, solver: Solver, seconds: float) -> Iterator[None]:
     """Lets both sides take turns for `seconds` of wall time; yields after every turn.
 
     Both clocks (time spent computing) are kept equal: dpad solves its next problem whenever it has

@@ -4,10 +4,18 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from dpad.decode.suffix import Suffix
 from dpad.demo.race import BLOCK, OrdinaryDecoder, answered, run
+from dpad.demo.task import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
 
 FULL = {"suffix": Suffix("all"), "cache": "none", "early_stop": False, "confidence_threshold": 0.9}
 # Dropout as the model's defaults have it; of the two caches the one that approximates less.
@@ -31,7 +39,7 @@ THREE_LINES = (
 )
 
 
-def plain_row(decoder, problem):
+def plain_row(decoder: OrdinaryDecoder, problem: Problem) -> dict[str, Any]:
     """The first row, from the first problem's `OrdinaryDecoder`.
 
     Every step computes the same canvas, so the time of steps that were not taken is their mean:
@@ -50,7 +58,7 @@ def plain_row(decoder, problem):
     }
 
 
-def rows(decoder, problem, model):
+def rows(decoder: OrdinaryDecoder, problem: Problem, model: "nn.Module") -> list[dict[str, Any]]:
     """The four rows for one problem; `decoder` is its `OrdinaryDecoder`, at least one step in.
 
     Returns:
@@ -61,7 +69,7 @@ def rows(decoder, problem, model):
     plain = plain_row(decoder, problem)
     found = [plain]
     for name, options in SETTINGS.items():
-        spent = []
+        spent: list[float] = []
         while not spent or (len(spent) < 5 and sum(spent) < 0.5):
             output, seconds = run(model, problem, decoder.canvas, {**options, "seed": 0})
             spent.append(seconds)
@@ -80,7 +88,13 @@ def rows(decoder, problem, model):
     return found
 
 
-def exact(stock, patched, problems, canvas=64, budget=float("inf")):
+def exact(
+    stock: "nn.Module",
+    patched: "nn.Module",
+    problems: Sequence[Problem],
+    canvas: int = 64,
+    budget: float = float("inf"),
+) -> dict[str, Any]:
     """How many problems dpad's exact mode decodes to the tokens of the ordinary decoder.
 
     Exact mode: full suffix, no cache, no early stop, one token per step. Every token of the canvas
@@ -105,7 +119,8 @@ def exact(stock, patched, problems, canvas=64, budget=float("inf")):
             expected.step()
         begun = time.perf_counter()
         sizes = {"max_new_tokens": canvas, "block_length": BLOCK, "steps": canvas}
-        ids = patched.generate(prompts, **sizes, **EXACT)
+        generate = cast("Callable[..., Tensor]", patched.generate)
+        ids = generate(prompts, **sizes, **EXACT)
         result["dpad_seconds"] += time.perf_counter() - begun
         result["ordinary_seconds"] += expected.seconds
         result["identical"] += int((ids == expected.tokens).all(-1).sum())
@@ -113,7 +128,9 @@ def exact(stock, patched, problems, canvas=64, budget=float("inf")):
     return result
 
 
-def picture(model, problem, canvas, path=None):
+def picture(
+    model: "nn.Module", problem: Problem, canvas: int, path: str | Path | None = None
+) -> Path:
     """Draws kept slots and commits over time for one problem and returns the file's path.
 
     Written to `path`; None: ``dpad-demo.png`` in the current folder, or in the folder for temporary

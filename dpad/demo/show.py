@@ -1,6 +1,9 @@
 """The demonstration behind ``dpad demo``: a race in two panes, then what it cost, in figures."""
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -10,13 +13,22 @@ from dpad.demo import panes, report
 from dpad.demo.race import Ordinary, Solver, race
 from dpad.demo.task import load, problems
 
+if TYPE_CHECKING:
+    from torch import nn
+
 FRAMES_PER_SECOND = 12
 LINE_EVERY = 2.0  # seconds, without a terminal
 EXACT_PROBLEMS, EXACT_CANVAS = 20, 64
 EXACT_SECONDS = 10.0  # a slow or busy machine compares fewer problems, and says so
 
 
-def demonstrate(seconds=10.0, canvas=512, picture=True, seed=0, console=None):
+def demonstrate(
+    seconds: float = 10.0,
+    canvas: int = 512,
+    picture: bool | str | Path = True,
+    seed: int = 0,
+    console: Console | None = None,
+) -> dict[str, Any]:
     """Runs the demonstration on the shipped model.
 
     Args:
@@ -48,7 +60,7 @@ def demonstrate(seconds=10.0, canvas=512, picture=True, seed=0, console=None):
     with dpad.patch(model):
         ordinary, solver = _warm(stock, model, canvas, seed)
         _show_race(ordinary, solver, seconds, console)
-        found = {"canvas": canvas, "threads": torch.get_num_threads()}
+        found: dict[str, Any] = {"canvas": canvas, "threads": torch.get_num_threads()}
         found["race"] = _counts(ordinary, solver)
         found["rows"] = report.rows(ordinary.first, problems(1, seed)[0], model)
         _show_rows(found["rows"], console)
@@ -60,7 +72,9 @@ def demonstrate(seconds=10.0, canvas=512, picture=True, seed=0, console=None):
     return found
 
 
-def _warm(stock, model, canvas, seed):
+def _warm(
+    stock: "nn.Module", model: "nn.Module", canvas: int, seed: int
+) -> tuple[Ordinary, Solver]:
     """Both sides, after one problem or step each that no clock counts."""
     other = problems(1, seed=f"warm-{seed}", split="train")
     options = {**report.ALL, "trace": True}
@@ -70,8 +84,8 @@ def _warm(stock, model, canvas, seed):
     return Ordinary(stock, found, canvas), Solver(model, found, canvas, options)
 
 
-def _counts(ordinary, solver):
-    sides = {}
+def _counts(ordinary: Ordinary, solver: Solver) -> dict[str, dict[str, Any]]:
+    sides: dict[str, dict[str, Any]] = {}
     for name, side in (("ordinary", ordinary), ("dpad", solver)):
         sides[name] = {"solved": side.solved, "right": side.right, "seconds": side.seconds}
     sides["ordinary"]["steps_of_current"] = ordinary.decoder.steps
@@ -79,7 +93,7 @@ def _counts(ordinary, solver):
     return sides
 
 
-def _show_race(ordinary, solver, seconds, console):
+def _show_race(ordinary: Ordinary, solver: Solver, seconds: float, console: Console) -> None:
     begun = time.perf_counter()
     if not console.is_terminal or console.is_dumb_terminal:
         due = begun + LINE_EVERY
@@ -92,7 +106,7 @@ def _show_race(ordinary, solver, seconds, console):
         return
     ascii_only = console.options.ascii_only
 
-    def draw():
+    def draw() -> Table:
         return panes.frame(ordinary, solver, console.width, console.height, ascii_only)
 
     with Live(console=console, auto_refresh=False) as live:
@@ -105,13 +119,13 @@ def _show_race(ordinary, solver, seconds, console):
         live.update(draw(), refresh=True)
 
 
-def _show_line(ordinary, solver, seconds, console):
+def _show_line(ordinary: Ordinary, solver: Solver, seconds: float, console: Console) -> None:
     left, right = panes.ordinary_status(ordinary), panes.dpad_status(solver)
     text = f"{seconds:5.1f} s  ordinary: {left[0]}, {left[1]}  |  dpad: {right[1]}"
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def _show_rows(rows, console):
+def _show_rows(rows: Sequence[dict[str, Any]], console: Console) -> None:
     table = Table(box=None, pad_edge=False, title_justify="left", header_style="bold")
     table.add_column("one problem", no_wrap=True)
     for name in ("answer", "tokens", "forwards", "positions", "seconds", "faster"):
@@ -133,7 +147,7 @@ def _show_rows(rows, console):
         )
 
 
-def _exact(stock, model, seed, console):
+def _exact(stock: "nn.Module", model: "nn.Module", seed: int, console: Console) -> dict[str, Any]:
     found = problems(EXACT_PROBLEMS, seed)
     with console.status("exact mode against the ordinary decoder ..."):
         result = report.exact(stock, model, found, EXACT_CANVAS, EXACT_SECONDS)
@@ -144,7 +158,9 @@ def _exact(stock, model, seed, console):
     return result
 
 
-def _picture(model, canvas, wanted, seed, console):
+def _picture(
+    model: "nn.Module", canvas: int, wanted: bool | str | Path, seed: int, console: Console
+) -> str | None:
     """Path of the picture as text, or None; matplotlib may be missing."""
     if wanted is False:
         return None
@@ -160,7 +176,7 @@ def _picture(model, canvas, wanted, seed, console):
     return str(path)
 
 
-def _show_end(found, console):
+def _show_end(found: dict[str, Any], console: Console) -> None:
     race_counts = found["race"]["dpad"]
     share = race_counts["right"] / race_counts["solved"]
     console.print(

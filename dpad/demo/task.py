@@ -17,6 +17,15 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from dpad.models.hf.interface import NativeModel
 
 START, END, MASK, USER, ASSISTANT = (
     "<|startoftext|>",
@@ -41,7 +50,7 @@ _PROMPT = re.compile(
 _SPLITS = ("train", "test")
 
 
-def encode(text):
+def encode(text: str) -> list[int]:
     """Token ids (list of int) of a text; ValueError names a character outside the vocabulary."""
     tokens = _TOKEN.findall(text)
     for token in tokens:
@@ -50,7 +59,7 @@ def encode(text):
     return [_IDS[token] for token in tokens]
 
 
-def decode(ids):
+def decode(ids: "Iterable[int] | torch.Tensor") -> str:
     """Text of token ids (any iterable of int, or a 1-D tensor), special tokens included."""
     ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
     for index in ids:
@@ -59,7 +68,7 @@ def decode(ids):
     return "".join(VOCABULARY[index] for index in ids)
 
 
-def solve(prompt):
+def solve(prompt: str) -> str:
     """The only right answer to a prompt text, without end token; ValueError if it is no prompt."""
     match = _PROMPT.fullmatch(prompt)
     if match is None:
@@ -72,7 +81,7 @@ def solve(prompt):
     )
 
 
-def held_out(start):
+def held_out(start: int) -> bool:
     """True if runs from this start number belong to the test split."""
     return (start * 2654435761 % 2**32) >> 29 == 0
 
@@ -84,27 +93,27 @@ class Problem:
     prompt: str
 
     @cached_property
-    def prompt_ids(self):
+    def prompt_ids(self) -> list[int]:
         """Token ids of the prompt, a list of 25 ints."""
         return encode(self.prompt)
 
     @cached_property
-    def answer(self):
+    def answer(self) -> str:
         """The right answer without end token, 20 to 60 characters."""
         return solve(self.prompt)
 
-    def check(self, answer):
+    def check(self, answer: "str | Iterable[int] | torch.Tensor") -> bool:
         """True if `answer`, text or token ids *without the prompt*, is exactly right.
 
         Ids (iterable of int or 1-D tensor) must hold the end token right behind the answer; what
         follows it does not count. Text may lack the end token, as decoders strip it.
         """
         is_text = isinstance(answer, str)
-        text, end, _ = (answer if is_text else decode(answer)).partition(END)
+        text, end, _ = (answer if isinstance(answer, str) else decode(answer)).partition(END)
         return text == solve(self.prompt) and (is_text or bool(end))
 
 
-def _draw(rng, crossing, beyond):
+def _draw(rng: random.Random, crossing: bool, beyond: int) -> tuple[int, int, int]:
     """One (step, start, count); `crossing`: a hundred lies inside or just behind the run."""
     step, count = rng.choice(STEPS), rng.choice(COUNTS)
     if crossing:
@@ -113,7 +122,7 @@ def _draw(rng, crossing, beyond):
     return step, rng.randrange(10000 - step * count), count
 
 
-def sample(rng, split, crossing, beyond=0):
+def sample(rng: random.Random, split: str, crossing: float, beyond: int = 0) -> Problem:
     """One random `Problem` of a split, from `rng` (random.Random).
 
     `crossing`: probability that the run is made to pass a hundred (a carry over two digits); other
@@ -128,7 +137,7 @@ def sample(rng, split, crossing, beyond=0):
             return Problem(f"{START}{USER}by {step} forward from{ASSISTANT}{state}")
 
 
-def problems(n, seed=0, split="test"):
+def problems(n: int, seed: int | str = 0, split: str = "test") -> list[Problem]:
     """`n` different problems of a split: "test" (held out, the default) or "train".
 
     The same `seed` gives the same list, and a longer list begins with the shorter one. In at least
@@ -141,20 +150,22 @@ def problems(n, seed=0, split="test"):
     if split not in _SPLITS:
         raise ValueError(f"split={split!r} must be one of {_SPLITS}")
     rng = random.Random(f"{split}-{seed}")
-    found = {}
+    found: dict[Problem, None] = {}
     while len(found) < n:
-        found.setdefault(sample(rng, split, crossing=0.3))
+        found.setdefault(sample(rng, split, crossing=0.3), None)
     return list(found)
 
 
-def model_folder(name="tiny_llada"):
+def model_folder(name: str = "tiny_llada") -> Path:
     """Folder of a shipped model, a name of `MODELS` (config, weights, tokenizer, model card)."""
     if name not in MODELS:
         raise ValueError(f"name={name!r} must be one of {MODELS}")
     return Path(__file__).with_name(name)
 
 
-def load(dtype=None, name="tiny_llada"):
+def load(
+    dtype: "torch.dtype | None" = None, name: str = "tiny_llada"
+) -> tuple["NativeModel", "PreTrainedTokenizerBase"]:
     """(model, tokenizer) of a shipped model, a name of `MODELS`, on the CPU, in eval mode.
 
     `dtype`: torch dtype of the weights, float32 if None (they are stored in float16). Needs

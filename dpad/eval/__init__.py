@@ -6,13 +6,15 @@ imported when one of them is used.
 """
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 __all__ = ["DPadLM", "main", "register"]
 
 NAME = "dpad"
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name == "DPadLM":
         require_harness()
         from dpad.eval.harness import DPadLM
@@ -21,7 +23,7 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def require_harness():
+def require_harness() -> None:
     """Raises ModuleNotFoundError, naming the cure, where lm-eval is not installed."""
     try:
         import lm_eval  # noqa: F401
@@ -33,7 +35,7 @@ def require_harness():
         ) from error
 
 
-def register():
+def register() -> None:
     """Makes "dpad" a model of the harness, for ``--model dpad`` and ``simple_evaluate("dpad")``."""
     require_harness()
     import lm_eval.models  # noqa: F401  fills the registry
@@ -43,7 +45,7 @@ def register():
         model_registry.register(NAME, target="dpad.eval.harness:DPadLM")
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """The harness's command line, after `register`; `arguments` default to the process's own."""
     register()
     from lm_eval.__main__ import cli_evaluate

@@ -1,10 +1,15 @@
 """Requests of the harness as rows of a batch: settings, stop strings, keys, grouping."""
 
 from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
 
 import torch
 from lm_eval.models.utils import normalize_gen_kwargs
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from dpad.decode.suffix import Suffix
 from dpad.generation import presets
@@ -21,7 +26,7 @@ RESERVED = (
 )
 
 
-def configuration(options, preset=None):
+def configuration(options: Mapping[str, Any], preset: str | None = None) -> DPadGenerationConfig:
     """`DPadGenerationConfig` of a preset's values under `options`, as ``--model_args`` gives them.
 
     A suffix may be spelled by its fields: ``suffix=gaussian,suffix_window=64,suffix_near=8``.
@@ -44,13 +49,13 @@ def configuration(options, preset=None):
     return presets.get(preset, **options)
 
 
-def refuse_reserved(options):
+def refuse_reserved(options: Mapping[str, Any]) -> None:
     """Raises ValueError for options that the evaluation sets itself, by name and value."""
     for name in sorted(set(options) & set(RESERVED)):
         raise ValueError(f"{name} = {options[name]!r}: the evaluation sets it itself")
 
 
-def read_settings(gen_kwargs):
+def read_settings(gen_kwargs: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """(options of `generate`, stop strings) of a request's ``gen_kwargs``.
 
     ``max_gen_toks`` (or an alias of it) is the length of the canvas; without it that of the model's
@@ -89,26 +94,26 @@ class Row:
 
     number: int
     ids: torch.Tensor
-    options: dict
+    options: dict[str, Any]
     key: int
     stops: "StopStrings"
-    end_ids: tuple = ()
+    end_ids: Collection[int] = ()
     early_stop: bool = False
 
-    def read(self, answer):
+    def read(self, answer: Tensor) -> tuple[str, int]:
         """(text, number of tokens) of decoded ids ``[canvas]``, up to the first end or stop."""
         ids = answer.tolist()
         end = next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))
         return self.stops.cut(ids[:end])
 
-    def criteria(self):
+    def criteria(self) -> list[Callable[..., bool]]:
         """What ends the row in `generate`. Without early stop it is decoded whole, and cut."""
         return [self.stops.criterion(len(self.ids))] if self.early_stop and self.stops else []
 
 
-def batches(rows, size):
+def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
     """Lists of up to `size` rows with the same options, the longest prompts first."""
-    groups = {}
+    groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(repr(sorted(row.options.items())), []).append(row)
     for group in groups.values():
@@ -117,35 +122,35 @@ def batches(rows, size):
             yield group[first : first + size]
 
 
-def padded(rows):
+def padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     """int64 ids and mask ``[rows, longest prompt]``, padded on the left."""
     ids = [row.ids for row in rows]
-    pad = torch.nn.utils.rnn.pad_sequence
     masks = [torch.ones_like(i) for i in ids]
-    return tuple(pad(t, batch_first=True, padding_side="left") for t in (ids, masks))
+    pad = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+    return pad(ids), pad(masks)
 
 
 class StopStrings:
     """Where an answer's text, special tokens included, first holds one of the strings."""
 
-    def __init__(self, tokenizer, strings):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, strings: Sequence[str]) -> None:
         self.tokenizer, self.strings = tokenizer, strings
         # A token adds a byte at least; some more for those that add none.
         self.window = max((len(s.encode()) for s in strings), default=0) + 8
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return bool(self.strings)
 
-    def criterion(self, start):
+    def criterion(self, start: int) -> Callable[..., bool]:
         """A stopping criterion for an answer that begins at column `start`."""
 
-        def stopped(input_ids, scores, **_):
+        def stopped(input_ids: Tensor, scores: Tensor, **_: Any) -> bool:
             answer = input_ids[0, start:].tolist()
             return self._found(answer[-self.window :]) and self._found(answer)
 
         return stopped
 
-    def cut(self, ids):
+    def cut(self, ids: list[int]) -> tuple[str, int]:
         """(text before the first stop, number of tokens that stand wholly before it)."""
         before = len(ids)
         if self._found(ids):
@@ -160,11 +165,11 @@ class StopStrings:
             text = text.split(string)[0]
         return text, before
 
-    def _found(self, ids):
+    def _found(self, ids: list[int]) -> bool:
         text = self._text(ids)
         return any(s in text for s in self.strings)
 
-    def _text(self, ids, skip=False):
+    def _text(self, ids: list[int], skip: bool = False) -> str:
         return self.tokenizer.decode(
             ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False
         )

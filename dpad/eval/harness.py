@@ -2,21 +2,28 @@
 
 import logging
 import math
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
 import dpad
 from dpad.eval.batches import Row, StopStrings, batches, configuration, padded, read_settings
 from dpad.eval.record import Record
 from dpad.eval.scoring import bounds, fills
 from dpad.generation.api import merge
+from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.conventions import Conventions
 from dpad.generation.job import Job
 from dpad.generation.likelihood import check_samples
+from dpad.generation.output import DPadOutput
 from dpad.generation.recipe import Recipe
 from dpad.generation.row_key import key_of
 from dpad.loading import load
@@ -65,21 +72,21 @@ class DPadLM(TemplateLM):
 
     def __init__(
         self,
-        pretrained,
-        tokenizer=None,
+        pretrained: nn.Module | str,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
         *,
-        batch_size=1,
-        max_batch_size=None,
-        dtype="auto",
-        device=None,
-        max_length=None,
-        preset=None,
-        mc_samples=128,
-        greedy_fill=False,
-        record=None,
-        seed=0,
-        **options,
-    ):
+        batch_size: int | str = 1,
+        max_batch_size: int | str | None = None,
+        dtype: str = "auto",
+        device: str | None = None,
+        max_length: int | str | None = None,
+        preset: str | None = None,
+        mc_samples: int = 128,
+        greedy_fill: bool = False,
+        record: str | os.PathLike[str] | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
         super().__init__()
         self.batch_size = _whole("batch_size", batch_size)
         if max_batch_size is not None:
@@ -113,27 +120,31 @@ class DPadLM(TemplateLM):
     # --- what the harness asks about model and tokenizer -----------------------------------------
 
     @property
-    def eot_token_id(self):
+    def eot_token_id(self) -> int:
         return self.tokenizer.eos_token_id
 
     @property
-    def prefix_token_id(self):
+    def prefix_token_id(self) -> int:
         """What an empty context stands for: begin-of-text, else end-of-text."""
         first = self.tokenizer.bos_token_id
         return self.eot_token_id if first is None else first
 
     @property
-    def tokenizer_name(self):
+    def tokenizer_name(self) -> str:
         return self.tokenizer.name_or_path.replace("/", "__")
 
-    def tok_encode(self, string, add_special_tokens=None, **_):
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
         """Token ids; begin-of-text is not added where the text begins with it."""
         if add_special_tokens is None:
             first = self.tokenizer.bos_token
             add_special_tokens = not (first and string.startswith(first))
         return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
 
-    def apply_chat_template(self, chat_history, add_generation_prompt=True):
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         """The tokenizer's template; without a generation prompt the last turn stays open."""
         return self.tokenizer.apply_chat_template(
             chat_history,
@@ -142,7 +153,7 @@ class DPadLM(TemplateLM):
             continue_final_message=not add_generation_prompt,
         )
 
-    def get_model_info(self):
+    def get_model_info(self) -> dict[str, Any]:
         """What the harness puts into its results, below "config"."""
         return {
             "model_num_parameters": sum(p.numel() for p in self.model.parameters()),
@@ -158,9 +169,9 @@ class DPadLM(TemplateLM):
 
     # --- generation ------------------------------------------------------------------------------
 
-    def generate_until(self, requests, disable_tqdm=False):
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """The answers' texts, in the order of the requests, see the class."""
-        rows, texts = self._rows(requests), [None] * len(requests)
+        rows, texts = self._rows(requests), [""] * len(requests)
         with _bar("generate_until", len(rows), disable_tqdm) as bar:
             for batch in batches(rows, self.batch_size):
                 out, answers = self.decode(batch, self.config)
@@ -184,13 +195,14 @@ class DPadLM(TemplateLM):
         self._report()
         return texts
 
-    def _rows(self, requests):
+    def _rows(self, requests: Sequence[Instance]) -> list[Row]:
         """The requests as rows, all of them checked."""
-        rows, seen = [], {}
+        rows: list[Row] = []
+        seen: dict[tuple[str, str], int] = {}
         for number, request in enumerate(requests):
             try:
                 text, gen_kwargs = request.args
-                options, stops = read_settings(gen_kwargs)
+                options, strings = read_settings(gen_kwargs)
                 ids = torch.tensor(self.tok_encode(text), dtype=torch.int64)
                 job = self._job(ids, options)
             except (TypeError, ValueError) as error:
@@ -199,21 +211,23 @@ class DPadLM(TemplateLM):
             again = seen.get((text, repr(gen_kwargs)), 0)
             seen[text, repr(gen_kwargs)] = again + 1
             key = key_of(again if job.config.temperature else 0, *ids.tolist())
-            stops = StopStrings(self.tokenizer, stops)
+            stops = StopStrings(self.tokenizer, strings)
             early = bool(job.config.early_stop)
             rows.append(Row(number, ids, options, key, stops, job.recipe.end_ids, early))
         return rows
 
-    def _base(self):
+    def _base(self) -> DPadGenerationConfig | None:
         return self._handle.config if self._handle else None
 
-    def _job(self, ids, options):
+    def _job(self, ids: Tensor, options: dict[str, Any]) -> Job:
         """The call of `generate` that a prompt alone would be: its checks, and what holds in it."""
         config = merge(self.model, self._base(), self.config, options)
         recipe = Recipe(self.adapter, config)
         return Job(self.adapter, recipe, [ids], NOTHING, Conventions(), {}, (None, None))
 
-    def decode(self, rows, config):
+    def decode(
+        self, rows: Sequence[Row], config: DPadGenerationConfig
+    ) -> tuple[DPadOutput, Tensor]:
         """(`DPadOutput`, answers int64 ``[rows, canvas]``) of rows with the same options."""
         ids, mask = padded(rows)
         out = dpad.generate(
@@ -230,14 +244,18 @@ class DPadLM(TemplateLM):
 
     # --- likelihood ------------------------------------------------------------------------------
 
-    def loglikelihood(self, requests, disable_tqdm=False):
+    def loglikelihood(
+        self, requests: Sequence[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
         """(lower bound of the log-probability in nats, is_greedy) of (context, continuation)."""
         found = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         self.record.name(requests)
         self._report()
         return found
 
-    def _loglikelihood_tokens(self, requests, disable_tqdm=False, **_):
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Any], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
         """The same of ((context, continuation), their ids)."""
         if not self.greedy_fill:
             log.warning("is_greedy is not computed (greedy_fill=True): metrics of it mean nothing")
@@ -256,7 +274,9 @@ class DPadLM(TemplateLM):
                 bar.update()
         return found
 
-    def loglikelihood_rolling(self, requests, disable_tqdm=False):
+    def loglikelihood_rolling(
+        self, requests: Sequence[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
         """Lower bounds of the log-probability of whole texts, in nats.
 
         A text is scored in windows of `max_length` positions: the first behind `prefix_token_id`,
@@ -288,18 +308,18 @@ class DPadLM(TemplateLM):
         self._report()
         return found
 
-    def _report(self):
+    def _report(self) -> None:
         """The record so far: into the log, and into its file if there is one."""
         log.info("so far: %s", self.record.summary())
         if self._record_file is not None:
             self.record.save(self._record_file)
 
 
-def _whole(name, value, low=1):
+def _whole(name: str, value: int | str, low: int = 1) -> int:
     if isinstance(value, str) and value.isdigit():
         value = int(value)
     return whole(low)(name, value)
 
 
-def _bar(what, count, disabled):
+def _bar(what: str, count: int, disabled: bool) -> tqdm:
     return tqdm(total=count, desc=f"dpad: {what}", disable=disabled)

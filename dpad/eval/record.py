@@ -1,6 +1,11 @@
 """What an evaluation cost, and how sure its likelihoods are: the side channel of its results."""
 
 import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lm_eval.api.instance import Instance
 
 TYPES = ("generate_until", "loglikelihood", "loglikelihood_rolling")
 
@@ -14,26 +19,27 @@ class Record:
     (nats) and the number of masked canvases that were computed.
     """
 
-    def __init__(self):
-        self.requests, self.calls = [], []
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.calls: list[dict[str, Any]] = []
 
-    def call(self, timings, rows):
+    def call(self, timings: Mapping[str, float], rows: int) -> None:
         """Takes up the `timings` of one call of `generate` with `rows` rows."""
         self.calls.append({"rows": rows, **timings})
 
-    def add(self, kind, request=None, **figures):
+    def add(self, kind: str, request: Instance | None = None, **figures: Any) -> None:
         """An entry of one of `TYPES`; `request` is the harness's, see `name`."""
         self.requests.append({"type": kind, "task": None, "document": None, **figures})
         if request is not None:
             self.name([request])
 
-    def name(self, requests):
+    def name(self, requests: Sequence[Instance]) -> None:
         """Says which requests the last entries belong to."""
         last = self.requests[len(self.requests) - len(requests) :]
         for entry, request in zip(last, requests, strict=True):
             entry.update(task=request.task_name, document=request.doc_id)
 
-    def summary(self):
+    def summary(self) -> dict[str, Any]:
         """Per type of request: counts, sums and rates. Seconds are those within `generate`."""
         of_type = {kind: [r for r in self.requests if r["type"] == kind] for kind in TYPES}
         found = {kind: self._likelihoods(of_type[kind]) for kind in TYPES[1:] if of_type[kind]}
@@ -41,7 +47,7 @@ class Record:
             found["generate_until"] = self._generations(of_type["generate_until"])
         return found
 
-    def _generations(self, requests):
+    def _generations(self, requests: Sequence[dict[str, Any]]) -> dict[str, Any]:
         names = ("prompt_tokens", "generated_tokens", "canvas_tokens", "forwards")
         sums = {name: sum(r[name] for r in requests) for name in names}
         spent = {name: sum(c[name] for c in self.calls) for name in self.calls[0] if name != "rows"}
@@ -58,7 +64,7 @@ class Record:
         }
 
     @staticmethod
-    def _likelihoods(requests):
+    def _likelihoods(requests: Sequence[dict[str, Any]]) -> dict[str, Any]:
         errors = [r["standard_error"] for r in requests]
         return {
             "requests": len(requests),
@@ -67,7 +73,7 @@ class Record:
             "standard_error_max": max(errors),
         }
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes summary, calls and requests as JSON."""
         with open(path, "w", encoding="utf-8") as file:
             values = {"summary": self.summary(), "calls": self.calls, "requests": self.requests}

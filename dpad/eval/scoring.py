@@ -1,5 +1,8 @@
 """How the harness's likelihood requests are answered: Monte-Carlo bounds and greedy fills."""
 
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 import dpad
@@ -7,12 +10,17 @@ from dpad.decode.suffix import Suffix
 from dpad.eval.batches import Row, StopStrings, batches
 from dpad.generation.checks import mask_id_of
 from dpad.generation.likelihood import checked_texts
+from dpad.models.adapter import Adapter
+
+if TYPE_CHECKING:
+    from dpad.eval.harness import DPadLM
 
 # Pairs of one call of `loglikelihood`: between calls the bar moves and the cache is written.
 PAIRS = 32
+Pair = tuple[Sequence[int], Sequence[int]]  # prompt ids, answer ids
 
 
-def bounds(lm, pairs):
+def bounds(lm: "DPadLM", pairs: Sequence[Pair]) -> Iterator[tuple[float, float, int]]:
     """(value, standard error, canvases) of each (prompt ids, answer ids), one after the other.
 
     All pairs are checked now; they are scored when they are asked for.
@@ -23,7 +31,7 @@ def bounds(lm, pairs):
     return _scored(lm, pairs)
 
 
-def _scored(lm, pairs):
+def _scored(lm: "DPadLM", pairs: Sequence[Pair]) -> Iterator[tuple[float, float, int]]:
     for first in range(0, len(pairs), PAIRS):
         part = pairs[first : first + PAIRS]
         found = dpad.loglikelihood(
@@ -39,7 +47,7 @@ def _scored(lm, pairs):
         yield from zip(*(column.tolist() for column in columns), strict=True)
 
 
-def _one_by_one(adapter, answer, mask_id):
+def _one_by_one(adapter: Adapter, answer: Sequence[int], mask_id: int) -> dict[str, Any]:
     """Options for one token at a time, where what stands behind an end id counts too."""
     if adapter.attention == "full":
         canvas = {"block_length": len(answer), "suffix": Suffix("all"), "cache": "none"}
@@ -54,7 +62,7 @@ def _one_by_one(adapter, answer, mask_id):
     }
 
 
-def fills(lm, pairs):
+def fills(lm: "DPadLM", pairs: Sequence[Pair]) -> list[bool]:
     """Whether each answer is what the model fills in, one token at a time, the surest first; by
     blocks where its attention is.
     """

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from transformers import GenerationConfig
@@ -27,6 +27,22 @@ from dpad.generation.recipe import Recipe
 from dpad.generation.release import released
 from dpad.generation.stored import stored_options
 from dpad.models.adapter import Adapter, find_adapter
+
+
+@overload
+def generate(
+    model: torch.nn.Module,
+    inputs: Any = None,
+    *,
+    return_dict_in_generate: Literal[True],
+    **options: Any,
+) -> DPadOutput: ...
+
+
+@overload
+def generate(
+    model: torch.nn.Module, inputs: Any = None, **options: Any
+) -> torch.Tensor | DPadOutput: ...
 
 
 def generate(
@@ -135,10 +151,9 @@ def _call(
     pad_id = token_ids(adapter, config)[2]
     ids, mask = read_inputs(*prompt, pad_id)
     if config.num_return_sequences > 1:
-        ids, mask = (
-            None if t is None else t.repeat_interleave(config.num_return_sequences, dim=0)
-            for t in (ids, mask)
-        )
+        ids = ids.repeat_interleave(config.num_return_sequences, dim=0)
+        if mask is not None:
+            mask = mask.repeat_interleave(config.num_return_sequences, dim=0)
     prompts = split_prompts(ids, mask)
     if custom_generate is not None:
         dreams = {f"generation_{name}_hook_func": hook for name, hook in hooks.items()}

@@ -1,8 +1,13 @@
 """The step callback, by Diffusers' convention: an allow-list in, an allow-list out."""
 
+from collections.abc import Callable, Collection
+from typing import Any
+
 import torch
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from dpad.decode.step import Step
 from dpad.generation.processing import plain_mode
 from dpad.values import refuse
 
@@ -12,7 +17,7 @@ WRITABLE = ("block",)
 STEPS_PER_TOKEN = 8
 
 
-def _allowed(option, names, allowed):
+def _allowed(option: str, names: Any, allowed: tuple[str, ...]) -> tuple[str, ...]:
     if names is not None and not isinstance(names, (str, list, tuple)):
         refuse(option, names, f"some of {', '.join(allowed)}")
     names = (names,) if isinstance(names, str) else tuple(names or ())
@@ -22,7 +27,11 @@ def _allowed(option, names, allowed):
     return names
 
 
-def check_callback(callback, inputs, outputs):
+def check_callback(
+    callback: Callable[..., Any] | None,
+    inputs: Collection[str] | None,
+    outputs: Collection[str] | None,
+) -> tuple[Callable[..., Any] | None, tuple[str, ...], tuple[str, ...]]:
     """(callback, names it is given, names it may change), checked.
 
     Raises:
@@ -58,12 +67,18 @@ class StepCallback:
     as they were given. Positions of ``block`` that get the mask id are decided again.
     """
 
-    def __init__(self, model, callback, inputs, outputs):
+    def __init__(
+        self,
+        model: nn.Module,
+        callback: Callable[..., Any],
+        inputs: tuple[str, ...],
+        outputs: tuple[str, ...],
+    ) -> None:
         self.model, self.callback = model, callback
         self.inputs, self.outputs = inputs, outputs
         self.number = 0
 
-    def __call__(self, step, vocab):
+    def __call__(self, step: Step, vocab: int) -> None:
         with plain_mode():
             tensors = {"row": torch.tensor([q.number for q in step.live], device="cpu")}
             tensors |= {name: getattr(self, f"_{name}")(step) for name in self.inputs}
@@ -78,29 +93,32 @@ class StepCallback:
             step.settle()
 
     @staticmethod
-    def _at(step):
+    def _at(step: Step) -> tuple[Tensor, Tensor]:
         return step.targets.places()
 
     @staticmethod
-    def _padded(step, values, padding):
+    def _padded(step: Step, values: Tensor, padding: float) -> Tensor:
         sizes = [e - s for s, e in (q.targets for q in step.live)]
         return pad_sequence(values.split(sizes), True, padding)
 
-    def _block(self, step):
+    def _block(self, step: Step) -> Tensor:
         return self._padded(step, step.canvas.tokens[self._at(step)], -1)
 
-    def _confidence(self, step):
+    def _confidence(self, step: Step) -> Tensor:
         return self._padded(step, step.probability.clone(), 0.0)
 
-    def _transfer_index(self, step):
+    def _transfer_index(self, step: Step) -> Tensor:
         rows, position = self._at(step)
         now = step.canvas.forward[rows] - 1
         return self._padded(step, step.canvas.committed_at[rows, position] == now, False)
 
-    def _kept_suffix(self, step):
-        return pad_sequence([q.kept for q in step.live], True, -1)
+    def _kept_suffix(self, step: Step) -> Tensor:
+        kept = [q.kept for q in step.live if q.kept is not None]  # each has drawn its own
+        return pad_sequence(kept, True, -1)
 
-    def _checked(self, answer, tensors, step, vocab):
+    def _checked(
+        self, answer: Any, tensors: dict[str, Tensor], step: Step, vocab: int
+    ) -> Tensor | None:
         """The block's new tokens ``[logit_rows]``, or None where nothing is to change."""
         if answer is None:
             return None
@@ -128,7 +146,7 @@ class StepCallback:
         return self._new_block(answer["block"], tensors["block"], step, vocab)
 
     @staticmethod
-    def _new_block(block, old, step, vocab):
+    def _new_block(block: Tensor, old: Tensor, step: Step, vocab: int) -> Tensor | None:
         block = block.to(old.device)
         if torch.equal(block, old):
             return None
@@ -150,7 +168,7 @@ class StepCallback:
         return changed
 
 
-def _same(value, old):
+def _same(value: Tensor, old: Tensor) -> bool:
     return torch.allclose(
         value.to(old).to(torch.float64), old.to(torch.float64), 0, 0, equal_nan=True
     )

@@ -1,22 +1,28 @@
 """Checks of one call of `generate` that need model, configuration and batch together."""
 
 import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
 
 from dpad import ops
+from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.fields import COUNTED_ALGS, DRAWN_ALGS
+from dpad.models.adapter import Adapter
 from dpad.models.linear_layers import own_forward
 
 
-def on_the_model(model):
+def on_the_model(model: nn.Module) -> list[str]:
     """What stands on the model itself and runs when that is called, which decoding does not; in
     words, for a refusal or a report.
     """
-    handle = model.__dict__.get("_dpad_handle")
+    handle: Any = model.__dict__.get("_dpad_handle")
 
-    def behind(entry):
+    def behind(entry: object) -> object:
         """dpad's own entry stands for what the instance had before."""
-        ours = handle is not None and getattr(entry, "handle", None) is handle
-        return handle.stock_entry("forward") if ours else entry
+        ours = getattr(entry, "handle", None)
+        return ours.stock_entry("forward") if ours is not None and ours is handle else entry
 
     name, found = f"the {type(model).__name__} itself", []
     if model._forward_hooks or model._forward_pre_hooks:
@@ -26,12 +32,12 @@ def on_the_model(model):
     return found
 
 
-def refuse_unserved(adapter):
+def refuse_unserved(adapter: Adapter) -> None:
     """Raises UnsupportedModelError with the names of all that decoding would skip."""
     adapter.refuse_unserved(on_the_model(adapter.model))
 
 
-def check_attention(adapter, config, wanted):
+def check_attention(adapter: Adapter, config: DPadGenerationConfig, wanted: str | None) -> None:
     """Refuses what the attention of the model cannot do.
 
     `wanted` is the attention that the compatible mode is for, or None.
@@ -61,7 +67,7 @@ def check_attention(adapter, config, wanted):
         )
 
 
-def check_behind(adapter, supplied, hooks):
+def check_behind(adapter: Adapter, supplied: Mapping[str, Any], hooks: Mapping[str, Any]) -> None:
     """Refuses what a caller supplies for a suffix that the model does not see.
 
     `supplied` and `hooks` are the caller's own, name -> function or None.
@@ -80,7 +86,7 @@ def check_behind(adapter, supplied, hooks):
             )
 
 
-def mask_id_of(adapter, given):
+def mask_id_of(adapter: Adapter, given: int | None) -> int:
     """The mask id in force: `given`, else the model's; ValueError for none or one it has not."""
     mask_id = adapter.mask_id if given is None else given
     if mask_id is None:
@@ -92,12 +98,12 @@ def mask_id_of(adapter, given):
     return mask_id
 
 
-def _check_id(adapter, name, value):
+def _check_id(adapter: Adapter, name: str, value: int) -> None:
     if not 0 <= value < adapter.vocab_size:
         raise ValueError(f"{name} = {value}: the vocabulary has {adapter.vocab_size} ids")
 
 
-def token_ids(adapter, config):
+def token_ids(adapter: Adapter, config: DPadGenerationConfig) -> tuple[int, tuple[int, ...], int]:
     """(mask id, end ids, pad id) in force: the configuration's, else the model's.
 
     Raises:
@@ -121,13 +127,13 @@ def token_ids(adapter, config):
     return mask_id, end_ids, pad_id
 
 
-def _ids(value):
+def _ids(value: int | list[int] | None) -> tuple[int, ...]:
     if value is None:
         return ()
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def row_keys(given, rows):
+def row_keys(given: list[int] | None, rows: int) -> list[int]:
     """What the draws of each row are keyed by: given, or its number.
 
     Raises ValueError for another count.
@@ -139,14 +145,14 @@ def row_keys(given, rows):
     return list(given)
 
 
-def check_steps(config, blocks):
+def check_steps(config: DPadGenerationConfig, blocks: Sequence[int]) -> None:
     """Whether the steps suffice for the blocks of a row; `blocks`: their lengths.
 
     Raises ValueError, naming the argument that is missing or too small.
     """
     steps = config.steps
-    needed = {"origin": "steps", **dict.fromkeys(COUNTED_ALGS, "confidence_threshold")}
-    needed = needed.get(config.alg)
+    needs = {"origin": "steps", **dict.fromkeys(COUNTED_ALGS, "confidence_threshold")}
+    needed = needs.get(config.alg)
     if needed and getattr(config, needed) is None:
         raise ValueError(f"alg = {config.alg!r} needs {needed}=")
     if steps is None:
@@ -167,7 +173,7 @@ def check_steps(config, blocks):
                 )
 
 
-def check_refine(adapter, config, hooks):
+def check_refine(adapter: Adapter, config: DPadGenerationConfig, hooks: Mapping[str, Any]) -> None:
     """What refining a draft needs of the model and the call; ValueError by name and value.
 
     `hooks`: Dream's, name -> function or None.
@@ -189,7 +195,9 @@ def check_refine(adapter, config, hooks):
     warnings.warn(f"{named}: {has} and was not trained to see what is kept behind", stacklevel=2)
 
 
-def check_drawn(adapter, config, kept_quirks):
+def check_drawn(
+    adapter: Adapter, config: DPadGenerationConfig, kept_quirks: Mapping[str, Any]
+) -> None:
     """What `alg` and `remask` need where each token is drawn; ValueError by name and value."""
     if kept_quirks.get("draws") and config.alg not in DRAWN_ALGS:
         raise ValueError(
@@ -214,7 +222,7 @@ def check_drawn(adapter, config, kept_quirks):
         )
 
 
-def leaves_all(config):
+def leaves_all(config: DPadGenerationConfig) -> bool:
     """Whether first hitting has fewer steps than a block has masks, and a cache that such a block
     is not saved in (BD3-LM's program).
     """
@@ -223,7 +231,7 @@ def leaves_all(config):
     return config.steps < -(-config.max_new_tokens // config.block_length) * config.block_length
 
 
-def check_left(config, prompts):
+def check_left(config: DPadGenerationConfig, prompts: Sequence[Tensor]) -> None:
     """Refuses steps that leave masks in some blocks and not in all; ValueError with the values."""
     if not leaves_all(config):
         return
@@ -236,7 +244,7 @@ def check_left(config, prompts):
         )
 
 
-def check_supplied_order(config, confidences):
+def check_supplied_order(config: DPadGenerationConfig, confidences: object) -> None:
     """Raises ValueError where scores are supplied for a rule that makes its own of them."""
     if confidences is None:
         return
@@ -249,7 +257,7 @@ def check_supplied_order(config, confidences):
         raise ValueError(f"confidences is given and {named}: it ranks nothing")
 
 
-def check_refresh(config):
+def check_refresh(config: DPadGenerationConfig) -> None:
     """Raises ValueError for a way to refresh that the cache, or its lack, makes meaningless."""
     if config.refresh == "recent" and config.cache == "none":
         raise ValueError(
@@ -262,7 +270,12 @@ def check_refresh(config):
         )
 
 
-def check_length(adapter, config, kept_quirks, end_ids):
+def check_length(
+    adapter: Adapter,
+    config: DPadGenerationConfig,
+    kept_quirks: Mapping[str, Any],
+    end_ids: Sequence[int],
+) -> None:
     """Refuses options that a length which is not known has no meaning for.
 
     Raises ValueError with the names and the values.
@@ -296,13 +309,13 @@ def check_length(adapter, config, kept_quirks, end_ids):
         )
 
 
-def check_growth(config, supplied):
+def check_growth(config: DPadGenerationConfig, supplied: Mapping[str, Any]) -> None:
     """Refuses what a caller supplies for positions that move; ValueError with the name."""
     if config.length is not None and supplied["kept_suffix"] is not None:
         raise ValueError(f"kept_suffix is given and length = {config.length}: positions move")
 
 
-def check_hooks(hooks, config, rows):
+def check_hooks(hooks: Mapping[str, Any], config: DPadGenerationConfig, rows: int) -> None:
     """Dream's hooks (name -> function or None) see every position of every row in every step.
 
     Raises:

@@ -32,6 +32,8 @@ as many positions as the model has, and with a cache no block that was not finis
 `defaults` hold where the configuration leaves a field open.
 """
 
+from typing import Any
+
 from dpad.decode.daedal import Daedal
 from dpad.decode.suffix import Suffix
 
@@ -212,6 +214,6 @@ COMPATIBLE = {
 }
 
 
-def quirks(name):
+def quirks(name: object) -> dict[str, Any]:
     """The row of `name`, or an empty one, also of what is no name and refused elsewhere."""
     return COMPATIBLE.get(name, {}) if isinstance(name, str) else {}

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import GenerationConfig
 
@@ -107,10 +107,10 @@ class DPadGenerationConfig(GenerationConfig):
         ValueError: a value out of range, or conflicting options; the message names both.
     """
 
-    suffix: Any  # a `Suffix`; a dict of its fields becomes one
-    commit: Any
-    remask: Any
-    refine: Any
+    if TYPE_CHECKING:  # the fields
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
     def __init__(self, **kwargs: Any) -> None:
         values = resolve_names(kwargs)

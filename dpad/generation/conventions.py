@@ -1,11 +1,18 @@
 """Everything of the caller's that runs inside the loop, bound to one call of `generate`."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from torch import Tensor, nn
+
+from dpad.decode.sequence import Sequence
+from dpad.decode.step import Step
 from dpad.generation.callback import StepCallback, check_callback
+from dpad.generation.length_rules import LengthRules
 from dpad.generation.processing import Criteria, Processors, check_criteria, check_processors
+from dpad.generation.progress import Progress
 from dpad.generation.streaming import BlockStreamer, check_streamer
 
 
@@ -16,13 +23,13 @@ class Conventions:
     `progress` makes the bar of a call: a function (new_tokens, end_ids) -> `Progress`.
     """
 
-    streamer: object = None
-    logits_processor: list | None = None
-    stopping_criteria: list | None = None
-    callback_on_step_end: object = None
-    callback_on_step_end_tensor_inputs: Sequence[str] | None = None
-    callback_on_step_end_tensor_outputs: Sequence[str] | None = None
-    progress: object = None
+    streamer: Any = None
+    logits_processor: list[Any] | None = None
+    stopping_criteria: list[Any] | None = None
+    callback_on_step_end: Callable[..., Any] | None = None
+    callback_on_step_end_tensor_inputs: Collection[str] | None = None
+    callback_on_step_end_tensor_outputs: Collection[str] | None = None
+    progress: Callable[..., Progress] | bool | None = None
 
 
 class BoundConventions:
@@ -32,9 +39,19 @@ class BoundConventions:
     may become. `cuts` holds, for each row that a criterion or rule ended, how much of it stays.
     """
 
-    def __init__(self, given, model, prompts, end_ids, new_tokens, vocab, rules=None):
+    def __init__(
+        self,
+        given: Conventions,
+        model: nn.Module,
+        prompts: list[Tensor],
+        end_ids: tuple[int, ...],
+        new_tokens: list[int],
+        vocab: int,
+        rules: list[LengthRules] | None = None,
+    ) -> None:
         self.streamer, self.callback, self.vocab = None, None, vocab
-        self.new_tokens, self.done, self.cuts = new_tokens, [0] * len(prompts), {}
+        self.new_tokens, self.done = new_tokens, [0] * len(prompts)
+        self.cuts: dict[int, int] = {}
         if given.streamer is not None:
             check_streamer(given.streamer, len(prompts))
             self.streamer = BlockStreamer(given.streamer, prompts[0], end_ids)
@@ -46,7 +63,7 @@ class BoundConventions:
             of_rows = zip(criteria, prompts, strict=True)
             self.criteria = [Criteria(c, prompt, end_ids) for c, prompt in of_rows]
         make = given.progress
-        self.progress = make and make(new_tokens, end_ids)
+        self.progress = make(new_tokens, end_ids) if callable(make) else None
         callback, *names = check_callback(
             given.callback_on_step_end,
             given.callback_on_step_end_tensor_inputs,
@@ -55,12 +72,12 @@ class BoundConventions:
         if callback is not None:
             self.callback = StepCallback(model, callback, *names)
 
-    def hooks(self, on_step=None):
+    def hooks(self, on_step: Callable[[Step], None] | None = None) -> dict[str, Any]:
         """What goes into `dpad.decode.lane.Hooks`; what is not used is left out.
 
         `on_step`: another function of the step, which comes before the callback and the streamer.
         """
-        hooks = {"process_logits": self.process_logits, "on_step": on_step}
+        hooks: dict[str, Any] = {"process_logits": self.process_logits, "on_step": on_step}
         if self.callback is not None or (self.streamer and self.streamer.takes_drafts):
             hooks["on_step"] = lambda step: self._step(step, on_step)
         if any((self.streamer, self.criteria, self.progress, self.rules)):
@@ -68,13 +85,13 @@ class BoundConventions:
         return hooks
 
     @contextlib.contextmanager
-    def streaming(self):
+    def streaming(self) -> Iterator[None]:
         """A context in which the streamer has its prompt, and its end in any case; the bar too."""
         empty = contextlib.nullcontext()
         with self.streamer or empty, self.progress or empty:
             yield
 
-    def _step(self, step, before):
+    def _step(self, step: Step, before: Callable[[Step], None] | None) -> None:
         if before is not None:
             before(step)
         if self.callback is not None:
@@ -82,7 +99,7 @@ class BoundConventions:
         if self.streamer is not None and self.streamer.takes_drafts:
             self.streamer.step(step)
 
-    def _block(self, q, tokens):
+    def _block(self, q: Sequence, tokens: Tensor) -> bool:
         """True if a criterion ends the row before its last token."""
         row = q.number
         kept = self.criteria[row].block(tokens) if self.criteria is not None else None

@@ -1,9 +1,13 @@
 """``diffusion_generate``: Dream's own call, its names and defaults, on dpad's decoder."""
 
 from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
 
 from dpad.generation import api
 from dpad.generation.config import DPadGenerationConfig
+from dpad.generation.output import DPadOutput
 from dpad.generation.prompts import read_inputs
 from dpad.generation.release import released
 from dpad.values import flag, whole
@@ -17,7 +21,9 @@ SHARED = (
 DEFAULT_MAX_LENGTH = 20  # of Dream's configuration class; added to the prompt's length
 
 
-def diffusion_generate(model, inputs=None, generation_config=None, **kwargs):
+def diffusion_generate(
+    model: nn.Module, inputs: Any = None, generation_config: Any = None, **kwargs: Any
+) -> Tensor | DPadOutput:
     """Dream's sampler (arXiv 2508.15487) with its own argument names.
 
     Args:
@@ -51,7 +57,7 @@ def diffusion_generate(model, inputs=None, generation_config=None, **kwargs):
         return api.generate(model, ids, attention_mask=mask, streamer=streamer, **options)
 
 
-def _options(given, kwargs, prompt_columns):
+def _options(given: Any, kwargs: dict[str, Any], prompt_columns: int) -> dict[str, Any]:
     """Our options for Dream's."""
     options = {}
     if given is not None and not isinstance(given, DPadGenerationConfig):
@@ -76,7 +82,7 @@ def _options(given, kwargs, prompt_columns):
     return options
 
 
-def _length(max_length, named, prompt_columns):
+def _length(max_length: Any, named: dict[str, Any], prompt_columns: int) -> dict[str, int]:
     """max_new_tokens from Dream's max_length, which counts the prompt's columns."""
     if max_length is None or (max_length == DEFAULT_MAX_LENGTH and "max_length" not in named):
         return {}

@@ -1,5 +1,8 @@
 """The options of a decoding run: their names, kinds and defaults, and other names for them."""
 
+from collections.abc import Callable
+from typing import Any
+
 from dpad.decode import commit
 from dpad.decode.ancestral import remask
 from dpad.decode.daedal import Daedal
@@ -9,6 +12,7 @@ from dpad.decode.suffix import Suffix
 from dpad.values import (
     MOST_POSITIONS,
     MOST_ROWS,
+    Kind,
     flag,
     int64,
     one_of,
@@ -41,12 +45,12 @@ QUOTA_ALGS = ("sequential", "topk_margin", "entropy", "origin", *DRAWN_ALGS)
 CACHES = ("none", "prefix", "dual")
 
 
-def _object(made, by_name, expected):
+def _object(made: type[Any], by_name: Callable[[str], Any], expected: str) -> Kind:
     """A kind: an object of the class `made`, a dict of its fields, or one that a name stands for
     (a function of it, None for a name that it does not know).
     """
 
-    def check(name, value):
+    def check(name: str, value: Any) -> Any:
         if isinstance(value, made):
             return value
         found = by_name(value) if isinstance(value, str) else None
@@ -72,7 +76,7 @@ _length = _object(
 )
 
 
-def _refine(name, value):
+def _refine(name: str, value: Any) -> Refine:
     """A `Refine`, its fields, or its ratio."""
     if isinstance(value, Refine):
         return value
@@ -85,7 +89,7 @@ def _refine(name, value):
     refuse(name, value, f"a dpad.Refine, its ratio, or a dict of its fields ({fields})")
 
 
-def _cache(name, value):
+def _cache(name: str, value: Any) -> str:
     """One of `CACHES`; as Fast-dLLM's `use_cache`, True is "prefix" and False "none"."""
     switch = plain(value)
     if isinstance(switch, bool):
@@ -93,7 +97,7 @@ def _cache(name, value):
     return one_of(*CACHES)(name, value)
 
 
-def _compatible(name, value):
+def _compatible(name: str, value: Any) -> str:
     from dpad.generation.compat import COMPATIBLE
 
     return one_of(*COMPATIBLE)(name, value)

@@ -1,9 +1,16 @@
 """Dream's hooks, and its history: the canvas as the caller laid it out, step by step."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from dpad.decode.canvas import Canvas
+from dpad.decode.layout import Layout
+from dpad.decode.sequence import Sequence
+from dpad.decode.step import Step
 from dpad.generation.processing import plain_mode
 
 
@@ -13,16 +20,16 @@ class CanvasView:
     `ids` int64 ``[batch, prompt columns]`` and `mask` bool or None as given to ``generate``.
     """
 
-    def __init__(self, ids, mask, new_tokens, mask_id):
+    def __init__(self, ids: Tensor, mask: Tensor | None, new_tokens: int, mask_id: int) -> None:
         batch, self.prompt_columns = ids.shape
         self.mask_id = mask_id
         self.base = torch.nn.functional.pad(ids, (0, new_tokens), value=mask_id)
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(ids.device)
         generated = torch.ones(batch, new_tokens, dtype=torch.bool, device=ids.device)
-        self.sequences = []  # those of the call, once it has begun
+        self.sequences: list[Sequence] = []  # those of the call, once it has begun
         self.columns = [row.nonzero()[:, 0] for row in torch.cat((real, generated), dim=1)]
 
-    def _rows(self, canvas):
+    def _rows(self, canvas: Canvas) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(number, the columns of the caller's canvas, the tokens there) of every row.
 
         A sequence that has ended has left the decoder's canvas; what is written goes to its result.
@@ -32,14 +39,14 @@ class CanvasView:
             columns = self.columns[q.number]
             yield q.number, columns, dense[: columns.numel()]
 
-    def read(self, canvas):
+    def read(self, canvas: Canvas) -> Tensor:
         """int64 ``[batch, columns]``, a new tensor where the caller's ids are."""
         x = self.base.clone()
         for row, columns, tokens in self._rows(canvas):
             x[row, columns] = tokens.to(x.device)
         return x
 
-    def write(self, canvas, x, name):
+    def write(self, canvas: Canvas, x: Any, name: str) -> None:
         """Takes over the tokens of `x`; padding stays.
 
         Raises ValueError, naming the hook, for another shape or dtype, or a mask in the prompt.
@@ -68,14 +75,15 @@ class StepHooks:
 
     view: CanvasView
     shift: int
-    tokens: object = None
-    logits: object = None
+    tokens: Callable[..., Any] | None = None
+    logits: Callable[..., Any] | None = None
     keeps_history: bool = False
-    _histories: dict = field(default_factory=dict)  # sequence -> its tokens after each of its steps
+    # Sequence -> its tokens after each of its steps.
+    _histories: dict[Sequence, list[Tensor]] = field(default_factory=dict)
     _whole: torch.Tensor | None = None
     _step: int = 0
 
-    def begin(self, canvas, sequences):
+    def begin(self, canvas: Canvas, sequences: list[Sequence]) -> None:
         """Before the first pass, as Dream calls its hook: step None, no logits."""
         self.view.sequences += sequences
         self._histories.update({q: [] for q in sequences})
@@ -87,7 +95,9 @@ class StepHooks:
             q.masks = int((canvas.tokens[q.row, start:end] == q.mask_id).sum())
 
     @plain_mode()
-    def whole_logits(self, layout, live, rows, canvas):
+    def whole_logits(
+        self, layout: Layout, live: list[Sequence], rows: Tensor, canvas: Canvas
+    ) -> Tensor:
         """All rows of a pass ``[rows, vocab]`` -> the rows of its targets, after the hook."""
         x = self.view.read(canvas)
         whole = rows.new_zeros(*x.shape, rows.shape[-1])
@@ -112,7 +122,7 @@ class StepHooks:
         self._whole = whole
         return torch.cat([whole[row, columns] for row, columns in places]).to(rows.dtype)
 
-    def after_step(self, step):
+    def after_step(self, step: Step) -> None:
         """After a commit: the tokens hook, then the history."""
         if self.tokens is not None:
             self._edit(step.canvas, self._step)
@@ -123,11 +133,12 @@ class StepHooks:
         self._step += 1
 
     @plain_mode()
-    def _edit(self, canvas, step):
+    def _edit(self, canvas: Canvas, step: int | None) -> None:
+        assert self.tokens is not None
         x = self.tokens(step, self.view.read(canvas), self._whole)
         self.view.write(canvas, x, "generation_tokens_hook_func")
 
-    def joined_history(self):
+    def joined_history(self) -> tuple[Tensor, ...]:
         """The canvas ``[batch, columns]`` after each step; a row that has ended stays as it was."""
         longest = max(map(len, self._histories.values()))
         steps = [self.view.base.clone() for _ in range(longest)]

@@ -4,9 +4,15 @@ Every text that is not this module's own is escaped. Token colours bring their o
 they read on light and dark pages; everything else takes the page's colours.
 """
 
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from html import escape
 from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dpad.generation.output import DPadOutput, Trace
 
 # Sixteen steps of cividis, from dark blue to yellow, and how many of them want white text.
 CIVIDIS = (
@@ -14,6 +20,8 @@ CIVIDIS = (
     "#848279", "#948e77", "#a59c74", "#b7a96e", "#c8b866", "#dbc75a", "#eed649", "#fee838",
 )  # fmt: skip
 _WHITE_UP_TO = 8
+Commit = tuple[int, int, float]  # token, forward, confidence
+Drafts = Mapping[int, tuple[str, float]]  # position -> text, confidence
 _ROWS = 8  # rows of a batch that a representation shows
 _RUN = 3  # equal tokens in a row that are still shown one by one
 _MONO = "font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace"
@@ -23,25 +31,25 @@ _TEXT = f"{_MONO};line-height:1.9;white-space:pre-wrap;overflow-wrap:anywhere"
 class Html:
     """A piece of HTML: notebooks show it, `str` gives its text, `save` writes it to a file."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         self.text = text
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.text
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Html({len(self.text)} characters)"
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return self.text
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a whole page around it."""
         with open(path, "w", encoding="utf-8") as file:
             file.write(_whole(self.text))
 
 
-def _whole(body):
+def _whole(body: str) -> str:
     style = "body{max-width:60em;margin:2em auto;padding:0 1em;font-family:system-ui,sans-serif}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -50,15 +58,16 @@ def _whole(body):
     )
 
 
-def colour(share):
+def colour(share: float) -> tuple[str, str]:
     """(background, text) of a share from 0 to 1."""
     step = min(int(share * len(CIVIDIS)), len(CIVIDIS) - 1)
     return CIVIDIS[step], "#ffffff" if step < _WHITE_UP_TO else "#000000"
 
 
-def _committed(trace, row):
+def _committed(trace: "Trace", row: int) -> tuple[dict[int, Commit], int]:
     """Position -> (token, forward, confidence) of a row, and the number of its forwards."""
-    found, forwards = {}, 0
+    found: dict[int, Commit] = {}
+    forwards = 0
     for event in trace.events:
         if event["row"] != row:
             continue
@@ -69,7 +78,13 @@ def _committed(trace, row):
     return found, forwards
 
 
-def _tokens(trace, row, by_step, extra, drafts=None):
+def _tokens(
+    trace: "Trace",
+    row: int,
+    by_step: bool,
+    extra: Callable[[int], str],
+    drafts: Drafts | None = None,
+) -> Iterator[str]:
     """The row's tokens in order of position, up to the last that was committed, or drafted.
 
     One span each, or one for a run of equal tokens of one forward. `by_step`: coloured by forward,
@@ -106,13 +121,13 @@ def _tokens(trace, row, by_step, extra, drafts=None):
             )
 
 
-def _drafted(position, text, confidence):
+def _drafted(position: int, text: str, confidence: float) -> str:
     known = f"position {position}, not committed, confidence {confidence:.3f}"
     shown = escape(text.replace("\n", "\u21b5"))
     return f'<span style="opacity:.4;font-style:italic" title="{known}">{shown}</span>'
 
 
-def draft_html(trace, drafts):
+def draft_html(trace: "Trace", drafts: Drafts) -> str:
     """A trace of one row that still grows: its tokens by forward, and `drafts`, position -> (text,
     confidence), where nothing is committed.
     """
@@ -129,7 +144,7 @@ PLACES = {
 }
 
 
-def strip_html(places):
+def strip_html(places: Iterable[str]) -> str:
     """A strip with a cell for each position; `places`: keys of `PLACES`, in order."""
     cells, at = [], 0
     for name, group in groupby(places):
@@ -152,7 +167,7 @@ def strip_html(places):
     )
 
 
-def _legend(low, high):
+def _legend(low: str, high: str) -> str:
     bar = f"linear-gradient(90deg,{','.join(CIVIDIS)})"
     patch = "display:inline-block;width:8em;height:.7em;border-radius:2px;vertical-align:baseline"
     return (
@@ -161,7 +176,7 @@ def _legend(low, high):
     )
 
 
-def trace_html(trace):
+def trace_html(trace: "Trace") -> str:
     """Every row's tokens coloured by the forward that committed them; confidence on hover."""
     rows = range(len(trace.header["prompt_lengths"]))
     parts = []
@@ -175,7 +190,7 @@ def trace_html(trace):
     return f"<div>{''.join(parts)}{_legend('first forward', 'last')}</div>"
 
 
-def animation_html(trace, row, per_second):
+def animation_html(trace: "Trace", row: int, per_second: float) -> str:
     """One row's tokens, appearing as they were committed, coloured by confidence; it repeats.
 
     Only a style sheet moves it. Readers who ask for reduced motion see the finished text.
@@ -196,7 +211,7 @@ def animation_html(trace, row, per_second):
     )
 
 
-def table(head, rows):
+def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     """A table of texts."""
     cell = "text-align:left;padding:.15em .8em .15em 0"
     lines = ["".join(f'<th style="{cell}">{escape(str(h))}</th>' for h in head)] if head else []
@@ -205,7 +220,7 @@ def table(head, rows):
     return f'<table style="border-collapse:collapse">{body}</table>'
 
 
-def output_html(out):
+def output_html(out: "DPadOutput") -> str:
     """A table of what each row took, what it took together, and the trace if there is one."""
     rows = [
         (row, int(out.forwards[row]), f"{float(out.tokens_per_forward[row]):.2f}", reason)
@@ -222,7 +237,9 @@ def output_html(out):
     return f"<div>{''.join(parts)}</div>"
 
 
-def report_html(title, sections, notes):
+def report_html(
+    title: str, sections: Iterable[tuple[str, Iterable[Iterable[object]]]], notes: Iterable[str]
+) -> str:
     """A title, tables with headings, notes: (heading, rows) each."""
     parts = [f"<div><b>{escape(title)}</b></div>"]
     for heading, rows in sections:

@@ -1,5 +1,6 @@
 """Texts with gaps: masks anywhere in the given ids are filled, what is given stays and is seen."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,7 +36,9 @@ def check_infill(adapter: Any, config: Any, kept_quirks: dict[str, Any]) -> None
             raise ValueError(f"infill = True and {name} = {getattr(config, name)!r}: {why}")
 
 
-def check_given(supplied: dict[str, Any], hooks: dict[str, Any], stopping_criteria: Any) -> None:
+def check_given(
+    supplied: Mapping[str, Any], hooks: Mapping[str, Any], stopping_criteria: Any
+) -> None:
     """Refuses a caller's own code that a text with gaps has no place for, by name."""
     given = {"kept_suffix": supplied["kept_suffix"], "stopping_criteria": stopping_criteria}
     given |= {f"generation_{name}_hook_func": hook for name, hook in hooks.items()}

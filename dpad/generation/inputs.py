@@ -1,13 +1,18 @@
 """What the caller supplies, checked against model and batch: prompts, kept sets, draws."""
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from dpad.generation.infill import check_gaps
 from dpad.generation.prompts import is_integer
+from dpad.models.adapter import Adapter
 from dpad.values import refuse, shown
 
 
-def split_prompts(ids, mask):
+def split_prompts(ids: Tensor, mask: Tensor | None) -> list[Tensor]:
     """One int64 tensor on the CPU per row, without its padding.
 
     Raises:
@@ -30,7 +35,14 @@ def split_prompts(ids, mask):
     return prompts
 
 
-def check_prompts(prompts, new_tokens, adapter, mask_id, limit, infill=False):
+def check_prompts(
+    prompts: Sequence[Tensor],
+    new_tokens: int | None,
+    adapter: Adapter,
+    mask_id: int,
+    limit: int | None,
+    infill: bool = False,
+) -> None:
     """Refuses prompts that cannot be decoded; `limit`: most positions, or None.
 
     infill: they are texts with gaps, which may grow to `new_tokens` masks (None: they do not).
@@ -41,7 +53,7 @@ def check_prompts(prompts, new_tokens, adapter, mask_id, limit, infill=False):
     """
     vocab = adapter.vocab_size
     for row, prompt in enumerate(prompts):
-        length = prompt.numel()
+        length, most = prompt.numel(), new_tokens or 0
         if infill:
             check_gaps(row, prompt, mask_id, adapter.shift)
             masks = int((prompt == mask_id).sum())
@@ -52,8 +64,6 @@ def check_prompts(prompts, new_tokens, adapter, mask_id, limit, infill=False):
                     "they may grow"
                 )
             length -= masks
-        else:
-            most = new_tokens
         if limit is not None and length + most > limit:
             what = ("text", "masks") if infill else ("prompt", "max_new_tokens")
             raise ValueError(
@@ -79,7 +89,11 @@ def check_prompts(prompts, new_tokens, adapter, mask_id, limit, infill=False):
             )
 
 
-def supplied_kept(kept, sequences_blocks, all_reached=False):
+def supplied_kept(
+    kept: Any,
+    sequences_blocks: Sequence[tuple[list[tuple[int, int]], int]],
+    all_reached: bool = False,
+) -> Callable[[int, int], Tensor]:
     """A function (row, block) -> int64 positions from what the caller supplied.
 
     Args:
@@ -95,14 +109,14 @@ def supplied_kept(kept, sequences_blocks, all_reached=False):
     """
     if not callable(kept) and not isinstance(kept, (list, tuple, torch.Tensor)):
         refuse("kept_suffix", kept, "lists of positions, or a function (row, block)")
-    table = None if callable(kept) else kept
+    table: Any = None if callable(kept) else kept
     per_row = table is not None and _depth(table) == 3
     if per_row and len(table) != len(sequences_blocks):
         raise ValueError(
             f"kept_suffix holds {len(table)} rows, the batch has {len(sequences_blocks)}"
         )
 
-    def look_up(row, block):
+    def look_up(row: int, block: int) -> Any:
         if table is None:
             return kept(row, block)
         blocks = table[row] if per_row else table
@@ -110,7 +124,7 @@ def supplied_kept(kept, sequences_blocks, all_reached=False):
             raise ValueError(f"kept_suffix holds {len(blocks)} blocks, row {row} needs {block + 1}")
         return blocks[block]
 
-    def draw(row, block):
+    def draw(row: int, block: int) -> Tensor:
         positions = _positions(look_up(row, block), row, block)
         blocks, length = sequences_blocks[row]
         low = blocks[block][1]
@@ -130,7 +144,7 @@ def supplied_kept(kept, sequences_blocks, all_reached=False):
     return draw
 
 
-def _positions(given, row, block):
+def _positions(given: Any, row: int, block: int) -> Tensor:
     """int64 positions on the CPU; ValueError for anything but whole numbers."""
     name = f"kept_suffix of row {row}, block {block}"
     try:
@@ -143,13 +157,13 @@ def _positions(given, row, block):
 
 
 # Supplied draws -> the shape of what they return.
-_DRAWN = {
+_DRAWN: dict[str, Callable[[Tensor, Any], list[int]]] = {
     "noise": lambda positions, vocab: [len(positions), vocab],
     "confidences": lambda positions, eligible: [len(positions)],
 }
 
 
-def supplied_draws(name, function):
+def supplied_draws(name: str, function: Any) -> Callable[..., Tensor] | None:
     """A caller's function of draws, what it returns checked each time; None stays None.
 
     Args:
@@ -165,7 +179,7 @@ def supplied_draws(name, function):
     if not callable(function):
         raise TypeError(f"{name} = {shown(function)}: expected a function")
 
-    def checked(rows, positions, x):
+    def checked(rows: list[int], positions: Tensor, x: Any) -> Tensor:
         drawn, shape = function(rows, positions, x), _DRAWN[name](positions, x)
         if not isinstance(drawn, torch.Tensor) or list(drawn.shape) != shape:
             got = f"shape {list(drawn.shape)}" if isinstance(drawn, torch.Tensor) else shown(drawn)
@@ -177,7 +191,7 @@ def supplied_draws(name, function):
     return checked
 
 
-def _depth(table):
+def _depth(table: Iterable[Any]) -> int:
     """3 for rows of blocks of positions, 2 for blocks of positions."""
     for entry in table:
         if isinstance(entry, torch.Tensor):

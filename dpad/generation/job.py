@@ -1,10 +1,16 @@
 """One call of `generate`: sequences, decoding, result."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from dpad.decode.lane import Hooks
-from dpad.decode.loop import decode
+from dpad.decode.loop import Run, decode
+from dpad.decode.refine import Refining
 from dpad.decode.sequence import Sequence, blocks_of
+from dpad.decode.workspace import Workspace
 from dpad.generation.checks import (
     check_behind,
     check_growth,
@@ -15,13 +21,15 @@ from dpad.generation.checks import (
     check_supplied_order,
     row_keys,
 )
-from dpad.generation.conventions import BoundConventions
+from dpad.generation.conventions import BoundConventions, Conventions
 from dpad.generation.hooks import CanvasView, StepHooks
 from dpad.generation.infill import check_given, filled, first_gap
 from dpad.generation.inputs import check_prompts, supplied_draws, supplied_kept
 from dpad.generation.length_rules import LengthRules
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trace, row_events
+from dpad.generation.recipe import Recipe
 from dpad.generation.reward import Rewarded, check_reward
+from dpad.models.adapter import Adapter
 
 COUNTS = ("positions", "passes", "replayed")  # of a run
 
@@ -34,8 +42,17 @@ class Job:
     """
 
     def __init__(
-        self, adapter, recipe, prompts, supplied, conventions, hooks, given, seed=None, keys=None
-    ):
+        self,
+        adapter: Adapter,
+        recipe: Recipe,
+        prompts: list[Tensor],
+        supplied: Mapping[str, Any],
+        conventions: Conventions,
+        hooks: dict[str, Any],
+        given: tuple[Tensor, Tensor | None],
+        seed: int | None = None,
+        keys: list[int] | None = None,
+    ) -> None:
         self.adapter, self.recipe, self.config = adapter, recipe, recipe.config
         self.prompts, self.hooks, self.given = prompts, hooks, given
         config, self.quirks = recipe.config, recipe.quirks
@@ -96,14 +113,14 @@ class Job:
             self.seed = int(torch.randint(2**63 - 1, (1,), device="cpu"))
         self.sequences = self._sequences(keys, len(blocks[0][0]))
 
-    def _length_rules(self, end_ids):
+    def _length_rules(self, end_ids: tuple[int, ...]) -> list[LengthRules] | None:
         """The `LengthRules` of each row, or None."""
         if not self.quirks.get("length_rules"):
             return None
         varies = bool(self.config.early_stop)
         return [LengthRules(n, p, end_ids, varies) for n, p in enumerate(self.prompts)]
 
-    def _step_hooks(self):
+    def _step_hooks(self) -> StepHooks | None:
         """The `StepHooks` of the call, or None."""
         history = self.config.output_history
         if not any(self.hooks.values()) and not history:
@@ -111,26 +128,26 @@ class Job:
         view = CanvasView(*self.given, self.config.max_new_tokens, self.recipe.mask_id)
         return StepHooks(view, self.adapter.shift, **self.hooks, keeps_history=history)
 
-    def _hooks(self):
+    def _hooks(self) -> Hooks:
         """The caller's code, for all sequences of the call."""
         noise, order, kept = self.noise, self.confidences, self.kept
-        numbers = lambda sequences: [q.number for q in sequences]  # noqa: E731
-        hooked = self.step_hooks is not None and any(self.hooks.values())
-        own = self.conventions.hooks(self.step_hooks and self.step_hooks.after_step)
+        steps = self.step_hooks
+        hooked = any(self.hooks.values())
+        own = self.conventions.hooks(None if steps is None else steps.after_step)
         if self.reward is not None:
             rewarded = Rewarded(self.reward, own["process_logits"])
             own |= {"process_logits": rewarded.process_logits, "noise": rewarded.noise}
         elif noise is not None:
-            own["noise"] = lambda live, *rest: noise(numbers(live), *rest)
+            own["noise"] = lambda live, *rest: noise(_numbers(live), *rest)
         return Hooks(
             kept=kept and (lambda q: kept(q.number, q.block)),
-            order=order and (lambda live, *rest: order(numbers(live), *rest)),
-            whole_logits=self.step_hooks.whole_logits if hooked else None,
-            on_begin=self.step_hooks.begin if self.step_hooks else None,
+            order=order and (lambda live, *rest: order(_numbers(live), *rest)),
+            whole_logits=steps.whole_logits if steps is not None and hooked else None,
+            on_begin=None if steps is None else steps.begin,
             **own,
         )
 
-    def _sequences(self, keys, blocks):
+    def _sequences(self, keys: list[int], blocks: int) -> list[Sequence]:
         hooked = any(self.hooks.values())
         self.step_hooks = self._step_hooks()
         options = {
@@ -139,6 +156,7 @@ class Job:
             "all_steps": hooked and blocks == 1 and self.recipe.options["rule"].spread,
             "hooks": self._hooks(),
         }
+        cohort: list[Sequence] | None
         cohort = [] if self.quirks.get("cohort") and self._together() is None else None
         rows = enumerate(zip(self.prompts, keys, self.lengths, strict=True))
         sequences = [
@@ -154,24 +172,24 @@ class Job:
             cohort += sequences
         return sequences
 
-    def _together(self):
+    def _together(self) -> int | None:
         """How many rows are decoded at a time; None: all."""
         most = 1 if self.config.batch_invariant else self.config.micro_batch
         return None if most is None or most >= len(self.prompts) else most
 
-    def run(self, workspace):
+    def run(self, workspace: Workspace) -> Run:
         """Decodes the sequences; their `loop.Run`."""
         together = self._together()
         with self.conventions.streaming():
             return decode(self.adapter, workspace, self.sequences, together)
 
-    def result(self, run):
+    def result(self, run: Run) -> Tensor | DPadOutput:
         """The tensor or `DPadOutput` that the caller gets; `run` is the `loop.Run`."""
         if not (self.config.return_dict_in_generate or self.config.trace):
             return self.token_ids()
         return self.output({**run.seconds, **{n: getattr(run, n) for n in COUNTS}})
 
-    def token_ids(self):
+    def token_ids(self) -> Tensor:
         """int64 ``[batch, columns]``: the input columns, then the answers, padded behind an end; or
         the input with its gaps filled.
         """
@@ -189,15 +207,19 @@ class Job:
             out[row, columns : columns + len(answer)] = answer
         return out
 
-    def output(self, timings):
+    def output(self, timings: dict[str, float]) -> DPadOutput:
         """The `DPadOutput` of the sequences, all of which have ended."""
-        rows = self.sequences
+        rows, steps = self.sequences, self.step_hooks
         forwards = torch.tensor([len(q.forwards) for q in rows], device="cpu")
-        committed = [int((q.result.committed_at[: q.shown] >= 0).sum()) for q in rows]
-        committed = torch.tensor(committed, dtype=torch.float64, device="cpu")
+        counts = [int((q.result.committed_at[: q.shown] >= 0).sum()) for q in rows]
+        committed = torch.tensor(counts, dtype=torch.float64, device="cpu")
         trace = None
         if self.config.trace:
-            header = {"format": TRACE_FORMAT, "version": TRACE_VERSION, "seed": self.seed}
+            header: dict[str, Any] = {
+                "format": TRACE_FORMAT,
+                "version": TRACE_VERSION,
+                "seed": self.seed,
+            }
             header["prompt_lengths"] = [q.prompt_length for q in rows]
             header["config"] = self.config.to_diff_dict() | self.own
             if self.config.infill:
@@ -212,19 +234,24 @@ class Job:
             finish_reason=[q.reason for q in rows],
             timings=timings,
             trace=trace,
-            history=self.step_hooks.joined_history() if self.config.output_history else None,
+            history=steps.joined_history() if steps and self.config.output_history else None,
             refined=self._refined(),
         )
 
-    def _refined(self):
+    def _refined(self) -> Tensor | None:
         """What was refined of each row, see `DPadOutput`."""
         if self.config.refine is None:
             return None
-        counts = [(q.replan.masked, q.replan.same) if q.replan else (0, 0) for q in self.sequences]
+        how = [q.replan for q in self.sequences]
+        counts = [(r.masked, r.same) if isinstance(r, Refining) else (0, 0) for r in how]
         return torch.tensor(counts, device="cpu")
 
 
-def before_end(tokens, end_ids):
+def _numbers(sequences: list[Sequence]) -> list[int]:
+    return [q.number for q in sequences]
+
+
+def before_end(tokens: Tensor, end_ids: Iterable[int]) -> int | None:
     """Number of tokens before the first end id, or None without one."""
     ends = set(end_ids)
     return next((n for n, token in enumerate(tokens.tolist()) if token in ends), None)

@@ -1,6 +1,9 @@
 """When BD3-LM's published sampler ends a text, and what it keeps of it (arXiv 2503.09573)."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 WINDOW, LEAST_ENTROPY = 256, 4.0  # last tokens that are looked at, nats
 
@@ -17,14 +20,14 @@ class LengthRules:
     last 256 tokens if the entropy of their counts is below 4 nats, which is asked last and holds.
     """
 
-    def __init__(self, number, prompt, end_ids, varies):
+    def __init__(self, number: int, prompt: Tensor, end_ids: Sequence[int], varies: bool) -> None:
         """`number` of the row; `varies`: a text may end early, else one of low entropy raises
         `RejectedSampleError`.
         """
         self.number, self.varies = number, varies
         self.text, self.end_ids = prompt.cpu(), torch.tensor(end_ids, device="cpu")
 
-    def block(self, tokens):
+    def block(self, tokens: Tensor) -> int | None:
         """How many of the block's tokens stay, or None if nothing ends the text; less than 0 where
         tokens before the block go too.
         """
@@ -48,6 +51,6 @@ class LengthRules:
         ends = torch.isin(self.text, self.end_ids).nonzero()[:, 0]
         return int(ends[1]) + 1 - before if ends.shape[0] > 1 else None
 
-    def _entropy(self):
+    def _entropy(self) -> float:
         counts = torch.unique(self.text[-WINDOW:], return_counts=True)[1].float()
         return float(torch.special.entr(counts / counts.sum()).sum())

@@ -1,15 +1,18 @@
 """A decoding loop of the caller's in place of dpad's: ``generate(custom_generate=<callable>)``."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
-from dpad.generation.config import ALIASES, FIELDS
+from dpad.generation.config import ALIASES, FIELDS, DPadGenerationConfig
 from dpad.generation.processing import per_row
 
 
-def check_loop(loop):
+def check_loop(loop: Any) -> set[str]:
     """Names that the loop's signature holds.
 
     Raises:
@@ -23,13 +26,20 @@ def check_loop(loop):
     return set(inspect.signature(loop).parameters)
 
 
-def loop_options(loop, options):
+def loop_options(loop: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Takes out of `options` what only the loop knows, and returns it."""
     known = check_loop(loop) - {*FIELDS, *ALIASES}
     return {n: options.pop(n) for n in list(options) if n in known}
 
 
-def run_loop(loop, model, ids, mask, config, arguments):
+def run_loop(
+    loop: Callable[..., Any],
+    model: nn.Module,
+    ids: Tensor,
+    mask: Tensor | None,
+    config: DPadGenerationConfig,
+    arguments: dict[str, Any],
+) -> Any:
     """Calls the loop as Transformers does, and returns what it returns.
 
     That is ``loop(model, input_ids, logits_processor=, stopping_criteria=, generation_config=,

@@ -1,5 +1,10 @@
 """Options by whatever name they were given: aliases, Transformers' own, and what stands nearest."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import GenerationConfig
+
 from dpad.generation.fields import ALIASES, FIELDS
 from dpad.values import flag, plain, shown
 
@@ -40,7 +45,7 @@ NEAREST = {
 }
 
 
-def unknown(name, value):
+def unknown(name: str, value: object) -> TypeError:
     """The TypeError of an option that nobody knows, with what stands nearest."""
     if name in NEAREST:
         return TypeError(f"unknown option {name!r} = {shown(value)}: pass {NEAREST[name]}")
@@ -50,14 +55,15 @@ def unknown(name, value):
     )
 
 
-def resolve_names(given):
+def resolve_names(given: Mapping[str, Any]) -> dict[str, Any]:
     """Field -> value with aliases translated; values are not looked at.
 
     Raises:
         TypeError: an unknown option, by name.
         ValueError: an option and its alias, or two aliases, with different values.
     """
-    values, named = {}, {}
+    values: dict[str, Any] = {}
+    named: dict[str, str] = {}
     for name, value in _translated(given).items():
         if name.startswith("_") or name in BOOKKEEPING:
             continue  # of saved configurations
@@ -73,7 +79,7 @@ def resolve_names(given):
     return values
 
 
-def set_options(config):
+def set_options(config: GenerationConfig) -> dict[str, Any]:
     """Option -> value of what was set in a configuration of Transformers' own class.
 
     What only sampling reads is dropped where it does not sample, as Transformers ignores it there.
@@ -87,14 +93,14 @@ def set_options(config):
     return values
 
 
-def _same(value, other):
+def _same(value: object, other: object) -> bool:
     try:
         return bool(plain(value) == plain(other))
     except (RuntimeError, ValueError):  # arrays of several values
         return False
 
 
-def _translated(given):
+def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options without Transformers' switches, which say in other words what an option says.
 
     ``do_sample=False`` is temperature 0, ``do_sample=True`` asks for one; ``use_cache=False`` is

@@ -16,6 +16,9 @@ from dpad.generation.trace_file import VERSION as TRACE_VERSION
 
 __all__ = ["TRACE_FORMAT", "TRACE_VERSION", "DPadOutput", "Trace", "row_events"]
 
+# Stands where Transformers wants a default, in fields that every output has.
+_GIVEN: Any = None
+
 
 @dataclass
 class DPadOutput(ModelOutput):
@@ -40,16 +43,16 @@ class DPadOutput(ModelOutput):
             them came back the same.
     """
 
-    sequences: torch.LongTensor | None = None
-    seed: int | None = None
-    forwards: torch.LongTensor | None = None
-    tokens_per_forward: torch.DoubleTensor | None = None
-    kept_suffix: list[Any] | None = None
-    finish_reason: list[str] | None = None
-    timings: dict[str, float] | None = None
+    sequences: torch.Tensor = _GIVEN
+    seed: int = _GIVEN
+    forwards: torch.Tensor = _GIVEN
+    tokens_per_forward: torch.Tensor = _GIVEN
+    kept_suffix: list[list[torch.Tensor]] = _GIVEN
+    finish_reason: list[str] = _GIVEN
+    timings: dict[str, float] = _GIVEN
     trace: "Trace | None" = None
     history: tuple[torch.Tensor, ...] | None = None
-    refined: torch.LongTensor | None = None
+    refined: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         pass  # every field that is set is an entry already

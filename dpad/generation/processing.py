@@ -5,9 +5,16 @@ as the text that a left-to-right model would have had.
 """
 
 import inspect
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from dpad.decode.canvas import Canvas
+from dpad.decode.layout import Targets
+from dpad.decode.sequence import Sequence
 
 # Processors that look at the vocabulary only: applied to all positions at once.
 VOCABULARY_ONLY = (
@@ -48,17 +55,17 @@ BATCH_ONE = (
 
 
 @contextmanager
-def plain_mode():
+def plain_mode() -> Iterator[None]:
     """For callers' code: tensors made here are ordinary ones, and nothing is differentiated."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 
 
-def _names(thing):
+def _names(thing: object) -> set[str]:
     return {c.__name__ for c in type(thing).__mro__}
 
 
-def _checked(name, given):
+def _checked(name: str, given: Any) -> list[Callable[..., Any]]:
     """The entries of a list of callables; None is empty."""
     if given is None:
         return []
@@ -70,7 +77,7 @@ def _checked(name, given):
     return list(given)
 
 
-def _more_arguments(function):
+def _more_arguments(function: Callable[..., Any]) -> list[str]:
     """Names of the arguments behind the second that a caller has to give."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -84,7 +91,7 @@ def _more_arguments(function):
     ]
 
 
-def check_processors(given, rows):
+def check_processors(given: Any, rows: int) -> list[Callable[..., Any]]:
     """The processors as a list.
 
     Raises:
@@ -117,11 +124,13 @@ class Processors:
     positions of a block at once. The result is rounded to the logits' dtype.
     """
 
-    def __init__(self, processors):
+    def __init__(self, processors: list[Callable[..., Any]]) -> None:
         self.processors = processors
         self.at_once = [type(p).__name__ in VOCABULARY_ONLY for p in processors]
 
-    def __call__(self, live, targets, logits, canvas):
+    def __call__(
+        self, live: Iterable[Sequence], targets: Targets, logits: Tensor, canvas: Canvas
+    ) -> Tensor:
         with plain_mode():
             scores = logits.to(torch.float32, copy=True)
             parts = scores.split([q.width for q in live])
@@ -130,7 +139,7 @@ class Processors:
                 self._run(canvas.tokens[q.row, :end].clone()[None], begin, part, q.mask_id)
             return scores.to(logits.dtype)
 
-    def _run(self, tokens, begin, scores, mask_id):
+    def _run(self, tokens: Tensor, begin: int, scores: Tensor, mask_id: int) -> None:
         """`tokens` ``[1, end]``, `scores` ``[end - begin, vocab]``, written in place."""
         free = (tokens[0, begin:] == mask_id).nonzero()[:, 0].tolist()
         for processor, at_once in zip(self.processors, self.at_once, strict=True):
@@ -143,7 +152,7 @@ class Processors:
                 row.copy_(self._one(processor, ids, row))
 
     @staticmethod
-    def _one(processor, ids, scores):
+    def _one(processor: Callable[..., Any], ids: Tensor, scores: Tensor) -> Tensor:
         out = processor(ids, scores)
         if not isinstance(out, torch.Tensor) or out.shape != scores.shape:
             got = list(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
@@ -153,7 +162,7 @@ class Processors:
         return out
 
 
-def check_criteria(given, rows):
+def check_criteria(given: Any, rows: int) -> list[list[Callable[..., Any]]]:
     """The criteria of each row, `rows` lists; a list of lists holds them already.
 
     Raises:
@@ -167,13 +176,13 @@ def check_criteria(given, rows):
     return [_criteria("stopping_criteria", given)] * rows
 
 
-def per_row(criteria):
+def per_row(criteria: Any) -> bool:
     """Whether stopping criteria are given as one list per row."""
     lists = isinstance(criteria, (list, tuple)) and len(criteria) > 0
     return lists and all(isinstance(c, (list, tuple)) and not callable(c) for c in criteria)
 
 
-def _criteria(name, given):
+def _criteria(name: str, given: Any) -> list[Callable[..., Any]]:
     criteria = _checked(name, given)
     for place, criterion in enumerate(criteria):
         if "ConfidenceCriteria" in _names(criterion):
@@ -193,14 +202,16 @@ class Criteria:
     What stands behind an end id is not asked about.
     """
 
-    def __init__(self, criteria, prompt, end_ids):
+    def __init__(
+        self, criteria: list[Callable[..., Any]], prompt: Tensor, end_ids: Iterable[int]
+    ) -> None:
         by_time = ["MaxTimeCriteria" in _names(c) for c in criteria]
         self.per_token = [c for c, t in zip(criteria, by_time, strict=True) if not t]
         self.per_block = [c for c, t in zip(criteria, by_time, strict=True) if t]
         self.text, self.end_ids = prompt, set(end_ids)
         self.ended = False
 
-    def block(self, tokens):
+    def block(self, tokens: Tensor) -> int | None:
         """Number of the block's tokens that stay, or None if nothing stops."""
         before = self.text.shape[0]
         with plain_mode():
@@ -213,6 +224,6 @@ class Criteria:
                     return count
             return tokens.shape[0] if self._any(self.per_block, self.text.shape[0]) else None
 
-    def _any(self, criteria, length):
+    def _any(self, criteria: list[Callable[..., Any]], length: int) -> bool:
         ids = self.text[None, :length]
         return any(bool(torch.as_tensor(c(ids, None)).all()) for c in criteria)

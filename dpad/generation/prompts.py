@@ -2,16 +2,25 @@
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from dpad.values import refuse, shown
 
 _OURS = ("dpad", "torch")
 
 
-def read_inputs(inputs, input_ids, attention_mask, tokenizer=None, pad_id=None):
+def read_inputs(
+    inputs: Any,
+    input_ids: Any,
+    attention_mask: Any,
+    tokenizer: Any = None,
+    pad_id: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """``input_ids`` int64 ``[batch, length]`` and mask bool or None, from any accepted form.
 
     Prompts are a tensor or lists of ids, a mapping that holds them, or texts for the `tokenizer`.
@@ -56,7 +65,7 @@ def read_inputs(inputs, input_ids, attention_mask, tokenizer=None, pad_id=None):
     return ids, mask.bool()
 
 
-def _tensor(name, value, integer=True):
+def _tensor(name: str, value: Any, integer: bool = True) -> Tensor:
     if isinstance(value, torch.Tensor):
         out = value
     else:
@@ -82,11 +91,11 @@ def _tensor(name, value, integer=True):
     return out
 
 
-def is_integer(dtype):
+def is_integer(dtype: torch.dtype) -> bool:
     return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
-def _ids_of_texts(given, tokenizer):
+def _ids_of_texts(given: Any, tokenizer: Any) -> Any:
     """Lists of ids of a text or a list of texts; anything else as it is."""
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, (list, tuple)) or not texts:
@@ -110,7 +119,7 @@ def _ids_of_texts(given, tokenizer):
         raise ValueError(f"the tokenizer refuses {shown(given)}: {error}") from error
 
 
-def _ragged(given):
+def _ragged(given: Any) -> bool:
     """Whether these are rows (lists, arrays, tensors) of different lengths."""
     if not isinstance(given, (list, tuple)) or not given:
         return False
@@ -118,7 +127,7 @@ def _ragged(given):
     return all(rows) and len({len(row) for row in given}) > 1
 
 
-def _padded(rows, masks, pad_id):
+def _padded(rows: Sequence[Any], masks: Any, pad_id: int | None) -> tuple[Tensor, Tensor]:
     """Rows of different lengths as ids and mask, padded on the left."""
     texts = [_tensor(f"input_ids[{i}]", row).to(torch.int64)[0] for i, row in enumerate(rows)]
     if masks is not None:
@@ -138,15 +147,16 @@ def _padded(rows, masks, pad_id):
     return ids, mask
 
 
-def _level_of_the_caller():
+def _level_of_the_caller() -> int:
     """Stack level of the first frame that is neither dpad's nor torch's, for whoever calls this."""
+    frame: FrameType | None
     frame, level = sys._getframe(1), 1
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _OURS:
         frame, level = frame.f_back, level + 1
     return level
 
 
-def _warn_of_padding(ids, pad_id):
+def _warn_of_padding(ids: Tensor, pad_id: int) -> None:
     """Warns, as Transformers does, where rows look padded and no mask says so.
 
     One such id at an end may belong to the text (Dream begins texts with it); several, or more in

@@ -1,6 +1,10 @@
 """A configuration on a model: what all sequences that it decodes have in common."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from dpad.decode import ancestral, commit
 from dpad.decode.daedal import Growth
@@ -17,8 +21,10 @@ from dpad.generation.checks import (
     token_ids,
 )
 from dpad.generation.compat import quirks
+from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.fields import ALGS, DRAWN_ALGS
 from dpad.generation.infill import blocks_of_gaps, check_infill, row_fields
+from dpad.models.adapter import Adapter
 
 
 class Recipe:
@@ -36,7 +42,7 @@ class Recipe:
         UnsupportedModelError: the model has hooks that dpad's forward does not run.
     """
 
-    def __init__(self, adapter, config):
+    def __init__(self, adapter: Adapter, config: DPadGenerationConfig) -> None:
         refuse_unserved(adapter)
         self.config, self.quirks = config, quirks(config.compatible)
         self.causal = adapter.attention == "block-causal"
@@ -49,7 +55,7 @@ class Recipe:
         check_infill(adapter, config, self.quirks)
         self.options = self._options(adapter)
 
-    def _options(self, adapter):
+    def _options(self, adapter: Adapter) -> dict[str, Any]:
         config, kept = self.config, self.quirks
         return {
             "block_length": config.block_length,
@@ -75,13 +81,13 @@ class Recipe:
             "whole_saves": kept.get("forgets", False),
         }
 
-    def _context(self, adapter):
+    def _context(self, adapter: Adapter) -> int | None:
         """How many positions a pass sees, of a longer text; None: all."""
         if not self.quirks.get("forgets"):
             return None
         return self.config.block_length if leaves_all(self.config) else adapter.max_positions
 
-    def lengths(self, prompts):
+    def lengths(self, prompts: Sequence[Tensor]) -> list[tuple[int, int]]:
         """(positions of the canvas, of the result) of each row.
 
         The canvas of a block-causal model has whole blocks: it was trained to see all their masks.
@@ -110,7 +116,7 @@ class Recipe:
                 )
         return [(n, n) for n in canvas]
 
-    def greatest(self, prompts):
+    def greatest(self, prompts: Sequence[Tensor]) -> list[int]:
         """The most positions that each row may have."""
         if self.config.infill:
             masks = [int((p == self.mask_id).sum()) for p in prompts]
@@ -121,20 +127,20 @@ class Recipe:
             ]
         return [len(p) + self.config.max_new_tokens for p in prompts]
 
-    def block_sizes(self, prompt):
+    def block_sizes(self, prompt: Tensor) -> list[int]:
         """Masks of each block of a row, as far as its length is known."""
         width, new = self.config.block_length, self.config.max_new_tokens
         if self.config.infill:
             return blocks_of_gaps(prompt, self.mask_id, self._width(len(prompt)))
         return [e - s for s, e in blocks_of(len(prompt), len(prompt) + new, width)]
 
-    def _width(self, length):
+    def _width(self, length: int) -> int:
         """The block length of a text with gaps."""
         config = self.config
         whole = self.quirks.get("whole_canvas") and config.block_length == config.max_new_tokens
         return length if whole else config.block_length
 
-    def row(self, prompt, length, shown):
+    def row(self, prompt: Tensor, length: int, shown: int) -> dict[str, Any]:
         """Fields of the `Sequence` of one row: its canvas, and how that grows or is refined."""
         config, how = self.config, self.config.length
         if config.infill:
@@ -153,7 +159,7 @@ class Recipe:
             fields["replan"] = Refining(config.refine, most)
         return {"shown": shown, **fields}
 
-    def _sampling(self, untrained_mask):
+    def _sampling(self, untrained_mask: bool) -> Sampling:
         config, ends = self.config, self.end_ids
         unfiltered = self.quirks.get("greedy_unfiltered") and not config.temperature
         barred = ends[: self.quirks.get("barred_ends")] if config.logits_eos_inf else ()
@@ -179,19 +185,21 @@ class Recipe:
             random_order=config.remasking == "random",
         )
 
-    def _fill_id(self):
+    def _fill_id(self) -> int:
         """What stands behind an end of text."""
         if self.quirks.get("keeps_masks") or self.config.remask is not None:
             return self.mask_id  # what ends the text may be masked again
         return self.end_ids[0] if self.end_ids else self.pad_id
 
 
-def _raced(config):
+def _raced(config: DPadGenerationConfig) -> bool:
     """Whether token and mask are drawn against each other."""
     return config.remask is not None or config.alg == "ancestral"
 
 
-def _rule(config, kept_quirks, dtype):
+def _rule(
+    config: DPadGenerationConfig, kept_quirks: Mapping[str, Any], dtype: torch.dtype
+) -> commit.Rule:
     """The commit rule of a configuration; `kept_quirks` are those of its compatible mode, `dtype`
     that of the logits.
     """

@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
+from torch import Tensor
 
 from dpad import ops
 from dpad.decode.ancestral import MASKED, STAYS
+from dpad.decode.canvas import Canvas
 from dpad.decode.filters import filter_logits
+from dpad.decode.layout import Targets
+from dpad.decode.sequence import Sequence
+from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.processing import plain_mode
 from dpad.ops import reference
 from dpad.values import real, whole
@@ -59,7 +64,7 @@ class Reward:
             object.__setattr__(self, name, check(f"Reward.{name}", getattr(self, name)))
 
 
-def check_reward(given, config, noise):
+def check_reward(given: Any, config: DPadGenerationConfig, noise: object) -> Reward | None:
     """The `Reward` of a call, or None.
 
     Raises:
@@ -81,11 +86,13 @@ def check_reward(given, config, noise):
 class Rewarded:
     """A `Reward` in the steps of a call: it moves the logits of a pass, or chooses its noise."""
 
-    def __init__(self, reward, processors=None):
+    def __init__(self, reward: Reward, processors: Callable[..., Tensor] | None = None) -> None:
         self.reward, self.processors = reward, processors
-        self._noise = None
+        self._noise: Tensor | None = None
 
-    def process_logits(self, live, targets, logits, canvas):
+    def process_logits(
+        self, live: list[Sequence], targets: Targets, logits: Tensor, canvas: Canvas
+    ) -> Tensor:
         """For `Hooks.process_logits`; the noise of the same pass is decided here, too."""
         if self.processors is not None:
             logits = self.processors(live, targets, logits, canvas)
@@ -98,11 +105,13 @@ class Rewarded:
         self._noise = torch.cat([noise for _, noise in parts])
         return torch.cat([moved for moved, _ in parts])
 
-    def noise(self, live, positions, vocab):
+    def noise(self, live: list[Sequence], positions: Tensor, vocab: int) -> Tensor:
         """For `Hooks.noise`: that of the pass whose logits came last."""
-        return self._noise
+        return cast("Tensor", self._noise)
 
-    def _part(self, q, logits, position, canvas):
+    def _part(
+        self, q: Sequence, logits: Tensor, position: Tensor, canvas: Canvas
+    ) -> tuple[Tensor, Tensor]:
         """(logits, noise) of one sequence; `position` int64 ``[rows]`` of its targets."""
         steps, vocab = q.schedule.steps_of(q.block), logits.shape[-1]
         first = int(steps * (1 - self.reward.share))
@@ -120,7 +129,9 @@ class Rewarded:
             noise = self._best(q, log_p, position, text, noise)
         return logits, noise
 
-    def _tilted(self, q, log_p, position, text, progress):
+    def _tilted(
+        self, q: Sequence, log_p: Tensor, position: Tensor, text: Tensor, progress: float
+    ) -> Tensor:
         """Log p of the masks, moved by the gradient of the score."""
         reward, masked = self.reward, text[position] == q.mask_id
         strength = reward.first_strength * (1 - progress) + reward.last_strength * progress
@@ -137,13 +148,18 @@ class Rewarded:
             (gradient,) = torch.autograd.grad(score, leaf)
         return log_p + strength * gradient.clamp(-1, 1) * masked[:, None]
 
-    def _best(self, q, log_p, position, text, noise):
+    def _best(
+        self, q: Sequence, log_p: Tensor, position: Tensor, text: Tensor, noise: Tensor
+    ) -> Tensor:
         """The noise of one of the candidates, drawn by the softmax of their scores."""
         a, b = (q.schedule.numbers(q)[i] for i in (MASKED, STAYS))
-        sampling, column = q.sampling, lambda x, like: torch.full_like(like[:, :1], x)
-        top_p = None if sampling.top_p is None else column(sampling.top_p, log_p)
-        top_k = None if sampling.top_k is None else column(sampling.top_k, position[:, None])
-        kept = filter_logits(log_p, column(1.0, log_p), top_p, top_k, within=True).log_softmax(-1)
+        sampling, column = q.sampling, log_p[:, :1]
+        top_p = None if sampling.top_p is None else torch.full_like(column, sampling.top_p)
+        top_k = None
+        if sampling.top_k is not None:
+            top_k = torch.full_like(position[:, None], sampling.top_k)
+        kept = filter_logits(log_p, torch.ones_like(column), top_p, top_k, within=True)
+        kept = kept.log_softmax(-1)
         race = (kept + torch.log(torch.tensor(a))).double()
         race[:, q.mask_id] = torch.log(torch.tensor(b, dtype=torch.float64))
         masked, scores, drawn = text[position] == q.mask_id, [], [noise]
@@ -159,7 +175,7 @@ class Rewarded:
         uniform = ops.uniform(keys, torch.tensor([0, len(scores)], device=at.device), at)
         return torch.stack(drawn)[(torch.stack(scores) - torch.log(-torch.log(uniform))).argmax()]
 
-    def _score(self, q, tokens, log_probs):
+    def _score(self, q: Sequence, tokens: Tensor, log_probs: Tensor) -> Tensor:
         score = self.reward.score(tokens, log_probs)
         if not isinstance(score, torch.Tensor) or list(score.shape) not in ([], [len(tokens)]):
             got = list(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
@@ -167,7 +183,7 @@ class Rewarded:
         return score
 
     @staticmethod
-    def _whole(tokens, position, log_p, mask_id):
+    def _whole(tokens: Tensor, position: Tensor, log_p: Tensor, mask_id: int) -> Tensor:
         """Log-probabilities ``[n, vocab]`` of a text: the model's at masks, else of its token."""
         shape = (len(tokens), log_p.shape[-1])
         known = torch.full(shape, _FAR, device=log_p.device).scatter(-1, tokens[:, None], 0.0)
@@ -175,11 +191,11 @@ class Rewarded:
         return known.index_copy(0, position, torch.where(masked, log_p, known[position]))
 
     @staticmethod
-    def _keys(q, device, candidate):
+    def _keys(q: Sequence, device: torch.device, candidate: int) -> Tensor:
         forward = len(q.forwards) + candidate * _CANDIDATE
         return torch.tensor([[q.seed, q.row_key, forward]], device=device)
 
-    def _drawn(self, q, position, vocab, candidate):
+    def _drawn(self, q: Sequence, position: Tensor, vocab: int, candidate: int) -> Tensor:
         """Gumbel noise of the library's own stream; that of candidate 0 is what is drawn anyway."""
         offsets = torch.tensor([0, len(position)], device=position.device)
         keys = self._keys(q, position.device, candidate)

@@ -1,7 +1,9 @@
 """What a model brings along: `model.generation_config`, or its folder's generation_config.json."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.names import CLASS_KEY
@@ -10,11 +12,13 @@ FILE_NAME = "generation_config.json"
 # Fields that mean the same in a configuration that is not dpad's.
 SHARED = ("max_new_tokens", "eos_token_id", "pad_token_id", "mask_token_id")
 # Names that only a configuration of dpad's has.
-OWN = (CLASS_KEY, "block_length", "commit", "confidence_threshold", "entropy_bound", "suffix")
-OWN += ("row_keys",)
+OWN = (
+    *(CLASS_KEY, "block_length", "commit", "confidence_threshold", "entropy_bound", "suffix"),
+    "row_keys",
+)
 
 
-def stored_options(model):
+def stored_options(model: object) -> dict[str, Any]:
     """Field -> value of the defaults that the model brings along; empty if it brings none.
 
     In this order: a `DPadGenerationConfig` as ``model.generation_config``; one in the folder that
@@ -40,14 +44,14 @@ def stored_options(model):
     return news(model, {n: values.get(n) for n in SHARED})
 
 
-def news(model, values):
+def news(model: object, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the options that are given and do not just repeat the model's configuration."""
     known = getattr(model, "config", None)
     repeated = {n for n in SHARED[1:] if values.get(n) == getattr(known, n, None)}
     return {n: v for n, v in values.items() if v is not None and n not in repeated}
 
 
-def _read(path):
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

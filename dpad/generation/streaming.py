@@ -1,8 +1,13 @@
 """Drafts and finished blocks to a Transformers streamer."""
 
 import contextlib
+from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
+from torch import Tensor
+
+from dpad.decode.step import Step
 
 
 class BlockStreamer:
@@ -16,21 +21,21 @@ class BlockStreamer:
     error, so that whoever reads a `TextIteratorStreamer` is not left waiting.
     """
 
-    def __init__(self, streamer, prompt, end_ids):
+    def __init__(self, streamer: Any, prompt: Tensor, end_ids: Sequence[int]) -> None:
         self.streamer, self.prompt = streamer, prompt
         self.end_ids = torch.tensor(end_ids, dtype=torch.int64, device="cpu")
         self.ended = False
         self.takes_drafts = callable(getattr(streamer, "put_draft", None))
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.streamer.put(self.prompt.cpu())
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: object, *_: object) -> None:
         with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
             self.streamer.end()
 
-    def step(self, step):
+    def step(self, step: Step) -> None:
         """Sends the draft of a `dpad.decode.step.Step`."""
         if self.ended:
             return
@@ -41,7 +46,7 @@ class BlockStreamer:
         draft = torch.where(tokens == step.lane.mask_id, step.token, tokens)
         self.streamer.put_draft(value=draft[None].cpu())
 
-    def block(self, tokens):
+    def block(self, tokens: Tensor) -> None:
         """`tokens`: int64 ``[block]``, all committed."""
         tokens = tokens.cpu()
         if self.ended:
@@ -53,7 +58,7 @@ class BlockStreamer:
         self.streamer.put(tokens)
 
 
-def check_streamer(streamer, rows):
+def check_streamer(streamer: Any, rows: int) -> None:
     """Refuses a streamer that cannot be fed.
 
     Raises:

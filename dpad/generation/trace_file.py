@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
+from typing import Any
 
-from dpad.values import INT64, MOST_POSITIONS, MOST_ROWS, int64, real, refuse, whole
+from dpad.values import INT64, MOST_POSITIONS, MOST_ROWS, Kind, int64, real, refuse, whole
 
 FORMAT = "dpad-trace"
 VERSION = 1
@@ -12,7 +14,7 @@ _MOST_FORWARDS = 2**32
 _length = whole(0, MOST_POSITIONS)
 
 
-def read(path):
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(header, events) of a file; errors as `Trace.load`."""
     header, events = None, []
     with open(path, encoding="utf-8") as file:
@@ -32,7 +34,7 @@ def read(path):
     return header, events
 
 
-def _record(path, number, line):
+def _record(path: object, number: int, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except RecursionError as error:
@@ -42,7 +44,7 @@ def _record(path, number, line):
     return record
 
 
-def checked_header(header):
+def checked_header(header: dict[str, Any]) -> dict[str, Any]:
     """The header; ValueError if it is not that of a trace."""
     found = (header.get("format"), header.get("version"))
     if found != (FORMAT, VERSION):
@@ -63,7 +65,7 @@ def checked_header(header):
     return header
 
 
-def checked_event(event, header):
+def checked_event(event: dict[str, Any], header: dict[str, Any]) -> dict[str, Any]:
     """One event; ValueError if it is not one of this header's run."""
     prompts, config = header["prompt_lengths"], header["config"]
     row = whole(0, len(prompts) - 1)("row", event.get("row"))
@@ -85,7 +87,7 @@ def checked_event(event, header):
     return event
 
 
-def _list(name, values, kind):
+def _list(name: str, values: Any, kind: Kind) -> list[Any]:
     if not isinstance(values, list):
         refuse(name, values, "a list")
     return [kind(f"{name}[{i}]", value) for i, value in enumerate(values)]

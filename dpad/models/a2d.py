@@ -5,7 +5,10 @@ that were trained by blocks are of the same classes: `block_size` in their confi
 to be set by hand, makes the attention block-causal.
 """
 
+from torch import nn
+
 from dpad.models import llama_tree
+from dpad.models.adapter import Adapter
 from dpad.models.parts import need
 
 FAMILY = "a2d"
@@ -15,7 +18,7 @@ CLASS_NAMES = ("A2DQwen3LMHeadModel", "A2DQwen2LMHeadModel", "A2DLlamaLMHeadMode
 _VOCAB, _MASKS = 151936, {"a2d-qwen3": 151669, "a2d-qwen2": 151665}
 
 
-def adapt(model):
+def adapt(model: nn.Module) -> Adapter:
     """The adapter of a live A2D model; UnsupportedModelError naming what does not fit."""
     config = need(model, "config")
     norms = hasattr(need(model, "model.layers")[0].self_attn, "q_norm")

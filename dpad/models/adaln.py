@@ -48,7 +48,7 @@ class Modulation:
             self._kept["now"] = kept, vectors
         return vectors
 
-    def _tensors(self):
+    def _tensors(self) -> list[torch.Tensor] | None:
         modules = [part.module for part in self.parts()]
         if not all(map(linear_layers.is_plain, modules)):
             return None
@@ -57,14 +57,14 @@ class Modulation:
         return None if any(t.is_inference() for t in tensors) else tensors
 
     @torch.no_grad()
-    def _vectors(self):
+    def _vectors(self) -> tuple[torch.Tensor, ...]:
         time = self.first.module.weight.new_zeros(FREQUENCIES)
         time[: FREQUENCIES // 2] = 1  # the cosines of 0; all sines are 0
         condition = self.second.module(F.silu(self.first.module(time)))
         return self.linear.module(F.silu(condition)).chunk(self.count)
 
 
-def _is_still(tensor, kept):
+def _is_still(tensor: torch.Tensor, kept: tuple[torch.Tensor, torch.Tensor, int]) -> bool:
     same, alias, version = kept
     moved = tensor.data_ptr() != alias.data_ptr()
     return tensor is same and not moved and tensor._version == version
@@ -82,10 +82,10 @@ class LayerNorm(Norm):
     scale: int = 1
 
     @property
-    def eps(self):
+    def eps(self) -> float:
         return 1e-5
 
-    def __call__(self, residual, delta=None):
+    def __call__(self, residual: torch.Tensor, delta: torch.Tensor | None = None) -> torch.Tensor:
         """As `Norm`."""
         if delta is not None:
             residual.add_(delta)
@@ -102,7 +102,7 @@ class LayerNorm(Norm):
         normed = normed if scale is None else normed * (1 + scale) + shift
         return normed.to(residual.dtype)
 
-    def _vectors(self):
+    def _vectors(self) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
         """(shift, scale) in float32, or None twice."""
         if self.modulation is None:
             return None, None
@@ -117,7 +117,7 @@ class Gated(Part):
     modulation: Modulation
     gate: int
 
-    def __call__(self, x):
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return super().__call__(x) * self.modulation()[self.gate]
 
 
@@ -129,5 +129,5 @@ class Table(Part):
     is_lookup = True
 
     @property
-    def weight(self):
+    def weight(self) -> torch.Tensor:
         return getattr(self.module, self.weight_name)

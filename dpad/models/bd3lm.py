@@ -6,11 +6,15 @@ predicts position i. The mask is the last id of the vocabulary. The stock forwar
 with ``sample_mode=True`` only.
 """
 
+from typing import Any
+
+from torch import nn
+
 from dpad.models import llama_tree
 from dpad.models.adaln import Gated, LayerNorm, Modulation, Table
 from dpad.models.adapter import Adapter
 from dpad.models.mlp import DenseMLP
-from dpad.models.parts import Attention, Head, Layer, need, part, require
+from dpad.models.parts import Attention, Head, Layer, Part, need, part, require
 
 FAMILY = "bd3lm"
 CLASS_NAMES = ("BD3LM",)
@@ -22,25 +26,28 @@ _ROPE_THETA = 10000.0
 _ATTENTION, _MLP = (0, 1, 2), (3, 4, 5)
 
 
-def _modulation(backbone, path, count):
+def _modulation(backbone: Any, path: str, count: int) -> Modulation | None:
     """The `Modulation` of the module at a dotted path; None where the model has none."""
     if not backbone.adaln:
         return None
-    names = (f"{path}.adaLN_modulation", "sigma_map.mlp.0", "sigma_map.mlp.2")
-    return Modulation(*(part(backbone, name) for name in names), count)
+    linear = part(backbone, f"{path}.adaLN_modulation")
+    first, second = part(backbone, "sigma_map.mlp.0"), part(backbone, "sigma_map.mlp.2")
+    return Modulation(linear, first, second, count)
 
 
-def _norm(backbone, path, modulation, shift=0, scale=1):
+def _norm(
+    backbone: nn.Module, path: str, modulation: Modulation | None, shift: int = 0, scale: int = 1
+) -> LayerNorm:
     return part(backbone, path, LayerNorm, modulation=modulation, shift=shift, scale=scale)
 
 
-def _gated(backbone, path, modulation, gate):
+def _gated(backbone: nn.Module, path: str, modulation: Modulation | None, gate: int) -> Part:
     if modulation is None:
         return part(backbone, path)
     return part(backbone, path, Gated, modulation=modulation, gate=gate)
 
 
-def _layer(backbone, number):
+def _layer(backbone: nn.Module, number: int) -> Layer:
     block = f"blocks.{number}"
     adaln = _modulation(backbone, block, 6)
     (shift, scale, gate), (mlp_shift, mlp_scale, mlp_gate) = _ATTENTION, _MLP
@@ -61,13 +68,14 @@ def _layer(backbone, number):
     )
 
 
-def _constants(layers, final_norm):
+def _constants(layers: list[Layer], final_norm: LayerNorm) -> list[Modulation]:
     """The `Modulation`s, each once."""
-    found = [norm.modulation for norm in (*(la.attention_norm for la in layers), final_norm)]
+    norms = (*(layer.attention_norm for layer in layers), final_norm)
+    found = [norm.modulation for norm in norms if isinstance(norm, LayerNorm)]
     return [modulation for modulation in found if modulation is not None]
 
 
-def adapt(model):
+def adapt(model: nn.Module) -> Adapter:
     """The adapter of a live BD3-LM; UnsupportedModelError naming what does not fit."""
     config, backbone = need(model, "config"), need(model, "backbone")
     wanted = {"cross_attn": True, "causal": False, "time_conditioning": False}

@@ -1,9 +1,9 @@
 """`calibrate`: which layers 8-bit products hurt, and factors against outliers of their inputs."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -82,7 +82,7 @@ def calibrate(
     adapter = find_adapter(model)
     names, _ = layers_of(adapter, head)
     check(adapter, names)
-    layers = {name: adapter.model.get_submodule(name) for name in names}
+    layers = {name: cast("nn.Linear", adapter.model.get_submodule(name)) for name in names}
     largest: dict[str, torch.Tensor] = {}
 
     def look(name: str, x: torch.Tensor, y: torch.Tensor) -> None:
@@ -121,7 +121,7 @@ Look = Callable[[str, torch.Tensor, torch.Tensor], None]
 
 
 def _run(
-    adapter: Adapter, canvases: list[torch.Tensor], layers: dict[str, nn.Module], look: Look
+    adapter: Adapter, canvases: list[torch.Tensor], layers: Mapping[str, nn.Module], look: Look
 ) -> None:
     """The model's forward on every canvas; look(name, rows in, rows out) at every layer's call."""
     with _watched(layers, look):
@@ -130,7 +130,7 @@ def _run(
 
 
 @contextmanager
-def _watched(layers: dict[str, nn.Module], look: Look) -> Iterator[None]:
+def _watched(layers: Mapping[str, nn.Module], look: Look) -> Iterator[None]:
     def hook(name: str) -> Callable[..., None]:
         return lambda module, given, out: look(name, given[0].flatten(0, -2), out.flatten(0, -2))
 

@@ -4,7 +4,10 @@ Qwen2.5's tree with biases on q, k and v, decoded in blocks of 32 counted from p
 block row i - 1 predicts position i.
 """
 
+from torch import nn
+
 from dpad.models import llama_tree
+from dpad.models.adapter import Adapter
 from dpad.models.parts import need
 
 FAMILY = "fast-dllm-v2"
@@ -14,7 +17,7 @@ CLASS_NAMES = ("Fast_dLLM_QwenForCausalLM",)
 _BLOCK, _VOCAB, _MASK = 32, 151936, 151665
 
 
-def adapt(model):
+def adapt(model: nn.Module) -> Adapter:
     """The adapter of a live Fast-dLLM v2; UnsupportedModelError naming what does not fit."""
     config = need(model, "config")
     layers = llama_tree.layers(model, in_tuple=False)

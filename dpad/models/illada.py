@@ -4,7 +4,10 @@ Llama's tree with attention over everything, 8 heads of keys and values, and the
 as head; row i predicts position i. The mask's id stands in no file of the released models.
 """
 
+from torch import nn
+
 from dpad.models import llama_tree
+from dpad.models.adapter import Adapter
 from dpad.models.parts import need
 
 FAMILY = "illada"
@@ -13,7 +16,7 @@ CLASS_NAMES = ("ILLaDAForCausalLM",)
 _VOCAB, _MASK = 155136, 5
 
 
-def adapt(model):
+def adapt(model: nn.Module) -> Adapter:
     """The adapter of a live iLLaDA; UnsupportedModelError naming what does not fit."""
     config = need(model, "config")
     layers = llama_tree.layers(model)

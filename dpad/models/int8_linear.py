@@ -1,7 +1,10 @@
 """`Int8Linear`: a linear layer with 8-bit weights, in the place of an `nn.Linear`."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dpad import ops
 
@@ -19,9 +22,19 @@ class Int8Linear(nn.Module):
     Scales stay float32 whatever the model is converted to.
     """
 
+    weight: Tensor
+    scale: Tensor
+    smoothing: Tensor | None
+
     def __init__(
-        self, in_features, out_features, bias=False, smoothing=False, device=None, dtype=None
-    ):
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        smoothing: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         shape = out_features, in_features
@@ -33,7 +46,7 @@ class Int8Linear(nn.Module):
         self.bias = None if zeros is None else nn.Parameter(zeros, requires_grad=False)
 
     @classmethod
-    def of(cls, linear, smoothing=None):
+    def of(cls, linear: nn.Linear, smoothing: Tensor | None = None) -> Self:
         """The 8-bit layer of an `nn.Linear`, whose bias it shares.
 
         `smoothing`: float32 ``[in_features]`` or None, the factors of the layer's inputs; its
@@ -44,27 +57,27 @@ class Int8Linear(nn.Module):
         made.smoothing, made.bias = smoothing, linear.bias
         return made.train(linear.training)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """x: ``[..., in_features]``; returns ``[..., out_features]`` of x's dtype."""
         rows = x.reshape(-1, self.in_features)
         out = ops.int8_linear(rows, self.weight, self.scale, self.bias, self.smoothing)
         return out.view(*x.shape[:-1], self.out_features)
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         kept = {name: getattr(self, name) for name in ("scale", "smoothing")}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, before in kept.items():
             after = getattr(self, name)
             if after is not None and after.dtype != torch.float32:  # its dtype is not the model's
                 setattr(self, name, before.to(after.device))
         return self
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{text}, bias={self.bias is not None}, smoothing={self.smoothing is not None}"
 
 
-def quantize_weight(weight, smoothing=None):
+def quantize_weight(weight: Tensor, smoothing: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(int8 ``[out_features, in_features]``, float32 scale ``[out_features]``) of a weight.
 
     A feature's scale is its largest magnitude / 127; values are rounded to the nearest, ties to

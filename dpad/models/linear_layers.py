@@ -3,10 +3,12 @@
 `stands_in` is the one place that decides it, for every call anew.
 """
 
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dpad import ops
@@ -22,14 +24,15 @@ ISAS = ("avx2", "avx512")
 
 
 @cache
-def rows_of(isa):
+def rows_of(isa: str) -> dict[torch.dtype, tuple[range, ...]]:
     """dtype -> ranges of rows for which the operator is the faster one on an instruction set.
 
     float16 is there where torch has no kernels for it and widens everything.
     """
     if isa not in ISAS:
         return {}
-    found, mkldnn = {torch.float32: ROWS}, torch.ops.mkldnn
+    found: dict[torch.dtype, tuple[range, ...]] = {torch.float32: ROWS}
+    mkldnn = torch.ops.mkldnn
     if not (torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_fp16_supported()):
         found[torch.float16] = ROWS
     if "avx512bf16" in ops.cpu_extensions():
@@ -37,7 +40,7 @@ def rows_of(isa):
     return found
 
 
-def call(module, x):
+def call(module: Any, x: Tensor) -> Tensor:
     """``module(x)``, by the operator where `module` is a plain Linear that it can stand in for."""
     compiling = torch.compiler.is_compiling()  # which is to trace the module only
     here = x.is_cpu and not compiling  # asked first: a GPU waits for the host
@@ -46,7 +49,7 @@ def call(module, x):
     return module(x)
 
 
-def product(x, weight, bias=None):
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x weight^T + bias``, by the operator where it can stand in: tied heads, fused projections.
 
     Args:
@@ -60,7 +63,7 @@ def product(x, weight, bias=None):
     return linear(x, weight, bias)
 
 
-def grouped_product(x, weight, offsets):
+def grouped_product(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """``x weight[e]^T`` for the rows of each expert e, as `dpad.ops.grouped_linear`.
 
     On the CPU by torch's own grouped product for a dtype that the operator has to widen.
@@ -78,7 +81,7 @@ def grouped_product(x, weight, offsets):
     return ops.grouped_linear(x, weight, offsets)
 
 
-def reads_offsets(weight):
+def reads_offsets(weight: Tensor) -> str | None:
     """Why `grouped_product` with weights like this one reads its offsets on the host, or None."""
     if weight.device.type != "cuda":
         return None if weight.is_cpu else f"grouped products on {weight.device.type} may wait"
@@ -89,7 +92,7 @@ def reads_offsets(weight):
     return None
 
 
-def is_plain(module):
+def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a call of the module is torch's own Linear and nothing else.
 
     Not so for subclasses (LoRA, quantised and parametrised layers are such) and under hooks.
@@ -97,13 +100,13 @@ def is_plain(module):
     return type(module) is nn.Linear and only_own_forward(module) and not hooked_everywhere()
 
 
-def hooked_everywhere():
+def hooked_everywhere() -> bool:
     """Whether hooks stand that run with every call of any module."""
     every = nn.modules.module
     return bool(every._global_forward_hooks or every._global_forward_pre_hooks)
 
 
-def stands_in(x, weight, bias=None):
+def stands_in(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether `dpad.ops.linear` does the work of torch's linear in this call, and sooner."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return False
@@ -117,12 +120,12 @@ def stands_in(x, weight, bias=None):
     )
 
 
-def suits(weight, bias=None):
+def suits(weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether these are weights that `stands_in` says yes to, in some calls."""
     return weight.dtype in rows_of(ops.cpu_isa()) and _fits(weight, bias)
 
 
-def _fits(weight, bias):
+def _fits(weight: Tensor, bias: Tensor | None) -> bool:
     return (
         weight.numel() >= LEAST_WEIGHT
         and is_ordinary(weight, weight.dtype)
@@ -132,7 +135,7 @@ def _fits(weight, bias):
     )
 
 
-def is_ordinary(tensor, dtype, device="cpu"):
+def is_ordinary(tensor: Tensor, dtype: torch.dtype, device: str = "cpu") -> bool:
     """Whether it is a plain strided tensor of this dtype and type of device."""
     return (
         type(tensor) in (torch.Tensor, nn.Parameter)
@@ -142,7 +145,7 @@ def is_ordinary(tensor, dtype, device="cpu"):
     )
 
 
-def where(modules):
+def where(modules: Sequence[nn.Module]) -> str:
     """What becomes of these modules of a model, as words for its report."""
     isa, parts = ops.cpu_isa(), []
     small = [m for m in modules if isinstance(m, Int8Linear)]
@@ -161,7 +164,7 @@ def where(modules):
     )
 
 
-def only_own_forward(module):
+def only_own_forward(module: nn.Module) -> bool:
     """Whether a call of the module is its class's forward and nothing else.
 
     accelerate wraps `forward` on the instance: that counts where the hook would move something.
@@ -171,7 +174,7 @@ def only_own_forward(module):
     return "_orig_mod" in module._modules or (own_forward(module) and not hooked)
 
 
-def own_forward(module, behind=None):
+def own_forward(module: nn.Module, behind: Callable[[Any], Any] | None = None) -> bool:
     """Whether the forward of the module is its class's, whatever hooks are around it.
 
     `behind`: a function that gives what stands behind an entry of the instance.

@@ -3,9 +3,13 @@
 Fits the released remote code in all its revisions and `dpad.models.hf`'s native class.
 """
 
+from typing import Any
+
+from torch import nn
+
 from dpad.models.adapter import Adapter
 from dpad.models.mlp import DenseMLP
-from dpad.models.parts import Attention, Head, Layer, need, norm, part, require
+from dpad.models.parts import Attention, Head, Layer, Norm, need, norm, part, require
 
 FAMILY = "llada"
 CLASS_NAMES = ("LLaDAModelLM",)
@@ -14,7 +18,7 @@ CLASS_NAMES = ("LLaDAModelLM",)
 _RELEASED_VOCAB, _RELEASED_MASK, _RELEASED_EOS, _RELEASED_EOT = 126464, 126336, 126081, 126348
 
 
-def _check(config):
+def _check(config: Any) -> None:
     require(getattr(config, "block_type", "llama") == "llama", "block_type", config.block_type)
     require(getattr(config, "block_group_size", 1) == 1, "block_group_size > 1", True)
     require(getattr(config, "rope", True), "rope", False)
@@ -29,13 +33,13 @@ def _check(config):
     require(activation == "silu", "activation_type", activation)
 
 
-def _norm(parent, name):
+def _norm(parent: nn.Module, name: str) -> Norm:
     found = norm(parent, name, "eps")
     require(getattr(found.module, "bias", None) is None, f"{name}.bias", "a bias")
     return found
 
 
-def _layer(blocks, number, in_tuple):
+def _layer(blocks: Any, number: int, in_tuple: bool) -> Layer:
     block = blocks[number]
     return Layer(
         attention_norm=_norm(block, "attn_norm"),
@@ -52,21 +56,21 @@ def _layer(blocks, number, in_tuple):
     )
 
 
-def _head(tree, config):
+def _head(tree: nn.Module, config: Any) -> Head:
     """Tied weights and scaled logits as the stock forward has them."""
     scale = config.d_model**-0.5 if getattr(config, "scale_logits", False) else None
     name = "wte" if config.weight_tying else "ff_out"
     return part(tree, name, Head, tied=bool(config.weight_tying), scale=scale)
 
 
-def _kv_heads(config):
+def _kv_heads(config: Any) -> int:
     explicit = getattr(config, "n_kv_heads", None)
     if explicit is not None:
         return explicit
     return 1 if getattr(config, "multi_query_attention", None) else config.n_heads
 
 
-def adapt(model):
+def adapt(model: Any) -> Adapter:
     """The adapter of a live LLaDA; UnsupportedModelError naming what does not fit."""
     config = need(model, "model.config")
     _check(config)

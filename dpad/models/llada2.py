@@ -5,9 +5,12 @@ experts in groups, scored by a sigmoid, beside a shared one. Decoded in blocks o
 position 0; row i predicts position i. The stock forward is causal unless it is given a 4-D mask.
 """
 
+from torch import nn
+
 from dpad.models import llama_tree
+from dpad.models.adapter import Adapter
 from dpad.models.llama_tree import EPS
-from dpad.models.mlp import Routing, dense, routed
+from dpad.models.mlp import DenseMLP, RoutedMLP, Routing, dense, routed
 from dpad.models.parts import Attention, Layer, need, norm, part, require
 
 FAMILY = "llada2"
@@ -16,7 +19,7 @@ CLASS_NAMES = ("LLaDA2MoeModelLM",)
 _BLOCK, _VOCAB, _MASK = 32, 157184, 156895  # in arguments of the released decoder
 
 
-def _mlp(block, how):
+def _mlp(block: nn.Module, how: Routing) -> DenseMLP | RoutedMLP:
     if getattr(block.mlp, "experts", None) is None:
         return dense(block, "mlp")
     found = getattr(block.mlp, "shared_experts", None)
@@ -24,7 +27,7 @@ def _mlp(block, how):
     return routed(block, "mlp", how, shared=shared, bias=part(block, "mlp.gate.expert_bias"))
 
 
-def _layer(block, how):
+def _layer(block: nn.Module, how: Routing) -> Layer:
     return Layer(
         attention_norm=norm(block, "input_layernorm", EPS),
         attention=Attention(
@@ -38,7 +41,7 @@ def _layer(block, how):
     )
 
 
-def adapt(model):
+def adapt(model: nn.Module) -> Adapter:
     """The adapter of a live LLaDA2; UnsupportedModelError naming what does not fit."""
     config = need(model, "config")
     score = getattr(config, "score_function", "sigmoid")

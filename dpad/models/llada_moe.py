@@ -5,8 +5,11 @@ of the experts are not divided by their sum, whatever the configuration says; a 
 shared expert may stand beside them.
 """
 
+from torch import nn
+
 from dpad.models import llama_tree
-from dpad.models.mlp import Routing, dense, routed
+from dpad.models.adapter import Adapter
+from dpad.models.mlp import DenseMLP, RoutedMLP, Routing, dense, routed
 from dpad.models.parts import need, require
 
 FAMILY = "llada-moe"
@@ -15,7 +18,7 @@ CLASS_NAMES = ("LLaDAMoEModelLM",)
 _VOCAB, _MASK, _END_OF_TURN = 157184, 156895, 156892
 
 
-def _mlp(block, how):
+def _mlp(block: nn.Module, how: Routing) -> DenseMLP | RoutedMLP:
     if getattr(block.mlp, "experts", None) is None:
         require(
             getattr(block, "shared_expert", None) is None, "a shared expert without others", True
@@ -28,7 +31,7 @@ def _mlp(block, how):
     return routed(block, "mlp", how, shared=shared)
 
 
-def adapt(model):
+def adapt(model: nn.Module) -> Adapter:
     """The adapter of a live LLaDA-MoE; UnsupportedModelError naming what does not fit."""
     config = need(model, "config")
     clip = getattr(config, "clip_qkv", None)

@@ -4,24 +4,33 @@
 ``model.norm`` and ``lm_head``; a family says what its layers hold besides.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import nn
 
 from dpad.models.adapter import Adapter
-from dpad.models.mlp import dense
+from dpad.models.mlp import DenseMLP, RoutedMLP, dense
 from dpad.models.parts import Attention, Head, Layer, need, norm, part, require
 
 EPS = "variance_epsilon"
 
 
-def layer(block, head_norms=False, mlp=None):
+def layer(
+    block: nn.Module, head_norms: bool = False, mlp: DenseMLP | RoutedMLP | None = None
+) -> Layer:
     """The `Layer` of a block; `head_norms`: q and k are normed over the head before RoPE."""
     norms = ("q_norm", "k_norm") if head_norms else ()
+    o, q, k, v = (part(block, f"self_attn.{n}_proj") for n in ("o", "q", "k", "v"))
     return Layer(
         attention_norm=norm(block, "input_layernorm", EPS),
         attention=Attention(
-            **{n: part(block, f"self_attn.{n}_proj") for n in ("q", "k", "v", "o")},
+            o,
+            q,
+            k,
+            v,
             **{n: norm(block, f"self_attn.{n}", EPS) for n in norms},
         ),
         mlp_norm=norm(block, "post_attention_layernorm", EPS),
@@ -29,7 +38,15 @@ def layer(block, head_norms=False, mlp=None):
     )
 
 
-def adapt(model, family, layers, embedding="embed_tokens", cure=None, widened=False, **more):
+def adapt(
+    model: nn.Module,
+    family: str,
+    layers: list[Layer],
+    embedding: str = "embed_tokens",
+    cure: str | None = None,
+    widened: bool = False,
+    **more: Any,
+) -> Adapter:
     """The `Adapter` of a model of this tree.
 
     `layers` are its layers, `embedding` the name in ``model.model``, `cure` what to do about rotary
@@ -42,7 +59,7 @@ def adapt(model, family, layers, embedding="embed_tokens", cure=None, widened=Fa
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     theta, rotary_dim = rope_theta(config), more.pop("rotary_dim", head_dim)
     tied = getattr(model, "lm_head", None) is None and bool(config.tie_word_embeddings)
-    head = (base, embedding) if tied else (model, "lm_head")
+    owner, head = (base, embedding) if tied else (model, "lm_head")
     fields = {
         "mask_id": getattr(config, "mask_token_id", None),
         "end_ids": ids(config, "eos_token_id"),
@@ -55,7 +72,7 @@ def adapt(model, family, layers, embedding="embed_tokens", cure=None, widened=Fa
         embed=part(base, embedding),
         layers=layers,
         final_norm=norm(base, "norm", EPS),
-        head=part(*head, Head, tied=tied, widened=widened),
+        head=part(owner, head, Head, tied=tied, widened=widened),
         num_heads=heads,
         num_kv_heads=config.num_key_value_heads,
         head_dim=head_dim,
@@ -68,7 +85,9 @@ def adapt(model, family, layers, embedding="embed_tokens", cure=None, widened=Fa
     )
 
 
-def layers(model, make=layer, in_tuple=True):
+def layers(
+    model: nn.Module, make: Callable[[nn.Module], Layer] = layer, in_tuple: bool = True
+) -> list[Layer]:
     """The `Layer` that `make` makes of every block, which knows its place in the tree; `in_tuple`:
     whether the released blocks return their hidden states in a tuple.
     """
@@ -80,7 +99,7 @@ def layers(model, make=layer, in_tuple=True):
     ]
 
 
-def check(config):
+def check(config: Any) -> None:
     """UnsupportedModelError for a configuration whose attention or activation is another."""
     act = getattr(config, "hidden_act", "silu")
     require(act == "silu", "hidden_act", act)
@@ -90,22 +109,22 @@ def check(config):
     require(not scaling or kind == "default", "rope_scaling", scaling)
 
 
-def rope_theta(config):
+def rope_theta(config: Any) -> float:
     """The base of RoPE; Transformers 5.x keeps it among `rope_parameters`."""
-    theta = getattr(config, "rope_theta", None)
+    theta: Any = getattr(config, "rope_theta", None)
     if theta is None:
         theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")
     require(theta is not None, "rope_theta", theta)
     return float(theta)
 
 
-def ids(config, name):
+def ids(config: Any, name: str) -> tuple[int, ...]:
     """The ids of a field that holds one, several or none."""
     found = getattr(config, name, None)
     return (found,) if isinstance(found, int) else tuple(found or ())
 
 
-def rope_notes(base, theta, rotary_dim, cure):
+def rope_notes(base: nn.Module, theta: float, rotary_dim: int, cure: str) -> list[str]:
     """What is to be said of the loaded rotary buffers; dpad computes its own tables.
 
     Transformers 5.x leaves non-persistent buffers of remote code uninitialised, and `model.to`

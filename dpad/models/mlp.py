@@ -1,6 +1,8 @@
 """The MLPs of a layer: each runs, lists and fuses itself."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -9,7 +11,10 @@ from torch.nn import functional as F
 from dpad import ops
 from dpad.models import linear_layers
 from dpad.models.fused_projections import EXPERTS
-from dpad.models.parts import Part, Stack, need, part, require
+from dpad.models.parts import Group, Part, Stack, need, part, require
+
+if TYPE_CHECKING:
+    from dpad.models.adapter import Adapter
 
 # Rows of an MLP that the CPU computes together: more, and its wide intermediates leave the caches
 # and cost fresh pages in every layer. Under torch.compile the number of pieces would be part of the
@@ -31,7 +36,7 @@ class DenseMLP:
     down_proj: Part
     whole: Part | None = None
 
-    def whole_module(self):
+    def whole_module(self) -> nn.Module | None:
         """The module `whole` if its call is more than the three projections, and so is called: it
         has hooks or a forward of its own, or has taken another's place. Else None.
         """
@@ -40,14 +45,14 @@ class DenseMLP:
             return None
         return module
 
-    def called(self):
+    def called(self) -> list[nn.Module]:
         """The projections, where they are called."""
         if self.whole_module() is not None:
             return []
         parts = (self.gate_proj, self.up_proj, self.down_proj)
         return [part.module for part in parts if part is not None]
 
-    def inner_width(self):
+    def inner_width(self) -> int:
         """Elements of a row between up and down."""
         module = self.up_proj.module
         if hasattr(module, "out_features"):
@@ -55,23 +60,23 @@ class DenseMLP:
         # A wrapper of a layer, which need not say it.
         return max((weight.shape[0] for weight in module.parameters()), default=0)
 
-    def groups(self):
+    def groups(self) -> list[Group]:
         """What `FusedProjections` may stack, see `dpad.models.parts.Attention.groups`."""
         if self.gate_proj is None:
             return []
         return [("gate, up", (self.gate_proj, self.up_proj), self.whole_module() is None)]
 
-    def tensors(self):
+    def tensors(self) -> list[torch.Tensor]:
         """What operators read of modules that are not called."""
         return []
 
-    def obstacle(self, adapter):
+    def obstacle(self, adapter: "Adapter") -> str | None:
         """Why it waits for the device within a pass, or None."""
         return None
 
-    def __call__(self, adapter, x):
+    def __call__(self, adapter: "Adapter", x: torch.Tensor) -> torch.Tensor:
         """``[rows, width]`` of normed rows ``[rows, width]``."""
-        if self.whole_module() is not None:
+        if self.whole is not None and self.whole_module() is not None:
             return self.whole(x)
         if x.device.type != "cpu" or torch.compiler.is_compiling() or x.shape[0] <= ROWS:
             if self.gate_proj is None:
@@ -117,13 +122,15 @@ class RoutedMLP:
     stacked: Part | None = None
     bias: Part | None = None
     shared: DenseMLP | None = None
+    _into: Stack = field(init=False, repr=False, compare=False)
+    _out: Stack = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self):
-        pairs = [p for e in self.experts for p in (e.gate_proj, e.up_proj)]
+    def __post_init__(self) -> None:
+        pairs = [p for e in self.experts for p in (e.gate_proj, e.up_proj) if p is not None]
         object.__setattr__(self, "_into", Stack(pairs))
         object.__setattr__(self, "_out", Stack(e.down_proj for e in self.experts))
 
-    def whole_module(self):
+    def whole_module(self) -> nn.Module | None:
         """The module of the whole MLP if it has to be called: it, a router that is no Linear or
         stacked experts have hooks or a forward of their own, or it took another's place.
         """
@@ -135,7 +142,7 @@ class RoutedMLP:
         linear = isinstance(self.router.module, nn.Linear) and odd == [self.router.module]
         return module if moved or (odd and not linear) else None
 
-    def called(self):
+    def called(self) -> list[nn.Module]:
         """Router and projections, where they are called."""
         if self.whole_module() is not None:
             return []
@@ -143,14 +150,14 @@ class RoutedMLP:
         router = [self.router.module] if isinstance(self.router.module, nn.Linear) else []
         return router + [module for mlp in dense for module in mlp.called()]
 
-    def tensors(self):
+    def tensors(self) -> list[torch.Tensor]:
         """What operators read of modules that are not called."""
         found = [] if isinstance(self.router.module, nn.Linear) else [self.router.module.weight]
         if self.stacked is not None:
             found += [self.stacked.module.gate_up_proj, self.stacked.module.down_proj]
         return found if self.bias is None else [*found, self.bias.module]
 
-    def obstacle(self, adapter):
+    def obstacle(self, adapter: "Adapter") -> str | None:
         """Why it waits for the device within a pass, or None."""
         device = adapter.device.type
         missing = [name for name in ("route", "combine") if not ops.has_kernel(name, device)]
@@ -162,17 +169,17 @@ class RoutedMLP:
             return f"the experts of '{name}' lie apart and are called (see fuse_projections)"
         return linear_layers.reads_offsets(adapter.weight)
 
-    def inner_width(self):
+    def inner_width(self) -> int:
         """Elements of a row between up and down: all its experts' and its copies for them."""
         if self.experts:
             first = self.experts[0].up_proj.module
             inner, width = first.out_features, first.in_features
-        else:
+        elif self.stacked is not None:
             width, inner = self.stacked.module.down_proj.shape[1:]
         shared = 0 if self.shared is None else self.shared.inner_width()
         return self.routing.top_k * (inner + width) + shared
 
-    def groups(self):
+    def groups(self) -> list[Group]:
         """What `FusedProjections` may stack, see `dpad.models.parts.Attention.groups`."""
         called = self.whole_module() is None
         found = [] if self.shared is None else self.shared.groups()
@@ -181,7 +188,7 @@ class RoutedMLP:
             found += [(EXPERTS, self._into, plain), (EXPERTS, self._out, plain)]
         return found
 
-    def __call__(self, adapter, x):
+    def __call__(self, adapter: "Adapter", x: torch.Tensor) -> torch.Tensor:
         """``[rows, width]`` of normed rows ``[rows, width]``."""
         whole, weights = self.whole_module(), self._weights(adapter, x)
         if whole is not None or (weights is None and torch.compiler.is_compiling()):
@@ -202,43 +209,51 @@ class RoutedMLP:
         y = ops.combine(y, order, weight, how.full_precision, how.round_weights)
         return y if self.shared is None else y + self.shared(adapter, x)
 
-    def _logits(self, x):
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
         module = self.router.module
         if isinstance(module, nn.Linear):
             return self.router(x)
         weight = module.weight
         return F.linear(x.float(), weight.float()) if self.routing.wide else F.linear(x, weight)
 
-    def _weights(self, adapter, x):
+    def _weights(self, adapter: "Adapter", x: torch.Tensor) -> Sequence[torch.Tensor] | None:
         """gate and up ``[experts, 2 ffn, width]``, down ``[experts, width, ffn]``, or None."""
         if self.stacked is not None:
             module = self.stacked.module
             return module.gate_up_proj, module.down_proj
-        pair = [adapter.stack(parts, x) for parts in (self._into, self._out)]
-        if None in pair:
+        into, out = adapter.stack(self._into, x), adapter.stack(self._out, x)
+        if into is None or out is None:
             return None
-        return [weight.unflatten(0, (len(self.experts), -1)) for weight in pair]
+        return [weight.unflatten(0, (len(self.experts), -1)) for weight in (into, out)]
 
 
-def dense(model, path):
+def dense(model: nn.Module, path: str) -> DenseMLP:
     """The `DenseMLP` of the module at a dotted path, with the usual names; UnsupportedModelError
     if none is there.
     """
-    names = (f"{path}.{name}" for name in ("gate_proj", "up_proj", "down_proj"))
-    return DenseMLP(*(part(model, name) for name in names), part(model, path))
+    gate, up, down = (part(model, f"{path}.{name}_proj") for name in ("gate", "up", "down"))
+    return DenseMLP(gate, up, down, part(model, path))
 
 
-def routed(model, path, how, shared=None, bias=None, router="gate"):
+def routed(
+    model: nn.Module,
+    path: str,
+    how: Routing,
+    shared: DenseMLP | None = None,
+    bias: Part | None = None,
+    router: str = "gate",
+) -> RoutedMLP:
     """The `RoutedMLP` of the module at a dotted path, with the usual names; UnsupportedModelError
     if none is there.
     """
     block, place = need(model, path), part(model, path)
     found = need(block, "experts")
-    pieces = {"shared": shared, "bias": bias}
+    experts: tuple[DenseMLP, ...] = ()
+    stacked = None
     if isinstance(found, nn.ModuleList):
-        pieces["experts"] = tuple(dense(found, str(number)) for number in range(len(found)))
+        experts = tuple(dense(found, str(number)) for number in range(len(found)))
     else:
         for name in ("gate_up_proj", "down_proj"):
             require(need(found, name).dim() == 3, f"{path}.experts.{name}", need(found, name).shape)
-        pieces["stacked"] = part(block, "experts")
-    return RoutedMLP(place, part(block, router), how, **pieces)
+        stacked = part(block, "experts")
+    return RoutedMLP(place, part(block, router), how, experts, stacked, bias, shared)

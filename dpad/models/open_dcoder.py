@@ -5,13 +5,16 @@ and model type are those of the autoregressive Qwen2. Its forward attends to eve
 ``is_causal=False``, which its sampler passes; the mask's id stands in no configuration.
 """
 
+from torch import nn
+
 from dpad.models import llama_tree
+from dpad.models.adapter import Adapter
 
 FAMILY = "open-dcoder"
 CLASS_NAMES = ("MDMGenerationMixin",)
 
 
-def adapt(model):
+def adapt(model: nn.Module) -> Adapter:
     """The adapter of a live Open-dCoder; UnsupportedModelError naming what does not fit."""
     return llama_tree.adapt(
         model, FAMILY, llama_tree.layers(model), shift=1, forward_takes={"is_causal": False}

@@ -1,12 +1,17 @@
 """The parts of a model by their places in its module tree, and how they are run and found."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-from torch import nn
+from torch import Tensor, nn
 
 from dpad import ops
 from dpad.models import block_hooks, linear_layers
+
+if TYPE_CHECKING:
+    from dpad.models.adapter import Adapter
+    from dpad.models.mlp import DenseMLP, RoutedMLP
 
 
 class UnsupportedModelError(ValueError):
@@ -26,21 +31,26 @@ class Part:
     is_lookup = False  # its call does nothing but take rows of its `weight`, whatever its class
 
     @property
-    def module(self):
+    def module(self) -> Any:
         return getattr(self.parent, self.name)
 
     @property
-    def weight(self):
+    def weight(self) -> Tensor:
         return self.module.weight
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         return linear_layers.call(self.module, x)
 
 
-class Stack(tuple):
+class Stack(tuple[Part, ...]):
     """Parts whose weights may lie in one tensor; a key by identity, for it can have hundreds."""
 
     __hash__, __eq__ = object.__hash__, object.__eq__
+
+
+PartKind = TypeVar("PartKind", bound=Part)
+# Kind, parts that may be one product, whether they are called.
+Group = tuple[str, tuple[Part, ...], bool]
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class Norm(Part):
     eps_name: str
 
     @property
-    def eps(self):
+    def eps(self) -> float:
         eps = getattr(self.module, self.eps_name, None)
         if eps is None:  # something around the norm, whose weight alone would not be the norm
             raise UnsupportedModelError(
@@ -59,7 +69,7 @@ class Norm(Part):
             )
         return float(eps)
 
-    def __call__(self, residual, delta=None):
+    def __call__(self, residual: Tensor, delta: Tensor | None = None) -> Tensor:
         """Adds `delta` to the residual in place, both ``[rows, width]``; returns the normed rows.
 
         A module whose call is more than its class's forward is called.
@@ -85,7 +95,7 @@ class Head(Part):
     scale: float | None = None
     widened: bool = False
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         module = self.module
         logits = (
             linear_layers.product(x, module.weight) if self.tied else linear_layers.call(module, x)
@@ -110,32 +120,33 @@ class Attention:
     q_norm: Norm | None = None
     k_norm: Norm | None = None
 
-    def parts(self):
+    def parts(self) -> tuple[Part, ...]:
         """The projections, in the order of the forward."""
         return (*self._projections, self.o)
 
-    def norms(self):
+    def norms(self) -> list[Norm]:
         return [norm for norm in (self.q_norm, self.k_norm) if norm is not None]
 
-    def groups(self):
+    def groups(self) -> list[Group]:
         """(kind, parts that may be one product, whether they are called) for `FusedProjections`."""
         return [] if self.q is None else [("q, k, v", self._projections, True)]
 
     @property
-    def _projections(self):
-        return (self.qkv,) if self.q is None else (self.q, self.k, self.v)
+    def _projections(self) -> tuple[Part, ...]:
+        found = (self.qkv,) if self.q is None else (self.q, self.k, self.v)
+        return cast("tuple[Part, ...]", found)
 
-    def __call__(self, adapter, x):
+    def __call__(self, adapter: "Adapter", x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q ``[rows, heads, head_dim]`` and k, v ``[rows, kv_heads, head_dim]``, q and k normed, of
         normed rows ``[rows, width]``.
         """
-        if self.q is None:
+        if self.qkv is not None:
             q, k, v = self.qkv(x).split(self._sizes(adapter), -1)
         else:
             q, k, v = adapter.products(self._projections, x)
         return self._queries(adapter, q), *self._keys_values(adapter, k, v)
 
-    def keys_values(self, adapter, x):
+    def keys_values(self, adapter: "Adapter", x: Tensor) -> tuple[Tensor, Tensor]:
         """k and v alone."""
         if self.q is None:
             k, v = self._stacked(x, self._sizes(adapter), slice(1, 3))
@@ -143,18 +154,18 @@ class Attention:
             k, v = adapter.products(self._projections[1:], x)
         return self._keys_values(adapter, k, v)
 
-    def queries(self, adapter, x):
+    def queries(self, adapter: "Adapter", x: Tensor) -> Tensor:
         """q alone."""
         q = self._stacked(x, self._sizes(adapter), slice(0, 1))[0] if self.q is None else self.q(x)
         return self._queries(adapter, q)
 
     @staticmethod
-    def _sizes(adapter):
+    def _sizes(adapter: "Adapter") -> list[int]:
         return [n * adapter.head_dim for n in (adapter.num_heads, *[adapter.num_kv_heads] * 2)]
 
-    def _stacked(self, x, sizes, wanted):
+    def _stacked(self, x: Tensor, sizes: list[int], wanted: slice) -> Sequence[Tensor]:
         """Some of q, k, v: by their rows of the weight where `qkv` is a plain layer."""
-        module = self.qkv.module
+        module = cast("Part", self.qkv).module
         if not linear_layers.is_plain(module):
             return module(x).split(sizes, -1)[wanted]
         first = sum(sizes[: wanted.start])
@@ -162,14 +173,14 @@ class Attention:
         bias = None if module.bias is None else module.bias[rows]
         return linear_layers.product(x, module.weight[rows], bias).split(sizes[wanted], -1)
 
-    def _queries(self, adapter, q):
+    def _queries(self, adapter: "Adapter", q: Tensor) -> Tensor:
         return _heads(q, adapter.num_heads, self.q_norm)
 
-    def _keys_values(self, adapter, k, v):
+    def _keys_values(self, adapter: "Adapter", k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return _heads(k, adapter.num_kv_heads, self.k_norm), _heads(v, adapter.num_kv_heads)
 
 
-def _heads(x, count, norm=None):
+def _heads(x: Tensor, count: int, norm: Norm | None = None) -> Tensor:
     """``[rows, count, head_dim]`` of ``[rows, count * head_dim]``, each head normed."""
     heads = x.unflatten(-1, (count, -1))
     return heads if norm is None else norm(heads.flatten(0, 1)).view(heads.shape)
@@ -186,7 +197,7 @@ class Layer:
     attention_norm: Norm
     attention: Attention
     mlp_norm: Norm
-    mlp: Any
+    mlp: "DenseMLP | RoutedMLP"
     block: Part | None = None
     in_tuple: bool = False
 
@@ -195,32 +206,36 @@ class Layer:
         module = None if self.block is None else self.block.module
         return module if module is not None and block_hooks.are_on(module) else None
 
-    def norms(self):
+    def norms(self) -> list[Norm]:
         """In the order of the forward."""
         return [self.attention_norm, *self.attention.norms(), self.mlp_norm]
 
-    def groups(self):
+    def groups(self) -> list[Group]:
         """What `FusedProjections` may stack, see `Attention.groups`."""
         return [*self.attention.groups(), *self.mlp.groups()]
 
 
-def part(model, path, kind=None, **more):
+@overload
+def part(model: nn.Module, path: str) -> Part: ...
+@overload
+def part(model: nn.Module, path: str, kind: type[PartKind], **more: Any) -> PartKind: ...
+def part(model: nn.Module, path: str, kind: type[Any] = Part, **more: Any) -> Any:
     """The `Part`, or another `kind` of it, at a dotted path; UnsupportedModelError as `need`."""
     need(model, path)
     parent, _, name = path.rpartition(".")
-    return (kind or Part)(need(model, parent) if parent else model, name, **more)
+    return kind(need(model, parent) if parent else model, name, **more)
 
 
-def norm(model, path, eps_name):
+def norm(model: nn.Module, path: str, eps_name: str) -> Norm:
     """The `Norm` at a dotted path; UnsupportedModelError if none is there."""
     found = part(model, path, Norm, eps_name=eps_name)
     require(found.eps > 0, f"{path}.{eps_name}", found.eps)
     return found
 
 
-def need(model, path):
+def need(model: nn.Module, path: str) -> Any:
     """The submodule or attribute at a dotted path, or an UnsupportedModelError naming the path."""
-    found = model
+    found: Any = model
     for part in path.split("."):
         found = found[int(part)] if part.isdigit() else getattr(found, part, None)
         if found is None:
@@ -230,7 +245,7 @@ def need(model, path):
     return found
 
 
-def require(condition, what, value):
+def require(condition: bool, what: str, value: object) -> None:
     """Raises UnsupportedModelError unless `condition`."""
     if not condition:
         raise UnsupportedModelError(f"dpad does not support {what} = {value!r}")

@@ -1,7 +1,7 @@
 """`quantize`: 8-bit products for one live model, and back again."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -132,7 +132,7 @@ def quantize(
     check(adapter, names, smoothing)
     replaced: dict[str, tuple[nn.Module, nn.Module]] = {}
     for name in names:
-        before = adapter.model.get_submodule(name)
+        before = cast("nn.Linear", adapter.model.get_submodule(name))
         try:
             replaced[name] = before, Int8Linear.of(before, smoothing.get(name))
         except ValueError as error:

@@ -4,7 +4,10 @@ Qwen3-MoE's tree with attention over everything; row i - 1 predicts position i. 
 those of the "hf" backend; the others free their modules.
 """
 
+from torch import nn
+
 from dpad.models import llama_tree
+from dpad.models.adapter import Adapter
 from dpad.models.mlp import Routing, routed
 from dpad.models.parts import need, require
 
@@ -12,7 +15,7 @@ FAMILY = "rnd1"
 CLASS_NAMES = ("RND1LM",)
 
 
-def adapt(model):
+def adapt(model: nn.Module) -> Adapter:
     """The adapter of a live RND1; UnsupportedModelError naming what does not fit."""
     config = need(model, "config")
     backend = getattr(config, "moe_backend", "hf")

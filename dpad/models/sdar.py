@@ -5,8 +5,13 @@ counted from position 0; row i predicts position i. The released weights come wi
 32 (b32).
 """
 
+from typing import Any
+
+from torch import nn
+
 from dpad.models import llama_tree
-from dpad.models.mlp import Routing, dense, routed
+from dpad.models.adapter import Adapter
+from dpad.models.mlp import DenseMLP, RoutedMLP, Routing, dense, routed
 from dpad.models.parts import need
 
 FAMILY = "sdar"
@@ -16,14 +21,14 @@ CLASS_NAMES = ("SDARForCausalLM", "SDARMoeForCausalLM")
 _BLOCK, _VOCAB, _MASK, _END_OF_TURN = 4, 151936, 151669, 151645
 
 
-def _mlp(block, config):
+def _mlp(block: nn.Module, config: Any) -> DenseMLP | RoutedMLP:
     if getattr(block.mlp, "experts", None) is None:
         return dense(block, "mlp")
     top, normalise = config.num_experts_per_tok, bool(config.norm_topk_prob)
     return routed(block, "mlp", Routing(top, normalise=normalise, full_precision=False))
 
 
-def adapt(model):
+def adapt(model: nn.Module) -> Adapter:
     """The adapter of a live SDAR; UnsupportedModelError naming what does not fit."""
     config = need(model, "config")
     layers = llama_tree.layers(model, lambda b: llama_tree.layer(b, True, _mlp(b, config)))

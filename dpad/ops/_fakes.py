@@ -4,41 +4,53 @@ A fake refuses the devices, dtypes and shapes that the kernel refuses, in the sa
 results of the right shapes. All of them are made of one table (`dpad.ops._signatures`).
 """
 
-import torch
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, cast
 
-from dpad.ops._signatures import COUNTS, DTYPES, FLOATS, SIGNATURES
+import torch
+from torch import Tensor
+
+from dpad.ops._signatures import COUNTS, DTYPES, FLOATS, SIGNATURES, Operand
 
 _library = None  # registrations last as long as it does
+
+
+def _dynamic_size() -> int:
+    """A size that depends on values: a SymInt, which may stand where an int does."""
+    return cast("int", torch.library.get_ctx().new_dynamic_size())
 
 
 class _Call:
     """One call of a fake: its arguments by name, and the sizes and dtype they agree on."""
 
-    def __init__(self, name, arguments):
+    def __init__(self, name: str, arguments: Mapping[str, Any]) -> None:
         self.name, self.arguments = name, arguments
-        self.sizes, self.like, self.float = {}, None, None
+        self.sizes: dict[str, int] = {}
+        self.like: Tensor | None = None
+        self.float: tuple[torch.dtype, ...] = FLOATS
 
-    def require(self, condition, argument, text):
+    def require(self, condition: bool, argument: str, text: str) -> None:
         message = f"dpad::{self.name}: argument '{argument}' {text}"
         torch._check(condition, lambda: message)
 
-    def count(self, argument, value):
+    def count(self, argument: str, value: int) -> None:
         least, most = COUNTS[argument]
         text = f"= {value}: expected a count in [{least}, 2^{most.bit_length() - 1}]"
         self.require(value >= least, argument, text)
         self.require(value <= most, argument, text)
         self.sizes[argument] = value
 
-    def take(self, operand):
+    def take(self, operand: Operand) -> None:
         """Checks one tensor as the kernel does."""
         tensor, name = self.arguments[operand.name], operand.name
         if tensor is None and operand.optional:
             return
         self.require(tensor is not None, name, "is None, expected a tensor")
         self.like = tensor if self.like is None else self.like
-        where = f"is not on the device of the first argument, {self.like.device}"
-        self.require(tensor.device == self.like.device, name, where)
-        expected = (DTYPES[operand.dtype],) if operand.dtype in DTYPES else self.float or FLOATS
+        device = self.like.device
+        where = f"is not on the device of the first argument, {device}"
+        self.require(tensor.device == device, name, where)
+        expected = (DTYPES[operand.dtype],) if operand.dtype in DTYPES else self.float
         texts = [str(d).removeprefix("torch.") for d in (tensor.dtype, *expected)]
         text = f"has dtype {texts[0]}, expected {' or '.join(texts[1:])}"
         self.require(tensor.dtype in expected, name, text)
@@ -46,7 +58,7 @@ class _Call:
             self.float = (tensor.dtype,)
         self._take_shape(tensor, operand)
 
-    def _take_shape(self, tensor, operand):
+    def _take_shape(self, tensor: Tensor, operand: Operand) -> None:
         shape = operand.shape(self.sizes)
         wanted = ", ".join("*" if size is None else str(size) for size in shape)
         text = f"has shape {list(tensor.shape)}, expected [{wanted}]"
@@ -57,32 +69,32 @@ class _Call:
             else:
                 self.require(found == size, operand.name, text)
 
-    def result(self, operand):
+    def result(self, operand: Operand) -> Tensor:
         """An empty tensor of the result's shape."""
         for name in operand.sizes:
             if name.endswith("?") and name not in self.sizes:
-                self.sizes[name] = torch.library.get_ctx().new_dynamic_size()
-        shape = operand.shape(self.sizes)
+                self.sizes[name] = _dynamic_size()
+        shape = cast("list[int]", operand.shape(self.sizes))  # all of them are known here
         dtype = DTYPES[operand.dtype] if operand.dtype in DTYPES else self.float[0]
         if self.like is None:
             return torch.empty(shape, dtype=dtype)
         return self.like.new_empty(shape, dtype=dtype)
 
 
-def _check_rope(call):
+def _check_rope(call: _Call) -> None:
     columns = call.sizes["turned"]
     text = f"= {columns}: expected at most head_dim / 2 columns"
     call.require(2 * columns <= call.sizes["head_dim"], "cos", text)
 
 
-def _check_heads(call):
+def _check_heads(call: _Call) -> None:
     heads, kv_heads = call.sizes["heads"], call.sizes["kv_heads"]
     text = f"= {kv_heads}: expected kv heads that divide the query heads"
     call.require(kv_heads >= 1, "k_cache", text)
     call.require(heads % kv_heads == 0, "k_cache", text)
 
 
-def _check_route(call):
+def _check_route(call: _Call) -> None:
     experts, top_k = call.sizes["experts"], call.sizes["top_k"]
     groups, top_groups = call.arguments["groups"], call.arguments["top_groups"]
     text = f"= {groups}: expected a count of groups that divides the experts"
@@ -95,15 +107,15 @@ def _check_route(call):
     call.require(top_k <= experts // groups * top_groups, "top_k", text)
 
 
-def _check_sums(call):
+def _check_sums(call: _Call) -> None:
     found, most = call.sizes["in_features"], 65536
     text = f"has {found} features: at most {most} products of 8 bits fit into a sum of 32"
     call.require(found <= most, "x", text)
 
 
-def _size_plan(call):
+def _size_plan(call: _Call) -> None:
     """There are limits, one per row, where attention is block-causal."""
-    rows = torch.library.get_ctx().new_dynamic_size()
+    rows = _dynamic_size()
     limited = call.arguments["block_length"] > 0
     call.sizes |= {"rows?": rows, "limits?": rows if limited else 0}
 
@@ -118,14 +130,14 @@ _RULES = {
 }
 
 
-def _names(name):
+def _names(name: str) -> list[str]:
     return [argument.name for argument in getattr(torch.ops.dpad, name).default._schema.arguments]
 
 
-def _fake(name):
+def _fake(name: str) -> Callable[..., Any]:
     signature, names = SIGNATURES[name], _names(name)
 
-    def fake(*arguments):
+    def fake(*arguments: Any) -> Any:
         call = _Call(name, dict(zip(names, arguments, strict=True)))
         for result in signature.results:
             for size in result.sizes:
@@ -141,14 +153,14 @@ def _fake(name):
     return fake
 
 
-def _negative(name, written):
+def _negative(name: str, written: Collection[str]) -> Callable[..., Any]:
     """The kernel of views whose sign is turned (`Tensor.is_neg`), for an operator that writes.
 
     torch's own would copy the written arguments, call the operator, and fail while it copies back.
     """
     names, operator = _names(name), getattr(torch.ops.dpad, name).default
 
-    def negative(*arguments):
+    def negative(*arguments: Any) -> Any:
         for argument, value in zip(names, arguments, strict=True):
             if argument in written and value.is_neg():
                 raise RuntimeError(
@@ -160,7 +172,7 @@ def _negative(name, written):
     return negative
 
 
-def register():
+def register() -> None:
     """Registers all fakes; called once, right after the module is loaded."""
     global _library
     _library = torch.library.Library("dpad", "IMPL")

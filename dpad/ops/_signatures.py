@@ -10,6 +10,7 @@ may be names of integer arguments; those with a ``?`` depend on values.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -164,10 +165,10 @@ class Operand:
 
     name: str
     dtype: str
-    sizes: tuple
+    sizes: tuple[str, ...]
     optional: bool = False
 
-    def shape(self, sizes):
+    def shape(self, sizes: Mapping[str, int]) -> list[int | None]:
         """Its shape by the values of `sizes`; None for a name that is not among them."""
         return [_size(text, sizes) for text in self.sizes]
 
@@ -176,27 +177,29 @@ class Operand:
 class Signature:
     """Tensor arguments in the order of the kernel's checks, and results."""
 
-    operands: tuple
-    results: tuple
+    operands: tuple[Operand, ...]
+    results: tuple[Operand, ...]
 
 
-def _size(text, sizes):
+def _size(text: str, sizes: Mapping[str, int]) -> int | None:
     if text.isdigit():
         return int(text)
-    name, operation, other = (*text.split(" "), None, None)[:3]
+    name, operation, other = (*text.split(" "), "", "")[:3]
     value = sizes.get(name)
-    if value is None or operation is None:
+    if value is None or not operation:
         return value
     return value + int(other) if operation == "+" else value * sizes[other]
 
 
-def _parse(table):
-    found = {}
+def _parse(table: str) -> dict[str, Signature]:
+    found: dict[str, tuple[list[Operand], list[Operand]]] = {}
     for line in table.strip().splitlines():
         if not line.startswith(" "):
             operands, results = found[line] = [], []
             continue
-        name, dtype, sizes, optional = _LINE.fullmatch(line).groups()
+        match = _LINE.fullmatch(line)
+        assert match is not None, line
+        name, dtype, sizes, optional = match.groups()
         operand = Operand(name, dtype, tuple(sizes.split(", ")), bool(optional))
         (results if name == "->" else operands).append(operand)
     return {name: Signature(tuple(o), tuple(r)) for name, (o, r) in found.items()}

@@ -4,36 +4,60 @@
 values come from a generator. Counts are rows of each sequence.
 """
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
 import torch
+from torch import Tensor
 
 MASK_ID = 7
+Arguments = dict[str, Any]
 
 
-def ints(*values):
+def ints(*values: int) -> Tensor:
     return torch.tensor(values, dtype=torch.int64)
 
 
-def offsets(counts):
+def offsets(counts: Sequence[int]) -> Tensor:
     """[0, c0, c0 + c1, ...], int64."""
     return torch.tensor([0, *counts], dtype=torch.int64).cumsum(0)
 
 
+def _normal(g: torch.Generator, dtype: torch.dtype, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=g).to(dtype)
+
+
+def _one(g: torch.Generator, low: int, high: int) -> int:
+    return int(torch.randint(low, high + 1, (), generator=g))
+
+
 def suffix_table(
-    g, dtype, kind="gaussian", grid="repo", window=16, decay=3.0, scale=1.6, count=0.0, near=2,
-    length=20,
-):  # fmt: skip
+    g: torch.Generator, dtype: torch.dtype, kind: str = "gaussian", grid: str = "repo",
+    window: int = 16, decay: float = 3.0, scale: float = 1.6, count: float = 0.0, near: int = 2,
+    length: int = 20,
+) -> Arguments:  # fmt: skip
     table = {"kind": kind, "grid": grid, "window": window, "decay": decay, "scale": scale}
     return {**table, "count": count, "near": near, "length": length}
 
 
-def transfer_schedule(g, dtype, masks=32, steps=5):
+def transfer_schedule(
+    g: torch.Generator, dtype: torch.dtype, masks: int = 32, steps: int = 5
+) -> Arguments:
     return {"masks": masks, "steps": steps}
 
 
-def suffix_sample(g, dtype, left=(40, 4), length=40, keep_last=True, **table):
+def suffix_sample(
+    g: torch.Generator,
+    dtype: torch.dtype,
+    left: Sequence[int] = (40, 4),
+    length: int = 40,
+    keep_last: bool = True,
+    **table: Any,
+) -> Arguments:
     """`left`: suffix positions of each sequence."""
     batch, end = len(left), torch.randint(0, 99, (len(left),), generator=g)
-    far = lambda: torch.randint(-(2**62), 2**62, (batch,), generator=g)  # noqa: E731
+    far = partial(torch.randint, -(2**62), 2**62, (batch,), generator=g)
     keys = {
         "seed": far(),
         "row_key": far(),
@@ -48,15 +72,21 @@ def suffix_sample(g, dtype, left=(40, 4), length=40, keep_last=True, **table):
 
 
 def plan_pass(
-    g, dtype, blocks=((3, 6), (0, 2)), kept=(2, 1), scope=(1, 0), shift=1, block_length=4
-):
+    g: torch.Generator,
+    dtype: torch.dtype,
+    blocks: Sequence[tuple[int, int]] = ((3, 6), (0, 2)),
+    kept: Sequence[int] = (2, 1),
+    scope: Sequence[int] = (1, 0),
+    shift: int = 1,
+    block_length: int = 4,
+) -> Arguments:
     """`blocks`: (start, end) of each sequence; `kept`: kept positions behind it."""
     columns, batch = max(kept, default=0), len(blocks)
     positions = torch.full((batch, columns), -1, dtype=torch.int64)
-    for b, ((_, end), count) in enumerate(zip(blocks, kept, strict=True)):
+    for b, ((_, begin), count) in enumerate(zip(blocks, kept, strict=True)):
         drawn = torch.randperm(2 * count + 3, generator=g)[:count].sort().values
-        positions[b, :count] = end + drawn
-    draw = lambda low, high: int(torch.randint(low, high + 1, (), generator=g))  # noqa: E731
+        positions[b, :count] = begin + drawn
+
     start, end = torch.tensor(blocks, dtype=torch.int64).view(-1, 2).unbind(1)
     return {
         "start": start.clone(),
@@ -64,14 +94,21 @@ def plan_pass(
         "kept": positions,
         "kept_count": torch.tensor(kept, dtype=torch.int64),
         "scope": torch.tensor(scope, dtype=torch.int64),
-        "first": torch.tensor([draw(0, s) for s, _ in blocks], dtype=torch.int64),
-        "first_target": torch.tensor([draw(s, e) for s, e in blocks], dtype=torch.int64),
+        "first": torch.tensor([_one(g, 0, s) for s, _ in blocks], dtype=torch.int64),
+        "first_target": torch.tensor([_one(g, s, e) for s, e in blocks], dtype=torch.int64),
         "shift": shift,
         "block_length": block_length,
     }
 
 
-def suffix_gather(g, dtype, counts=(3, 2), canvas_rows=3, length=12, hidden=True):
+def suffix_gather(
+    g: torch.Generator,
+    dtype: torch.dtype,
+    counts: Sequence[int] = (3, 2),
+    canvas_rows: int = 3,
+    length: int = 12,
+    hidden: bool = True,
+) -> Arguments:
     rows, batch = sum(counts), len(counts)
     until = torch.randint(0, length + 1, (batch,), generator=g)
     return {
@@ -84,7 +121,7 @@ def suffix_gather(g, dtype, counts=(3, 2), canvas_rows=3, length=12, hidden=True
     }
 
 
-def _ranges(g, lengths, gap):
+def _ranges(g: torch.Generator, lengths: Sequence[int], gap: int) -> tuple[Tensor, int]:
     """Starts of ranges of the arena that do not overlap, in random order, and the slots of all."""
     starts, end = [0] * len(lengths), gap
     for b in torch.randperm(len(lengths), generator=g).tolist():
@@ -93,15 +130,17 @@ def _ranges(g, lengths, gap):
 
 
 def rope_kv_write_(
-    g, dtype, counts=(3, 2), q_rows=None, heads=4, kv_heads=2, head_dim=8, turned=4, positions=16,
-    capacity=6, gap=1, padding=True, full_precision=True,
-):  # fmt: skip
+    g: torch.Generator, dtype: torch.dtype, counts: Sequence[int] = (3, 2),
+    q_rows: int | None = None, heads: int = 4, kv_heads: int = 2, head_dim: int = 8,
+    turned: int = 4, positions: int = 16, capacity: int = 6, gap: int = 1, padding: bool = True,
+    full_precision: bool = True,
+) -> Arguments:  # fmt: skip
     """`capacity` slots for each sequence; with `padding` about one row in eight has no slot."""
     rows, q_rows = sum(counts), sum(counts) if q_rows is None else q_rows
-    draw = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
+    draw = partial(_normal, g, dtype)
     angle = torch.rand(positions, turned, generator=g) * 6
-    slot = [torch.randperm(capacity, generator=g)[:count] for count in counts]
-    slot = torch.cat([torch.empty(0, dtype=torch.int64), *slot])
+    slots_of = [torch.randperm(capacity, generator=g)[:count] for count in counts]
+    slot = torch.cat([torch.empty(0, dtype=torch.int64), *slots_of])
     if padding:
         slot = slot.masked_fill(torch.rand(rows, generator=g) < 0.125, -1)
     kv_start, slots = _ranges(g, [capacity] * len(counts), gap)
@@ -123,12 +162,13 @@ def rope_kv_write_(
 
 
 def block_attention(
-    g, dtype, counts=(3, 2), keys=(6, 4), heads=4, kv_heads=2, head_dim=8, gap=1, mask=True,
-    limit=True, unread=None,
-):  # fmt: skip
+    g: torch.Generator, dtype: torch.dtype, counts: Sequence[int] = (3, 2),
+    keys: Sequence[int] = (6, 4), heads: int = 4, kv_heads: int = 2, head_dim: int = 8,
+    gap: int = 1, mask: bool = True, limit: bool = True, unread: float | None = None,
+) -> Arguments:  # fmt: skip
     """`unread` is what slots that no row may look at hold; by default they are like the others."""
     rows, (kv_start, slots) = sum(counts), _ranges(g, keys, gap)
-    draw = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
+    draw = partial(_normal, g, dtype)
     key_mask = torch.rand(slots, generator=g) < 0.8
     least = [torch.randint(-1, n + 3, (c,), generator=g) for c, n in zip(counts, keys, strict=True)]
     key_limit = torch.cat([torch.empty(0, dtype=torch.int64), *least])
@@ -153,26 +193,36 @@ def block_attention(
     }
 
 
-def add_rms_norm_(g, dtype, rows=5, width=33, delta=True):
-    draw = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
+def add_rms_norm_(
+    g: torch.Generator, dtype: torch.dtype, rows: int = 5, width: int = 33, delta: bool = True
+) -> Arguments:
+    draw = partial(_normal, g, dtype)
     added = draw(rows, width) if delta else None
     return {"residual": draw(rows, width), "delta": added, "weight": draw(width), "eps": 1e-5}
 
 
-def swiglu(g, dtype, rows=5, width=33):
+def swiglu(g: torch.Generator, dtype: torch.dtype, rows: int = 5, width: int = 33) -> Arguments:
     return {k: torch.randn(rows, width, generator=g).to(dtype) for k in ("gate", "up")}
 
 
-def linear(g, dtype, rows=5, in_features=33, out_features=21, bias=True):
-    draw = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
+def linear(
+    g: torch.Generator,
+    dtype: torch.dtype,
+    rows: int = 5,
+    in_features: int = 33,
+    out_features: int = 21,
+    bias: bool = True,
+) -> Arguments:
+    draw = partial(_normal, g, dtype)
     added = draw(out_features) if bias else None
     return {"x": draw(rows, in_features), "weight": draw(out_features, in_features), "bias": added}
 
 
 def int8_linear(
-    g, dtype, rows=5, in_features=33, out_features=21, bias=True, smoothing=True
-):  # fmt: skip
-    draw = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
+    g: torch.Generator, dtype: torch.dtype, rows: int = 5, in_features: int = 33,
+    out_features: int = 21, bias: bool = True, smoothing: bool = True,
+) -> Arguments:  # fmt: skip
+    draw = partial(_normal, g, dtype)
     size = out_features, in_features
     return {
         "x": draw(rows, in_features),
@@ -184,9 +234,10 @@ def int8_linear(
 
 
 def route(
-    g, dtype, rows=5, experts=12, top_k=3, score="sigmoid", normalise=True, groups=4, top_groups=2,
-    bias=True, scaling=2.5,
-):  # fmt: skip
+    g: torch.Generator, dtype: torch.dtype, rows: int = 5, experts: int = 12, top_k: int = 3,
+    score: str = "sigmoid", normalise: bool = True, groups: int = 4, top_groups: int = 2,
+    bias: bool = True, scaling: float = 2.5,
+) -> Arguments:  # fmt: skip
     """Logits are multiples of 1/4: ties are exact, and nothing else is near to one."""
     logits = 0.25 * torch.randint(-16, 17, (rows, experts), generator=g)
     added = 0.1 * torch.randn(experts, generator=g) if bias else None
@@ -195,9 +246,15 @@ def route(
     return {"logits": logits.to(dtype), "bias": added, **choice, **rest}
 
 
-def grouped_linear(g, dtype, counts=(2, 0, 3), in_features=16, out_features=7):
+def grouped_linear(
+    g: torch.Generator,
+    dtype: torch.dtype,
+    counts: Sequence[int] = (2, 0, 3),
+    in_features: int = 16,
+    out_features: int = 7,
+) -> Arguments:
     """`counts` are rows of each expert."""
-    draw = lambda *shape: torch.randn(*shape, generator=g).to(dtype)  # noqa: E731
+    draw = partial(_normal, g, dtype)
     args = {
         "x": draw(sum(counts), in_features),
         "weight": draw(len(counts), out_features, in_features),
@@ -205,7 +262,15 @@ def grouped_linear(g, dtype, counts=(2, 0, 3), in_features=16, out_features=7):
     return {**args, "offsets": offsets(counts)[1:].int()}
 
 
-def combine(g, dtype, rows=3, top_k=2, width=33, full_precision=False, round_weights=True):
+def combine(
+    g: torch.Generator,
+    dtype: torch.dtype,
+    rows: int = 3,
+    top_k: int = 2,
+    width: int = 33,
+    full_precision: bool = False,
+    round_weights: bool = True,
+) -> Arguments:
     return {
         "y": torch.randn(rows * top_k, width, generator=g).to(dtype),
         "order": torch.randperm(rows * top_k, generator=g),
@@ -215,7 +280,7 @@ def combine(g, dtype, rows=3, top_k=2, width=33, full_precision=False, round_wei
     }
 
 
-def uniform(g, dtype, counts=(3, 2)):
+def uniform(g: torch.Generator, dtype: torch.dtype, counts: Sequence[int] = (3, 2)) -> Arguments:
     return {
         "rng": torch.randint(-(2**62), 2**62, (len(counts), 3), generator=g),
         "l_offsets": offsets(counts),
@@ -224,9 +289,10 @@ def uniform(g, dtype, counts=(3, 2)):
 
 
 def confidence(
-    g, dtype, counts=(3, 2), vocab=67, temperature=(0.0, 0.7), suppress=1, exclude=2, noise=False,
-    round_to_dtype=False,
-):  # fmt: skip
+    g: torch.Generator, dtype: torch.dtype, counts: Sequence[int] = (3, 2), vocab: int = 67,
+    temperature: Sequence[float] = (0.0, 0.7), suppress: int = 1, exclude: int = 2,
+    noise: bool = False, round_to_dtype: bool = False,
+) -> Arguments:  # fmt: skip
     """`suppress` and `exclude` are numbers of ids; `noise`: supplied, not drawn by the operator."""
     rows, draws = sum(counts), uniform(g, dtype, counts)
     drawn = torch.rand(rows, vocab, generator=g, dtype=torch.float64)
@@ -244,16 +310,17 @@ def confidence(
 
 
 def unmask_(
-    g, dtype, counts=(3, 2), canvas_rows=3, length=12, vocab=100, rule=0, rule_value=0.5, quota=2,
-    early_stop=True,
-):  # fmt: skip
+    g: torch.Generator, dtype: torch.dtype, counts: Sequence[int] = (3, 2), canvas_rows: int = 3,
+    length: int = 12, vocab: int = 100, rule: int = 0, rule_value: float = 0.5, quota: int = 2,
+    early_stop: bool = True,
+) -> Arguments:  # fmt: skip
     """Each sequence commits in a block of neighbours; about half of the canvas is masked."""
     batch, rows = len(counts), sum(counts)
     canvas = torch.randint(MASK_ID + 1, vocab, (canvas_rows, length), generator=g)
     masked = torch.rand(canvas_rows, length, generator=g) < 0.5
     starts = [int(torch.randint(0, length - c + 1, (), generator=g)) for c in counts]
-    position = [torch.arange(s, s + c) for s, c in zip(starts, counts, strict=True)]
-    position = torch.cat([torch.empty(0, dtype=torch.int64), *position])
+    blocks = [torch.arange(s, s + c) for s, c in zip(starts, counts, strict=True)]
+    position = torch.cat([torch.empty(0, dtype=torch.int64), *blocks])
     score = torch.rand(rows, generator=g, dtype=torch.float64)
     return {
         "canvas": canvas.masked_fill(masked, MASK_ID),
@@ -313,11 +380,20 @@ WRITTEN = {
     "unmask_": ("canvas", "committed_at", "committed", "masks_left", "status", "forward"),
 }
 # Operators that sum or round in another order than their twins; the others give the same bits.
-ROUNDED = ("block_attention", "add_rms_norm_", "swiglu", "linear", "route", "grouped_linear")
-ROUNDED += ("confidence",)
+ROUNDED = (
+    *("block_attention", "add_rms_norm_", "swiglu", "linear", "route", "grouped_linear"),
+    "confidence",
+)
 
 
-def make(name, seed=0, dtype=torch.float32, /, device="cpu", **sizes):
+def make(
+    name: str,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    /,
+    device: torch.device | str = "cpu",
+    **sizes: Any,
+) -> Arguments:
     """Arguments of a valid call of operator `name`, the same ones for the same seed and sizes."""
     with torch.device(device):
         return _MAKERS[name](torch.Generator(device).manual_seed(seed), dtype, **sizes)

@@ -4,10 +4,12 @@
 FastAPI is imported when `create_app` is used.
 """
 
+from typing import Any
+
 __all__ = ["Limits", "create_app"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name == "create_app":
         from dpad.serving.app import create_app
 

@@ -1,7 +1,10 @@
 """Errors in OpenAI's form: ``{"error": {"message", "type", "param", "code"}}``."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
@@ -27,12 +30,14 @@ RETRY = {429: "1", 503: "5"}  # seconds, as Retry-After
 class Refused(HTTPException):
     """A request that is answered with an error: status, a message, and the field it is about."""
 
-    def __init__(self, status, message, param=None, code=None):
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None
+    ) -> None:
         super().__init__(status, message)
         self.param, self.code = param, code
 
 
-def refusal(error):
+def refusal(error: BaseException) -> Refused:
     """The `Refused` that an exception of the engine or of a check amounts to."""
     if isinstance(error, Refused):
         return error
@@ -46,7 +51,7 @@ def refusal(error):
     return Refused(500, f"the request failed: {type(error).__name__}")
 
 
-def body_of(error):
+def body_of(error: Refused) -> dict[str, Any]:
     """The JSON value that describes a `Refused`."""
     kind, code = KINDS.get(error.status_code, ("invalid_request_error", None))
     return {
@@ -59,7 +64,7 @@ def body_of(error):
     }
 
 
-def response_to(error):
+def response_to(error: Refused) -> Response:
     """The response to a `Refused`."""
     headers = {"Retry-After": RETRY[error.status_code]} if error.status_code in RETRY else {}
     if error.status_code == 413:
@@ -69,24 +74,24 @@ def response_to(error):
     return Response(content, error.status_code, headers, media_type="application/json")
 
 
-def add_handlers(app):
+def add_handlers(app: FastAPI) -> None:
     """Answers every error of a FastAPI application in OpenAI's form."""
 
     @app.exception_handler(HTTPException)
-    async def http(_, error):
+    async def http(_: object, error: HTTPException) -> Response:
         known = isinstance(error, Refused)
         return response_to(error if known else Refused(error.status_code, str(error.detail)))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_, error):
+    async def invalid(_: object, error: RequestValidationError) -> Response:
         return response_to(_of_field(error.errors()[0]))
 
     @app.exception_handler(Exception)
-    async def failed(_, error):
+    async def failed(_: object, error: Exception) -> Response:
         return response_to(refusal(error))
 
 
-def _of_field(problem):
+def _of_field(problem: Mapping[str, Any]) -> Refused:
     """The first thing that is wrong with a body, by the name of its field."""
     if problem["type"] == "json_invalid":
         return Refused(400, f"the body is not JSON: {problem.get('ctx', {}).get('error', '')}")

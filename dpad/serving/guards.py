@@ -1,8 +1,11 @@
 """ASGI middleware: who may ask, how much, and what became of it."""
 
 import secrets
+from collections.abc import Collection
 
 import anyio
+from prometheus_client import Counter
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dpad.serving.errors import Refused, response_to
 
@@ -13,16 +16,16 @@ BODY_SECONDS = 60  # in which a body must have come
 class Watch:
     """Counts responses by their status in `responses`; one that was not finished is a 499."""
 
-    def __init__(self, app, responses):
+    def __init__(self, app: ASGIApp, responses: Counter) -> None:
         self._app, self._responses = app, responses
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status, complete = 500, False
 
-        async def watched(message):
+        async def watched(message: Message) -> None:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -40,10 +43,10 @@ class Watch:
 class KeyCheck:
     """Answers 401 to whoever does not know a key, before the body is read."""
 
-    def __init__(self, app, keys):
+    def __init__(self, app: ASGIApp, keys: Collection[str]) -> None:
         self._app, self._keys = app, [key.encode() for key in keys]
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         closed = scope["type"] in ("http", "websocket") and scope["path"] not in PUBLIC
         if self._keys and closed and not self._known(scope):
             told = "wrong or missing API key: expected 'Authorization: Bearer KEY'"
@@ -51,7 +54,7 @@ class KeyCheck:
             return
         await self._app(scope, receive, send)
 
-    def _known(self, scope):
+    def _known(self, scope: Scope) -> bool:
         given = dict(scope["headers"]).get(b"authorization", b"")
         kind, _, key = given.partition(b" ")
         # Each comparison takes the same time, wherever the first difference is.
@@ -63,10 +66,10 @@ class KeyCheck:
 class BodyLimit:
     """Answers 413 to bodies of more than `size` bytes, at their header where it says so."""
 
-    def __init__(self, app, size):
+    def __init__(self, app: ASGIApp, size: int) -> None:
         self._app, self._size = app, size
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -76,7 +79,7 @@ class BodyLimit:
             return
         seen, complete = 0, False
 
-        async def counted():
+        async def counted() -> Message:
             nonlocal seen, complete
             if complete:
                 return await receive()
@@ -92,5 +95,5 @@ class BodyLimit:
 
         await self._app(scope, counted, send)
 
-    def _refusal(self):
+    def _refusal(self) -> Refused:
         return Refused(413, f"the body has more than {self._size} bytes")

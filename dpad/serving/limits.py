@@ -17,7 +17,7 @@ class Limits:
     stop_length: int = 256
     seconds: float = 600.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ValueError(f"{name} = {value!r}: expected a number above 0")

@@ -1,7 +1,11 @@
 """Metrics in Prometheus' form."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from dpad.engine import End, Engine
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536)
@@ -11,11 +15,11 @@ ENDS = ("stop", "length", "criteria", "cancelled", "timeout", "failed", "refused
 class Metrics:
     """What an engine and its server do; in a registry of its own, so that servers do not mix."""
 
-    def __init__(self, engine):
+    def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_Engine(engine))
 
-        def histogram(name, text, buckets=SECONDS):
+        def histogram(name: str, text: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
             return Histogram(f"dpad_{name}", text, buckets=buckets, registry=self.registry)
 
         self.step_seconds = histogram("step_seconds", "Duration of a step.")
@@ -36,13 +40,13 @@ class Metrics:
         )
         engine.on_step = self.step
 
-    def step(self, seconds, sequences, positions):
+    def step(self, seconds: float, sequences: int, positions: int) -> None:
         """Told by the engine about every step."""
         self.step_seconds.observe(seconds)
         self.step_sequences.observe(sequences)
         self.step_positions.observe(positions)
 
-    def end(self, event):
+    def end(self, event: End) -> None:
         """Told about the `End` of every answer."""
         usage, timings = event.usage, event.timings
         self.tokens.labels("prompt").inc(usage.prompt_tokens)
@@ -55,7 +59,7 @@ class Metrics:
         if usage.forwards:
             self.tokens_per_forward.observe(usage.completion_tokens / usage.forwards)
 
-    def text(self):
+    def text(self) -> bytes:
         """All of it, as a scraper reads it."""
         return generate_latest(self.registry)
 
@@ -63,11 +67,11 @@ class Metrics:
 class _Engine:
     """Reads an engine's own counts when they are asked for."""
 
-    def __init__(self, engine):
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._slot_bytes = engine.capacity().slot_bytes
 
-    def collect(self):
+    def collect(self) -> Iterator[Metric]:
         stats = self._engine.stats()
         held = self._slot_bytes * stats["kv_slots"]
         for name, text, value in (

@@ -2,7 +2,14 @@
 
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
+
+from fastapi import FastAPI
+
+from dpad.generation.config import DPadGenerationConfig
+from dpad.serving.service import Service
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
@@ -27,7 +34,7 @@ position, its forward and how sure the model was. Pale tokens may still change. 
 the last pass looked at. Both sides take turns, so that neither has more computing time."""
 
 
-def add_page(app, path="/page"):
+def add_page(app: FastAPI, path: str = "/page") -> FastAPI:
     """Adds the page to an application of `create_app`; returns it.
 
     Races run one at a time, on small engines of their own.
@@ -39,7 +46,7 @@ def add_page(app, path="/page"):
     )
 
 
-def blocks(service):
+def blocks(service: Service) -> gr.Blocks:
     """The page of a `Service`."""
     with gr.Blocks(title=f"dpad: {service.name}", analytics_enabled=False) as page:
         gr.Markdown(f"## {service.name}\n{WORDS}")
@@ -56,7 +63,7 @@ def blocks(service):
         with gr.Row():
             panes = [gr.HTML(label=n, elem_id=n, container=True) for n in ("ordinary", "dpad")]
 
-        def run(prompt, prefill, both, *values):
+        def run(prompt: str, prefill: str, both: bool, *values: Any) -> Iterator[tuple[str, ...]]:
             named = dict(zip(fields, values, strict=True))
             yield from pictures(service, prompt, prefill, both, named)
 
@@ -66,11 +73,11 @@ def blocks(service):
     return page.queue(max_size=WAITING)
 
 
-def _fields():
+def _fields() -> dict[str, Any]:
     """Name of a body's field -> its input; what is empty or "default" is not sent."""
     fields = {}
 
-    def number(name, label, value=""):
+    def number(name: str, label: str, value: str = "") -> None:
         fields[name] = gr.Textbox(value, label=label, placeholder=DEFAULT, max_lines=1)
 
     with gr.Accordion("Options", open=False):
@@ -88,7 +95,7 @@ def _fields():
     return fields
 
 
-def number_of(name, text):
+def number_of(name: str, text: str) -> float:
     """The number that a text says; raises `Refused`."""
     for kind in (int, float):
         with suppress(ValueError):
@@ -96,7 +103,9 @@ def number_of(name, text):
     raise Refused(400, f"{name}: {text[:40]!r} is no number", name)
 
 
-def body_of(service, prompt, prefill, fields):
+def body_of(
+    service: Service, prompt: str, prefill: str, fields: dict[str, Any]
+) -> CompletionRequest | ChatRequest:
     """The body that the inputs amount to; raises `Refused` or ValidationError."""
     given = {n: v for n, v in fields.items() if v not in (None, "", DEFAULT)}
     given |= {n: number_of(n, given[n]) for n in NUMBERS if n in given}
@@ -111,18 +120,21 @@ def body_of(service, prompt, prefill, fields):
     return body
 
 
-def sides_of(service, body, both):
+def sides_of(service: Service, body: CompletionRequest | ChatRequest, both: bool) -> list[Side]:
     """The two `Side`s of a body, dpad's last; without `both` it is alone."""
     (ids,), config = service.prompts(body), service.config_of(body)
     model, tokenizer = service.engine.model, service.tokenizer
     options = {**body.generation_options(), "seed": body.seed or 0}
     plain = ordinary(merge(model, None, config, options)) | {"seed": body.seed or 0}
+    wanted: list[tuple[str, DPadGenerationConfig | None, dict[str, Any]]]
     wanted = [("ordinary decoding", None, plain)] if both else []
     wanted.append(("dpad", config, options))
-    return [Side(title, model, tokenizer, ids, *more) for title, *more in wanted]
+    return [Side(title, model, tokenizer, ids, base, more) for title, base, more in wanted]
 
 
-def pictures(service, prompt, prefill, both, fields):
+def pictures(
+    service: Service, prompt: str, prefill: str, both: bool, fields: dict[str, Any]
+) -> Iterator[tuple[str, ...]]:
     """(result, ordinary, dpad) as texts, while the race goes on."""
     sides = []
     try:
@@ -141,7 +153,7 @@ def pictures(service, prompt, prefill, both, fields):
             side.close()
 
 
-def told(error):
+def told(error: Exception) -> str:
     """What an error says to whoever sits at the page."""
     if isinstance(error, ValidationError):
         problem = error.errors()[0]
@@ -149,13 +161,13 @@ def told(error):
     return str(error.detail if isinstance(error, Refused) else error)
 
 
-def picture(sides, ended=False):
+def picture(sides: list[Side], ended: bool = False) -> tuple[str, ...]:
     """What the page shows of the sides now."""
     panes = [f"<h3>{side.title}</h3>{side.html()}" for side in sides]
     return (verdict(sides) if ended else "", *([""] * (2 - len(sides))), *panes)
 
 
-def verdict(sides):
+def verdict(sides: list[Side]) -> str:
     """Who was how much faster, in a sentence."""
     *others, ours = sides
     if not others or not ours.finished:

@@ -1,10 +1,17 @@
 """Ways to decode one prompt beside each other: forward by forward, each on its own clock."""
 
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 import dpad
 from dpad.engine import Draft, End
 from dpad.generation.api import merge
+from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.html import draft_html, strip_html, table
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, Trace
 
@@ -12,7 +19,7 @@ END_MARK = "\u25aa"  # in place of an end id's name, which is long
 SEEN = ("block", "confidence", "transfer_index", "kept_suffix")
 
 
-def ordinary(config):
+def ordinary(config: DPadGenerationConfig) -> dict[str, Any]:
     """Options that make every decision of ordinary decoding: the whole canvas is computed in every
     step, and the surest token is committed.
     """
@@ -45,7 +52,15 @@ class Side:
         ValueError, TypeError: what `dpad.Engine` refuses.
     """
 
-    def __init__(self, title, model, tokenizer, ids, config, options):
+    def __init__(
+        self,
+        title: str,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        ids: list[int],
+        config: DPadGenerationConfig | None,
+        options: dict[str, Any],
+    ) -> None:
         whole = merge(model, None, config, options)
         self.title, self._tokenizer, self.canvas = title, tokenizer, whole.max_new_tokens
         slots = 2 * (len(ids) + self.canvas)  # twice: guidance has two streams
@@ -58,14 +73,17 @@ class Side:
             callback_on_step_end_tensor_inputs=SEEN,
             **options,
         )
-        self._events, self._draft = iter(self._request), {}
+        self._events = iter(self._request)
+        self._draft: dict[int, tuple[str, float]] = {}
         self.forwards, self.seconds, self.finished = 0, 0.0, False
-        self._prompt, self._texts, self._kept = len(ids), {}, ()
+        self._prompt = len(ids)
+        self._texts: dict[str, str] = {}
+        self._kept: list[int] = []
         header = {"format": TRACE_FORMAT, "version": TRACE_VERSION, "texts": self._texts}
         header |= {"prompt_lengths": [len(ids)], "config": whole.to_diff_dict()}
         self.trace = Trace({**header, "seed": self._request.sequence.seed})
 
-    def step(self):
+    def step(self) -> None:
         """Takes one forward; raises what ended the request, if it failed."""
         begun = time.perf_counter()
         event = next(self._events)
@@ -78,11 +96,13 @@ class Side:
         self.finished, self._draft = True, {}
         self._request.result()
 
-    def close(self):
+    def close(self) -> None:
         """Ends it, and frees what it holds."""
         self._engine.close()
 
-    def _on_step(self, model, number, timestep, tensors):
+    def _on_step(
+        self, model: nn.Module, number: int, timestep: list[int], tensors: dict[str, torch.Tensor]
+    ) -> None:
         """Called by the engine after each step, before the draft is published."""
         sequence = self._request.sequence
         start = sequence.targets[0]
@@ -108,7 +128,7 @@ class Side:
         self.forwards += 1
         self._block = sequence.current
 
-    def _drafted(self, draft):
+    def _drafted(self, draft: Draft) -> None:
         """Where the block is open: text and confidence of the prediction, by position."""
         start = self._block[1] - len(draft.tokens)
         values = zip(draft.tokens.tolist(), draft.confidence.tolist(), draft.open, strict=True)
@@ -118,24 +138,24 @@ class Side:
             if is_open
         }
 
-    def _text(self, token):
+    def _text(self, token: int) -> str:
         ends = self._request.sequence.end_ids
         return END_MARK if token in ends else self._tokenizer.decode([token])
 
-    def places(self):
+    def places(self) -> list[str]:
         """What each position of the canvas is to the last pass, keys of `html.PLACES`."""
         if not self.forwards:
             return ["dropped"] * self.canvas
         (start, end), kept = self._block, set(self._kept)
         if self.finished:
-            start, kept = end, ()
+            start, kept = end, set()
         positions = range(self._prompt, self._prompt + self.canvas)
         return [
             "done" if p < start else "block" if p < end else "kept" if p in kept else "dropped"
             for p in positions
         ]
 
-    def html(self):
+    def html(self) -> str:
         """Counters, the strip, and the text as it looks now."""
         committed = sum(len(event["positions"]) for event in self.trace.events)
         positions = self._engine.stats()["positions"]
@@ -158,7 +178,7 @@ class Side:
         return f"<div>{counters}{strip_html(self.places())}{text}</div>"
 
 
-def race(sides, seconds):
+def race(sides: Sequence[Side], seconds: float) -> Iterator[None]:
     """Lets sides take turns, whoever has used least time; yields after every forward.
 
     Ends when all have finished, or after so many seconds.

@@ -1,6 +1,6 @@
 """Bodies of requests. Fields that are not listed are refused by name."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,7 +21,7 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, value):
+    def _without_nulls(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
         return {name: entry for name, entry in value.items() if entry is not None}
@@ -94,16 +94,16 @@ class Request(Options):
     stream_options: StreamOptions | None = None
 
     @model_validator(mode="after")
-    def _streams(self):
+    def _streams(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options goes with stream = true")
         return self
 
-    def stop_strings(self):
+    def stop_strings(self) -> list[str]:
         """`stop` as a list."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 
-    def generation_options(self):
+    def generation_options(self) -> dict[str, Any]:
         """Options of `generate`: name -> value."""
         names = (set(Options.model_fields) - {"preset"}) | {"temperature", "top_p"}
         values = self.model_dump(include=names, exclude_none=True)
@@ -132,7 +132,7 @@ class Message(Body):
     content: str | list[TextPart]
     name: str | None = None
 
-    def as_turn(self):
+    def as_turn(self) -> dict[str, str]:
         """What a chat template takes."""
         text = self.content
         if not isinstance(text, str):
@@ -147,7 +147,7 @@ class ChatRequest(Request):
     max_completion_tokens: Count | None = None
 
     @model_validator(mode="after")
-    def _length(self):
+    def _length(self) -> Self:
         newer = self.max_completion_tokens
         if newer is not None and self.max_tokens not in (None, newer):
             raise ValueError("max_tokens and max_completion_tokens differ")

@@ -1,8 +1,14 @@
 """The application on a socket: uvicorn, and what signals do."""
 
+import socket
 import threading
+from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
+
+from dpad.engine import Engine
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 GRACE = 5  # seconds for the last answers to be read
@@ -16,7 +22,16 @@ class Server(uvicorn.Server):
     given, is called with the address (a URL) once requests are answered.
     """
 
-    def __init__(self, app, engine, host, port, seconds, log_level="info", on_ready=None):
+    def __init__(
+        self,
+        app: FastAPI,
+        engine: Engine,
+        host: str,
+        port: int,
+        seconds: float,
+        log_level: str = "info",
+        on_ready: Callable[[str], None] | None = None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -31,20 +46,20 @@ class Server(uvicorn.Server):
         self._host, self._on_ready = host, on_ready
 
     @property
-    def url(self):
+    def url(self) -> str:
         """Where it listens."""
         port = self.servers[0].sockets[0].getsockname()[1]
         return (
             f"http://[{self._host}]:{port}" if ":" in self._host else f"http://{self._host}:{port}"
         )
 
-    async def startup(self, sockets=None):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn."""
         await super().startup(sockets)
         if self.started and self._on_ready is not None:
             self._on_ready(self.url)
 
-    def handle_exit(self, sig, frame):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by uvicorn for a signal."""
         if self._leaving:
             super().handle_exit(sig, frame)
@@ -52,7 +67,7 @@ class Server(uvicorn.Server):
         self._leaving = True
         threading.Thread(target=self._leave, args=(sig, frame), daemon=True).start()
 
-    def _leave(self, sig, frame):
+    def _leave(self, sig: int, frame: FrameType | None) -> None:
         try:
             self._engine.drain(self._seconds)
             self._engine.close()

@@ -1,13 +1,18 @@
 """What the routes share: from a body to its work."""
 
 import threading
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from transformers import PreTrainedTokenizerBase
 
+from dpad.engine import Engine
 from dpad.generation import presets
+from dpad.generation.config import DPadGenerationConfig
 from dpad.prompting import encode_chat, encode_text
 from dpad.serving.errors import Refused, refusal
-from dpad.serving.schema import ChatRequest
+from dpad.serving.limits import Limits
+from dpad.serving.schema import ChatRequest, CompletionRequest
 from dpad.serving.work import Work, checked_biases
 
 
@@ -22,24 +27,31 @@ class Service:
         config: a `DPadGenerationConfig` for bodies without a preset, or None.
     """
 
-    def __init__(self, engine, tokenizer, name, limits, config=None):
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        limits: Limits,
+        config: DPadGenerationConfig | None = None,
+    ) -> None:
         self.engine, self.tokenizer, self.name, self.limits = engine, tokenizer, name, limits
         self.config = config
         # Tokenizers refuse to be used by two threads at a time when one of them changes a setting.
         self._tokenizing = threading.Lock()
 
-    def check_model(self, name):
+    def check_model(self, name: str) -> None:
         """Refuses another model's name."""
         if name != self.name:
             told = f"the model {name[:100]!r} does not exist; this server has {self.name!r}"
             raise Refused(404, told, "model", "model_not_found")
 
-    async def submit(self, body):
+    async def submit(self, body: CompletionRequest | ChatRequest) -> Work:
         """The `Work` of a body, queued; raises `Refused`."""
         self.check(body)
         return await run_in_threadpool(self._submit, body)
 
-    def check(self, body):
+    def check(self, body: CompletionRequest | ChatRequest) -> None:
         """Refuses what goes beyond the limits, and another model's name."""
         self.check_model(body.model)
         limits, stops = self.limits, body.stop_strings()
@@ -57,7 +69,7 @@ class Service:
         if body.steps is not None and body.steps > length:
             raise Refused(400, f"steps = {body.steps}: expected at most {length}", "steps")
 
-    def _submit(self, body):
+    def _submit(self, body: CompletionRequest | ChatRequest) -> Work:
         try:
             prompts = self.prompts(body)
             count = len(prompts) * body.n
@@ -71,17 +83,19 @@ class Service:
         except Exception as error:
             raise refusal(error) from error
 
-    def config_of(self, body):
+    def config_of(self, body: CompletionRequest | ChatRequest) -> DPadGenerationConfig | None:
         """What the options of a body stand on."""
         return self.config if body.preset is None else presets.get(body.preset)
 
-    def prompts(self, body):
+    def prompts(self, body: CompletionRequest | ChatRequest) -> list[list[int]]:
         """Token ids of each prompt of a body."""
         with self._tokenizing:
             if isinstance(body, ChatRequest):
                 return [encode_chat(self.tokenizer, [m.as_turn() for m in body.messages])]
-            prompt = body.prompt
-            if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
-                prompt = [prompt]
-            encode = lambda p: encode_text(self.tokenizer, p) if isinstance(p, str) else p  # noqa: E731
-            return [encode(p) for p in prompt[: self.limits.choices + 1]]
+            prompts: Any = body.prompt
+            if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+                prompts = [prompts]
+            return [
+                encode_text(self.tokenizer, p) if isinstance(p, str) else p
+                for p in prompts[: self.limits.choices + 1]
+            ]

@@ -1,6 +1,12 @@
 """Text of tokens that come one after the other: whole characters, and up to a stop string."""
 
 import copy
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 PENDING = 3  # bytes of a character that may have come without its last one
@@ -17,35 +23,36 @@ class TextStream:
         stops: strings that end the text and are no part of it.
     """
 
-    def __init__(self, tokenizer, stops=()):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", stops: Iterable[str] = ()) -> None:
         self._tokenizer, self._stops = tokenizer, tuple(stops)
-        self._ids, self._shown = [], 0  # the last tokens, and how much of their text is out
+        self._ids: list[int] = []  # the last tokens
+        self._shown = 0  # how much of their text is out
         self._held = ""  # text that may begin a stop string
         self.stopped = False
 
-    def push(self, ids):
+    def push(self, ids: Iterable[int]) -> str:
         """The text that is certain after these further ids."""
         return "".join(self._one(token) for token in ids if not self.stopped)
 
-    def end(self):
+    def end(self) -> str:
         """What was held back, after the last token."""
         if self.stopped:
             return ""
         text = self._until_stop(self._decode()[self._shown :])
         return text if self.stopped else text + self._held
 
-    def peek(self, ids):
+    def peek(self, ids: Iterable[int]) -> str:
         """What `push` would give for these ids; nothing changes."""
         return self.copy().push(ids)
 
-    def copy(self):
+    def copy(self) -> Self:
         """One that goes on by itself; nothing here is changed in place."""
         return copy.copy(self)
 
-    def _decode(self):
+    def _decode(self) -> str:
         return self._tokenizer.decode(self._ids, skip_special_tokens=True)
 
-    def _one(self, token):
+    def _one(self, token: int) -> str:
         self._ids = [*self._ids, token]
         text = self._decode()
         open_end = len(text) - len(text.rstrip(UNKNOWN))
@@ -56,7 +63,7 @@ class TextStream:
         self._shown = max(self._shown, certain) - len(text) + len(self._decode())
         return self._until_stop(new)
 
-    def _until_stop(self, new):
+    def _until_stop(self, new: str) -> str:
         text = self._held + new
         found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
         if found:
@@ -66,7 +73,7 @@ class TextStream:
         self._held = text[cut:]
         return text[:cut]
 
-    def _partial(self, text):
+    def _partial(self, text: str) -> int:
         """Length of the longest end of `text` that begins a stop string."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(text)), 0, -1):
@@ -78,9 +85,9 @@ class TextStream:
 class StopCriterion:
     """A stopping criterion: true at the token that completes a stop string."""
 
-    def __init__(self, tokenizer, stops):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", stops: Iterable[str]) -> None:
         self._text = TextStream(tokenizer, stops)
 
-    def __call__(self, ids, _):
+    def __call__(self, ids: "torch.Tensor", _: object) -> bool:
         self._text.push([int(ids[0, -1])])
         return self._text.stopped

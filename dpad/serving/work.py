@@ -3,22 +3,27 @@
 import asyncio
 import random
 import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from dpad.engine import Block, Draft, End
+from dpad.engine import Block, Draft, End, Engine, Request
+from dpad.generation.config import DPadGenerationConfig
 from dpad.serving.errors import Refused, refusal
+from dpad.serving.schema import ChatRequest, CompletionRequest
 from dpad.serving.text import StopCriterion, TextStream
 
 
 class LogitBias:
     """A logits processor that adds to the logits of some tokens: id -> number."""
 
-    def __init__(self, biases):
+    def __init__(self, biases: Mapping[int, float]) -> None:
         self._ids = torch.tensor(list(biases), dtype=torch.int64)
         self._values = torch.tensor(list(biases.values()), dtype=torch.float32)
 
-    def __call__(self, ids, scores):
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         self._ids, self._values = self._ids.to(scores.device), self._values.to(scores.device)
         return scores.index_add(1, self._ids, self._values.expand(scores.shape[0], -1))
 
@@ -26,24 +31,31 @@ class LogitBias:
 class Answer:
     """One choice: `index`, its engine `request`, and its text so far."""
 
-    def __init__(self, index, request, text):
+    def __init__(self, index: int, request: Request, text: TextStream) -> None:
         self.index, self.request, self.text = index, request, text
-        self.end = None  # its `End`
+        self.end: End | None = None
 
-    def ids(self, tokens):
+    def ids(self, tokens: torch.Tensor) -> list[int]:
         """`tokens` as a list, up to the first end id, which is left out."""
         ends, found = self.request.sequence.end_ids, tokens.tolist()
         return found[: next((i for i, token in enumerate(found) if token in ends), None)]
 
     @property
-    def canvas(self):
+    def ended(self) -> End:
+        """Its `end`, once that has come."""
+        assert self.end is not None
+        return self.end
+
+    @property
+    def canvas(self) -> int:
         """Length of the generated part."""
         return self.request.sequence.length - self.request.sequence.prompt_length
 
     @property
-    def finish_reason(self):
+    def finish_reason(self) -> str:
         """ "stop" or "length", as OpenAI has it."""
-        whole = self.end.reason == "length" and self.end.usage.completion_tokens == self.canvas
+        end = self.ended
+        whole = end.reason == "length" and end.usage.completion_tokens == self.canvas
         return "length" if whole and not self.text.stopped else "stop"
 
 
@@ -66,7 +78,15 @@ class Work:
         QueueFull, EngineClosed: nothing is left of the request then.
     """
 
-    def __init__(self, engine, tokenizer, prompts, body, config, seconds):
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: list[list[int]],
+        body: CompletionRequest | ChatRequest,
+        config: DPadGenerationConfig | None,
+        seconds: float,
+    ) -> None:
         self.seed = random.getrandbits(63) if body.seed is None else body.seed
         self.created, self.answers = int(time.time()), []
         drafts = body.stream and body.stream_options is not None and body.stream_options.drafts
@@ -93,20 +113,20 @@ class Work:
             raise
         self.prompt_tokens = sum(len(p) for p in prompts)
 
-    def cancel(self):
+    def cancel(self) -> None:
         """Ends what has not ended; harmless afterwards."""
         for answer in self.answers:
             if answer.end is None:
                 answer.request.cancel()
 
-    async def pieces(self):
+    async def pieces(self) -> AsyncIterator[tuple[Answer, str, Draft | None]]:
         """(answer, text, draft) as they come: new text, or a `Draft`; `answer.end` at its last.
 
         Raises `Refused` where an answer failed; the others are cancelled then.
         """
-        queue = asyncio.Queue()
+        queue: asyncio.Queue[tuple[Answer, Block | Draft | End]] = asyncio.Queue()
 
-        async def pump(answer):
+        async def pump(answer: Answer) -> None:
             async for event in answer.request:
                 queue.put_nowait((answer, event))
 
@@ -127,7 +147,7 @@ class Work:
                 task.cancel()
 
     @staticmethod
-    async def _ended(answer, event):
+    async def _ended(answer: Answer, event: End) -> None:
         answer.end = event
         try:
             await answer.request
@@ -136,33 +156,33 @@ class Work:
         except Exception as error:
             raise refusal(error) from error
 
-    async def texts(self):
+    async def texts(self) -> list[str]:
         """The whole text of each answer."""
         texts = [""] * len(self.answers)
         async for answer, text, _ in self.pieces():
             texts[answer.index] += text
         return texts
 
-    def usage(self):
+    def usage(self) -> dict[str, int]:
         """OpenAI's counts, after the end: tokens up to the end ids."""
-        completion = sum(a.end.usage.completion_tokens for a in self.answers)
+        completion = sum(a.ended.usage.completion_tokens for a in self.answers)
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": completion,
             "total_tokens": self.prompt_tokens + completion,
         }
 
-    def details(self):
+    def details(self) -> dict[str, Any]:
         """What dpad adds to an answer, after the end."""
         return {
             "seed": self.seed,
             "canvas": self.answers[0].canvas,
-            "forwards": [a.end.usage.forwards for a in self.answers],
-            "seconds": max(a.end.timings.total for a in self.answers),
+            "forwards": [a.ended.usage.forwards for a in self.answers],
+            "seconds": max(a.ended.timings.total for a in self.answers),
         }
 
 
-def checked_biases(biases, vocabulary):
+def checked_biases(biases: Mapping[str, float] | None, vocabulary: int) -> None:
     """Refuses a `logit_bias` of ids that the model does not have."""
     for name in biases or {}:
         number = name.isascii() and name.isdigit() and len(name) < 10

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 from tasks import TASKS
 from tqdm import tqdm
 from training import train
@@ -103,17 +104,16 @@ def table(task, found):
     """Markdown: per suffix what is answered, and what it costs."""
     fill = task.name == "fill"
     longest = max(task.canvases)
-    more = f" longest canvas always right | planned for a canvas of {longest} |" if fill else ""
-    lines = [f"| {task.name} | exact |{more} positions per forward |"]
-    lines.append("|---" * (lines[0].count("|") - 1) + "|")
+    more = ["longest canvas always right", f"planned for a canvas of {longest}"] if fill else []
+    head, rows = [task.name, "exact", *more, "positions per forward"], []
     for label, point in found.items():
         cells = [label, f"{point['exact']:.1f} %"]
         if fill:
             right = [c for c, share in point["by_canvas"].items() if share == 1]
             cells += [str(max(right, default="-")), f"{point['first'][longest] + 1:.1f}"]
         cells.append(f"{point['positions']:.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return tabulate(rows, head, tablefmt="github", disable_numparse=True)
 
 
 def run(name, options):

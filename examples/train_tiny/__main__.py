@@ -30,6 +30,7 @@ from pathlib import Path
 import torch
 from architectures import ARCHITECTURES, build, norms_as_found, start_from_llada
 from losses import PROMPT, aligned_logits, block_causal, block_loss, sft_loss
+from tabulate import tabulate
 from tokenizer import write_tokenizer
 from tqdm import tqdm
 from transformers import GenerationConfig
@@ -283,11 +284,11 @@ def score_table(folder, count):
     """
     model = AutoModel.from_pretrained(folder, dtype=torch.float32)
     columns = {"exact": 0} if block_causal(model) else {"full suffix": None, "no suffix": 0}
-    rows = ["| canvas | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    rows = []
     for canvas in tqdm((64, 128, 256, 512), desc="scoring", unit="canvas"):
         found = [score(model, count, canvas, suffix=suffix) for suffix in columns.values()]
-        rows.append(f"| {canvas} | " + " | ".join(f"{exact:.1f} %" for exact in found) + " |")
-    return "\n".join(rows)
+        rows.append([canvas, *(f"{exact:.1f} %" for exact in found)])
+    return tabulate(rows, ["canvas", *columns], tablefmt="github", disable_numparse=True)
 
 
 def write_card(trainer, folder, scores):

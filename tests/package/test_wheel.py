@@ -55,6 +55,7 @@ def test_what_stands_in_the_checkout_stands_in_the_wheel(wheel, root):
         names = [name for name in names if ".dist-info/" not in name]
         packed = {name: file.read(name) for name in names}
     assert set(packed) == set(here)
+    assert "dpad/py.typed" in packed  # whoever installs it has its types
     assert not [name for name in here if packed[name] != here[name]]
 
 

@@ -6,8 +6,17 @@ in the same process stay what they are.
 """
 
 import logging
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from dpad.models.hf.checkpoint import Name
+    from dpad.models.hf.interface import NativeConfig, NativeModel
+
 
 __all__ = [
     "BD3LM",
@@ -63,14 +72,14 @@ _CLASSES = (
 _TOKENIZERS = {"DreamTokenizer": "Qwen2TokenizerFast"}
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     for _, module, *classes in _CLASSES:
         if name in classes:
             return getattr(_import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _find(config):
+def _find(config: dict[str, Any]) -> tuple[type["NativeModel"], type["NativeConfig"]]:
     """(model class, config class) for the dict of a config.json; ValueError if none fits."""
     model_type = config.get("model_type")
     family = {row[2]: row[1:] for row in _CLASSES if row[0] == model_type}
@@ -78,9 +87,9 @@ def _find(config):
     names = config.get("architectures") or list(family)[:1]
     for name in names:
         if name in family:
-            module, *classes = family[name]
-            module = _import_module(f"{__name__}.{module}")
-            return tuple(getattr(module, each) for each in classes)
+            place, model_class, config_class = family[name]
+            module = _import_module(f"{__name__}.{place}")
+            return getattr(module, model_class), getattr(module, config_class)
     known = ", ".join(f"{row[2]} ({row[0]})" for row in _CLASSES)
     raise ValueError(
         f"no native class for architectures={config.get('architectures')!r}, "
@@ -88,7 +97,9 @@ def _find(config):
     )
 
 
-def _resolve(name_or_path, kwargs):
+def _resolve(
+    name_or_path: "Name", kwargs: dict[str, Any]
+) -> tuple[type["NativeModel"], type["NativeConfig"]]:
     from dpad.models.hf import checkpoint
 
     checkpoint.check_arguments(kwargs)
@@ -99,7 +110,7 @@ class AutoConfig:
     """Finds the native configuration class of a checkpoint."""
 
     @staticmethod
-    def from_pretrained(name_or_path, **kwargs):
+    def from_pretrained(name_or_path: "Name", **kwargs: Any) -> "NativeConfig":
         """Configuration of a repository or folder; keyword arguments overwrite its fields.
 
         Raises ValueError for an architecture without a native class (the message lists the known
@@ -113,7 +124,7 @@ class AutoModel:
     """Finds the native model class of a checkpoint and loads it."""
 
     @staticmethod
-    def from_pretrained(name_or_path, *args, **kwargs):
+    def from_pretrained(name_or_path: "Name", *args: Any, **kwargs: Any) -> "NativeModel":
         """Model in eval mode from a repository or folder; arguments as in Transformers, and
         ``quantization="int8"`` (see `NativeModel.from_pretrained`).
 
@@ -131,7 +142,9 @@ class AutoTokenizer:
     """Finds the tokenizer class of a checkpoint and loads it."""
 
     @staticmethod
-    def from_pretrained(name_or_path, *args, **kwargs):
+    def from_pretrained(
+        name_or_path: "Name", *args: Any, **kwargs: Any
+    ) -> "PreTrainedTokenizerBase":
         """Tokenizer of a repository or folder; arguments as in Transformers.
 
         A tokenizer that was released as remote code is loaded by the Transformers class with the
@@ -151,7 +164,9 @@ class AutoTokenizer:
             return AutoTokenizer._load(name_or_path, source, *args, **kwargs)
 
     @staticmethod
-    def _load(name_or_path, source, *args, **kwargs):
+    def _load(
+        name_or_path: "Name", source: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> "PreTrainedTokenizerBase":
         import transformers
         from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
@@ -173,7 +188,7 @@ class AutoTokenizer:
 
 
 @contextmanager
-def _quiet_about_the_class():
+def _quiet_about_the_class() -> Iterator[None]:
     """Transformers warns where the class differs from the released one: here it is meant to."""
     log = logging.getLogger("transformers.tokenization_utils_base")
     other = lambda record: "is not the same type as the class" not in str(record.msg)  # noqa: E731

@@ -4,7 +4,7 @@ Covers Qwen3-0.6B-diffusion-mdlm, and -bd3lm with `block_size` in its configurat
 that dllm converts.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dpad.models.hf.decoder import DecoderLM
 from dpad.models.hf.decoder_config import DecoderConfig
@@ -24,10 +24,10 @@ _FIELDS = {"attention_bias": False, "head_dim": None, "max_position_embeddings":
 class A2DConfig(DecoderConfig):
     """What the three share; `block_size`, if it is set, is the block length of the attention."""
 
-    SERVED: ClassVar[dict] = {"mlp_bias": (False, None)}
+    SERVED: ClassVar[dict[str, Any]] = {"mlp_bias": (False, None)}
 
     @property
-    def block_length(self):
+    def block_length(self) -> int | None:
         return getattr(self, "block_size", None)
 
 
@@ -35,7 +35,7 @@ class A2DLlamaConfig(A2DConfig):
     """Llama's fields; the defaults are the sizes of Llama-3.2-1B, whose RoPE is another one."""
 
     model_type = "a2d-llama"
-    PUBLISHED: ClassVar[dict] = {
+    PUBLISHED: ClassVar[dict[str, Any]] = {
         **_FIELDS,
         "vocab_size": 128256,
         "hidden_size": 2048,
@@ -53,7 +53,7 @@ class A2DQwen2Config(A2DConfig):
     model_type = "a2d-qwen2"
     qkv_bias: ClassVar[bool] = True
     o_bias: ClassVar[bool] = False
-    PUBLISHED: ClassVar[dict] = {
+    PUBLISHED: ClassVar[dict[str, Any]] = {
         **_FIELDS,
         "vocab_size": 151936,
         "hidden_size": 896,
@@ -70,7 +70,7 @@ class A2DQwen3Config(A2DConfig):
 
     model_type = "a2d-qwen3"
     head_norms: ClassVar[bool] = True
-    PUBLISHED: ClassVar[dict] = {
+    PUBLISHED: ClassVar[dict[str, Any]] = {
         **_FIELDS,
         "vocab_size": 151936,
         "hidden_size": 1024,

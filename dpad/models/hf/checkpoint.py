@@ -6,11 +6,18 @@ no field of any file chooses code, a kernel or a place elsewhere.
 
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+Name = str | os.PathLike[str]  # of a repository, or the path of a folder
 CONFIG = "config.json"
 # Keyword arguments that say where a checkpoint's files come from.
 SOURCE = (
@@ -44,7 +51,7 @@ _ARGUMENTS = {
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def check_arguments(kwargs):
+def check_arguments(kwargs: dict[str, Any]) -> None:
     """Refuses arguments of `from_pretrained` that would run code or read pickles.
 
     Raises:
@@ -62,12 +69,12 @@ def check_arguments(kwargs):
             raise ValueError(f"{name} = {kwargs[name]!r}: the native classes take {wanted}")
 
 
-def source_of(kwargs):
+def source_of(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Those of the arguments that say where the files come from."""
     return {name: kwargs[name] for name in SOURCE if name in kwargs}
 
 
-def find(name, file, source):
+def find(name: Name, file: str, source: dict[str, Any]) -> str | None:
     """Path of a checkpoint's file on this machine, or None if it has none of that name."""
     from transformers.utils import cached_file
 
@@ -76,7 +83,7 @@ def find(name, file, source):
     return cached_file(str(name), file, **source, **missing)
 
 
-def read_json(path):
+def read_json(path: Name) -> dict[str, Any]:
     """The object in a JSON file; ValueError with its path for anything else."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -88,7 +95,7 @@ def read_json(path):
     return found
 
 
-def read_config(name, source):
+def read_config(name: Name, source: dict[str, Any]) -> dict[str, Any]:
     """The fields of a config.json that a native configuration may be made of.
 
     Raises:
@@ -113,7 +120,7 @@ def read_config(name, source):
     return {n: v for n, v in found.items() if not n.startswith("_") and n not in _DROPPED}
 
 
-def check_files(name, source, variant=None):
+def check_files(name: Name, source: dict[str, Any], variant: str | None = None) -> list[str]:
     """Paths of the checkpoint's safetensors files.
 
     Raises:
@@ -144,7 +151,7 @@ def check_files(name, source, variant=None):
     return [_shard(name, index, file, source) for file in _shards(index)]
 
 
-def _shards(index):
+def _shards(index: str) -> list[str]:
     """The files that an index names, each once."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
@@ -159,14 +166,14 @@ def _shards(index):
     return sorted(set(places.values()))
 
 
-def _shard(name, index, file, source):
+def _shard(name: Name, index: str, file: str, source: dict[str, Any]) -> str:
     path = find(name, file, source)
     if path is None:
         raise OSError(f"{index}: weight_map names {file!r}, which is not there")
     return path
 
 
-def check_headers(paths, shapes):
+def check_headers(paths: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> None:
     """Looks at what the files hold before anything is loaded.
 
     Args:
@@ -191,7 +198,9 @@ def check_headers(paths, shapes):
             ) from error
 
 
-def _check_weight(path, name, dtype, shape, shapes):
+def _check_weight(
+    path: str, name: str, dtype: str, shape: Sequence[int], shapes: Mapping[str, Sequence[int]]
+) -> None:
     if name not in shapes:
         return
     if list(shape) != list(shapes[name]):
@@ -203,13 +212,15 @@ def _check_weight(path, name, dtype, shape, shapes):
         raise ValueError(f"{path}: {name} is {dtype}, expected one of {', '.join(_FLOATS)}")
 
 
-def shapes_of(model_class, config):
+def shapes_of(
+    model_class: Callable[..., nn.Module], config: "PretrainedConfig"
+) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the weights that a model of this configuration has."""
     with torch.device("meta"):
         return {n: tuple(p.shape) for n, p in model_class(config).state_dict().items()}
 
 
-def check_missing(name, info):
+def check_missing(name: Name | None, info: Mapping[str, Any]) -> None:
     """ValueError with the names of weights that were in no file."""
     missing = sorted(info["missing_keys"])
     if missing:
@@ -223,7 +234,7 @@ def check_missing(name, info):
 _OF_TOKENIZERS = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json")
 
 
-def check_tokenizer(name, source):
+def check_tokenizer(name: Name, source: dict[str, Any]) -> None:
     """ValueError with its path for a tokenizer's file that holds no object."""
     for file in _OF_TOKENIZERS:
         path = find(name, file, source)
@@ -232,7 +243,7 @@ def check_tokenizer(name, source):
 
 
 @contextmanager
-def naming(what):
+def naming(what: str) -> Iterator[None]:
     """Errors that say nothing of where they come from become ValueErrors that begin with `what`.
 
     The Rust tokenizers raise the bare class; what Transformers raises names the folder.

@@ -5,19 +5,21 @@ masks padding out; attention is over everything or by blocks, as the configurati
 layer holds is the configuration's to say, see `DecoderConfig`.
 """
 
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, modeling_outputs
+from transformers.utils import ModelOutput
 
 from dpad.models.hf.decoder_config import DecoderConfig, check_served
 from dpad.models.hf.interface import NativeModel, refuse_inputs
 from dpad.models.hf.llada import padding_bias
 
 
-def rope_table(config, positions):
+def rope_table(config: DecoderConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Rotary tables (cos, sin), fp32 [B, 1, T, rotary_width], of int64 positions [B, T]."""
     width = config.rotary_width
     index = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32)
@@ -26,7 +28,7 @@ def rope_table(config, positions):
     return angles.cos(), angles.sin()
 
 
-def rotate(x, cos, sin):
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the first columns of x [B, H, T, head_width], by half-split tables in x's dtype."""
     x, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     first, second = x.chunk(2, dim=-1)
@@ -34,7 +36,9 @@ def rotate(x, cos, sin):
     return torch.cat((y, rest), dim=-1) if rest.shape[-1] else y
 
 
-def attend(q, k, v, mask, rope):
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rope: tuple[Tensor, Tensor]
+) -> Tensor:
     """Attention [B, T, heads * head_width] of q [B, T, heads, head_width] and k, v [B, T, kv_heads,
     head_width], before RoPE.
     """
@@ -50,12 +54,12 @@ def attend(q, k, v, mask, rope):
 class RMSNorm(nn.Module):
     """Root-mean-square norm: fp32 statistics, cast to the input's dtype, then times the weight."""
 
-    def __init__(self, size, eps):
+    def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.variance_epsilon = eps
         self.weight = nn.Parameter(torch.ones(size))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = x.float()
         y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
         return self.weight * y.to(x.dtype)
@@ -64,7 +68,7 @@ class RMSNorm(nn.Module):
 class DecoderAttention(nn.Module):
     """Grouped-query attention over what the mask shows; q and k are normed if the family does."""
 
-    def __init__(self, config):
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.head_dim = config.head_width
         q_size = config.num_attention_heads * self.head_dim
@@ -77,7 +81,7 @@ class DecoderAttention(nn.Module):
             self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
             self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
 
-    def forward(self, x, mask, rope):
+    def forward(self, x: Tensor, mask: Tensor | None, rope: tuple[Tensor, Tensor]) -> Tensor:
         heads = (*x.shape[:2], -1, self.head_dim)
         q, k, v = (y.view(heads) for y in (self.q_proj(x), self.k_proj(x), self.v_proj(x)))
         if hasattr(self, "q_norm"):
@@ -88,13 +92,13 @@ class DecoderAttention(nn.Module):
 class DecoderMLP(nn.Module):
     """SwiGLU of three matrices without biases."""
 
-    def __init__(self, width, inner):
+    def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(width, inner, bias=False)
         self.up_proj = nn.Linear(width, inner, bias=False)
         self.down_proj = nn.Linear(inner, width, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -105,15 +109,15 @@ class RoutedMLP(nn.Module):
 
     full_precision = False
 
-    def __init__(self, config):
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.top_k, self.normalise = config.num_experts_per_tok, config.normalise_experts
         self.round_weights = config.round_expert_weights
-        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.gate: nn.Module = nn.Linear(config.hidden_size, config.num_experts, bias=False)
         sizes = config.hidden_size, config.expert_width
         self.experts = nn.ModuleList(DecoderMLP(*sizes) for _ in range(config.num_experts))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
         weight, expert = self.choose(rows)
         out = torch.zeros_like(rows, dtype=torch.float32 if self.full_precision else x.dtype)
@@ -123,7 +127,7 @@ class RoutedMLP(nn.Module):
             out = out.index_add(0, row, y.to(out.dtype))
         return out.to(x.dtype).view(x.shape)
 
-    def choose(self, x):
+    def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and experts int64, both [rows, top_k], of rows [rows, hidden_size]."""
         weight, expert = self.gate(x).float().softmax(-1).topk(self.top_k, dim=-1)
         if self.normalise:
@@ -134,7 +138,7 @@ class RoutedMLP(nn.Module):
 class DecoderLayer(nn.Module):
     """Attention and MLP, each behind a norm and added to the residual."""
 
-    def __init__(self, config, number):
+    def __init__(self, config: DecoderConfig, number: int) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.rms_norm_eps
         self.self_attn = DecoderAttention(config)
@@ -143,7 +147,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(width, eps)
         self.post_attention_layernorm = RMSNorm(width, eps)
 
-    def forward(self, x, mask, rope):
+    def forward(self, x: Tensor, mask: Tensor | None, rope: tuple[Tensor, Tensor]) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), mask, rope)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -151,7 +155,7 @@ class DecoderLayer(nn.Module):
 class DecoderModel(nn.Module):
     """Embedding, layers and final norm, under the released module names."""
 
-    def __init__(self, config, layer_class, embedding):
+    def __init__(self, config: DecoderConfig, layer_class: type[nn.Module], embedding: str) -> None:
         super().__init__()
         self.add_module(embedding, nn.Embedding(config.vocab_size, config.hidden_size))
         layers = range(config.num_hidden_layers)
@@ -159,7 +163,7 @@ class DecoderModel(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
-def visible(attention_mask, position, block):
+def visible(attention_mask: Tensor | None, position: Tensor, block: int | None) -> Tensor | None:
     """What attention takes as its mask: None, bool or additive, broadcastable to [B, heads, T, T].
 
     `attention_mask`: None, [B, T] with nonzero = a real token, or 3-D and 4-D, bool or additive,
@@ -187,41 +191,42 @@ class DecoderLM(NativeModel, PreTrainedModel):
     """
 
     config_class = DecoderConfig
-    layer_class, embedding = DecoderLayer, "embed_tokens"
+    layer_class: ClassVar[type[nn.Module]] = DecoderLayer
+    embedding: ClassVar[str] = "embed_tokens"
     base_model_prefix = "model"
     _no_split_modules: ClassVar = ["DecoderLayer"]
     _supports_sdpa = True
     output_class = modeling_outputs.CausalLMOutputWithPast
 
-    def __init__(self, config):
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
         check_served(config)  # fields may have been changed since it was made
         self.build(config)
         self.post_init()
 
-    def build(self, config):
+    def build(self, config: Any) -> None:
         """Makes the modules."""
         self.model = DecoderModel(config, self.layer_class, self.embedding)
         if config.tie_word_embeddings:
             self._keys_to_ignore_on_load_unexpected = ["lm_head.weight"]
         else:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(
         self,
-        input_ids=None,
-        attention_mask=None,
-        position_ids=None,
-        past_key_values=None,
-        inputs_embeds=None,
-        labels=None,
-        use_cache=None,
-        output_attentions=None,
-        output_hidden_states=None,
-        return_dict=None,
-        cache_position=None,
-        logits_to_keep=0,
-    ):
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: object = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        cache_position: Tensor | None = None,
+        logits_to_keep: int = 0,
+    ) -> ModelOutput | tuple[Any, ...]:
         """Logits of every row, not shifted.
 
         `input_ids` int64 [B, T], or `inputs_embeds` [B, T, hidden_size]; `attention_mask` [B, T],
@@ -259,43 +264,44 @@ class DecoderLM(NativeModel, PreTrainedModel):
             return (logits,) if hidden is None else (logits, hidden)
         return self.output_class(logits=logits, hidden_states=hidden)
 
-    def get_layers(self):
+    def get_layers(self) -> Iterable[Callable[..., Tensor]]:
         """What the forward calls with (x, mask, rope), one after the other."""
         return self.model.layers
 
-    def get_normed(self, x):
+    def get_normed(self, x: Tensor) -> Tensor:
         """What the head reads of what the layers give."""
         return self.model.norm(x)
 
-    def get_output_logits(self, x):
+    def get_output_logits(self, x: Tensor) -> Tensor:
         """Logits [..., vocab_size] of normed rows [..., hidden_size]."""
-        return F.linear(x, self.get_output_embeddings().weight)
+        return F.linear(x, cast("Tensor", self.get_output_embeddings().weight))
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Module:
         return getattr(self.model, self.embedding)
 
-    def set_input_embeddings(self, value):
+    def set_input_embeddings(self, value: nn.Module) -> None:
         setattr(self.model, self.embedding, value)
 
-    def get_output_embeddings(self):
+    def get_output_embeddings(self) -> nn.Module:
         tied = self.config.tie_word_embeddings
         return self.get_input_embeddings() if tied else self.lm_head
 
-    def set_output_embeddings(self, value):
+    def set_output_embeddings(self, value: nn.Module) -> None:
         if self.config.tie_word_embeddings:
             self.set_input_embeddings(value)
         else:
             self.lm_head = value
 
-    def tie_weights(self, *args, **kwargs):
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: a tied head reads the embedding directly."""
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         # nn.init functions only: the loader makes them skip what a checkpoint has filled.
         if isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
         elif isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            bias = getattr(module, "bias", None)
+            if bias is not None:
+                nn.init.zeros_(bias)

@@ -1,6 +1,6 @@
 """What the configurations of the Llama- and Qwen-shaped native classes share."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dpad.models.hf.interface import NativeConfig, check_fields
 from dpad.values import (
@@ -68,18 +68,17 @@ class DecoderConfig(NativeConfig):
         ValueError: a field with a value that the class does not serve.
     """
 
-    PUBLISHED: ClassVar[dict] = {}
-    SERVED: ClassVar[dict] = {}
-    head_norms: ClassVar[bool] = False
+    PUBLISHED: ClassVar[dict[str, Any]] = {}
+    SERVED: ClassVar[dict[str, Any]] = {}
     round_expert_weights: ClassVar[bool] = True
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         # Transformers 5 makes dataclasses of configurations without an __init__ of their own.
         if "__init__" not in cls.__dict__:
-            cls.__init__ = DecoderConfig.__init__
+            setattr(cls, "__init__", DecoderConfig.__init__)  # noqa: B010
         super().__init_subclass__(**kwargs)
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         rope = kwargs.pop("rope_parameters", None)
         rope = rope if isinstance(rope, dict) else {}
         fields = {**_SHARED, **self.PUBLISHED}
@@ -105,6 +104,10 @@ class DecoderConfig(NativeConfig):
     def rotary_width(self) -> int:
         """Of what RoPE turns of a head, its first columns."""
         return self.head_width
+
+    @property
+    def head_norms(self) -> bool:
+        return False
 
     @property
     def qkv_bias(self) -> bool:
@@ -133,12 +136,12 @@ class DecoderConfig(NativeConfig):
     def block_length(self) -> int | None:
         return None
 
-    def routed(self, layer) -> bool:
+    def routed(self, layer: int) -> bool:
         """Whether the MLP of the layer of this number is a mixture of experts."""
         return False
 
 
-def check_served(config, complete=True):
+def check_served(config: DecoderConfig, complete: bool = True) -> None:
     """ValueError for what the native classes would compute wrongly, naming field and value.
 
     Not `complete`: what a checkpoint has to say may be missing yet, for Transformers makes

@@ -5,11 +5,11 @@ and any smaller model of that shape. The forward is differentiable and bidirecti
 key/value cache, and masks padding out; its logits are not shifted: row i predicts position i + 1.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
@@ -20,7 +20,7 @@ from dpad.models.hf.llada import padding_bias
 __all__ = ["DreamConfig", "DreamModel"]
 
 
-def rope_table(config, positions):
+def rope_table(config: DreamConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Rotary tables (cos, sin), fp32 [B, 1, T, head_dim], of int64 positions [B, T]."""
     head_dim = config.hidden_size // config.num_attention_heads
     index = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
@@ -29,7 +29,7 @@ def rope_table(config, positions):
     return angles.cos(), angles.sin()
 
 
-def _rotate(x, cos, sin):
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate x [B, H, T, head_dim] by half-split tables in x's dtype."""
     first, second = x.chunk(2, dim=-1)
     return x * cos.to(x.dtype) + torch.cat((-second, first), dim=-1) * sin.to(x.dtype)
@@ -38,12 +38,12 @@ def _rotate(x, cos, sin):
 class DreamRMSNorm(nn.Module):
     """Root-mean-square norm: fp32 statistics, cast to the input's dtype, then times the weight."""
 
-    def __init__(self, size, eps):
+    def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.variance_epsilon = eps
         self.weight = nn.Parameter(torch.ones(size))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = x.float()
         y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
         return self.weight * y.to(x.dtype)
@@ -52,7 +52,7 @@ class DreamRMSNorm(nn.Module):
 class DreamAttention(nn.Module):
     """Grouped-query attention over all visible positions; q, k and v have biases."""
 
-    def __init__(self, config):
+    def __init__(self, config: DreamConfig) -> None:
         super().__init__()
         self.head_dim = config.hidden_size // config.num_attention_heads
         kv_size = config.num_key_value_heads * self.head_dim
@@ -61,7 +61,7 @@ class DreamAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=True)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x, mask, rope):
+    def forward(self, x: Tensor, mask: Tensor | None, rope: tuple[Tensor, Tensor]) -> Tensor:
         batch, length, width = x.shape
         projections = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
         q, k, v = (y.view(batch, length, -1, self.head_dim).transpose(1, 2) for y in projections)
@@ -76,27 +76,27 @@ class DreamAttention(nn.Module):
 class DreamMLP(nn.Module):
     """SwiGLU of three matrices without biases."""
 
-    def __init__(self, config):
+    def __init__(self, config: DreamConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DreamDecoderLayer(nn.Module):
     """Attention and MLP, each behind a norm and added to the residual."""
 
-    def __init__(self, config):
+    def __init__(self, config: DreamConfig) -> None:
         super().__init__()
         self.self_attn = DreamAttention(config)
         self.mlp = DreamMLP(config)
         self.input_layernorm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = DreamRMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x, mask, rope):
+    def forward(self, x: Tensor, mask: Tensor | None, rope: tuple[Tensor, Tensor]) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), mask, rope)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -104,9 +104,9 @@ class DreamDecoderLayer(nn.Module):
 class DreamBaseModel(nn.Module):
     """Embedding, layers and final norm, under the released module names."""
 
-    def __init__(self, config):
+    def __init__(self, config: DreamConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
             DreamDecoderLayer(config) for _ in range(config.num_hidden_layers)
         )
@@ -121,28 +121,28 @@ class DreamModel(NativeModel, PreTrainedModel):
     _no_split_modules: ClassVar = ["DreamDecoderLayer"]
     _supports_sdpa = True
 
-    def __init__(self, config):
+    def __init__(self, config: DreamConfig) -> None:
         super().__init__(config)
         check_supported(config)  # fields may have been changed since it was made
         self.model = DreamBaseModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head: nn.Module = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def forward(
         self,
-        input_ids=None,
-        attention_mask=None,
-        position_ids=None,
-        past_key_values=None,
-        inputs_embeds=None,
-        labels=None,
-        use_cache=None,
-        output_attentions=None,
-        output_hidden_states=None,
-        return_dict=None,
-        cache_position=None,
-        num_logits_to_keep=0,
-    ):
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | str | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: object = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        cache_position: Tensor | None = None,
+        num_logits_to_keep: int = 0,
+    ) -> MaskedLMOutput | tuple[Any, ...]:
         """Predict position i + 1 in row i, from all visible positions.
 
         `input_ids` int64 [B, T], or `inputs_embeds` [B, T, hidden_size]; `attention_mask`: None or
@@ -184,24 +184,25 @@ class DreamModel(NativeModel, PreTrainedModel):
             return (logits,) if hidden is None else (logits, hidden)
         return MaskedLMOutput(logits=logits, hidden_states=hidden)
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Module:
         return self.model.embed_tokens
 
-    def set_input_embeddings(self, value):
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.embed_tokens = value
 
-    def get_output_embeddings(self):
+    def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def set_output_embeddings(self, value):
+    def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         # nn.init functions only: the loader makes them skip what a checkpoint has filled.
         if isinstance(module, DreamRMSNorm):
             nn.init.ones_(module.weight)
         elif isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            bias = getattr(module, "bias", None)
+            if bias is not None:
+                nn.init.zeros_(bias)

@@ -1,5 +1,7 @@
 """Configuration of Dream with the released field names."""
 
+from typing import Any
+
 from dpad.models.hf.interface import NativeConfig, check_fields
 from dpad.values import (
     MOST_CONTEXT,
@@ -46,23 +48,23 @@ class DreamConfig(NativeConfig):
 
     def __init__(
         self,
-        vocab_size=152064,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        hidden_act="silu",
-        max_position_embeddings=131072,
-        initializer_range=0.02,
-        rms_norm_eps=1e-6,
-        rope_theta=1000000.0,
-        mask_token_id=151666,
-        bos_token_id=151643,
-        eos_token_id=151643,
-        pad_token_id=151643,
-        **kwargs,
-    ):
+        vocab_size: int = 152064,
+        hidden_size: int = 3584,
+        intermediate_size: int = 18944,
+        num_hidden_layers: int = 28,
+        num_attention_heads: int = 28,
+        num_key_value_heads: int = 4,
+        hidden_act: str = "silu",
+        max_position_embeddings: int = 131072,
+        initializer_range: float = 0.02,
+        rms_norm_eps: float = 1e-6,
+        rope_theta: float = 1000000.0,
+        mask_token_id: int = 151666,
+        bos_token_id: int = 151643,
+        eos_token_id: int = 151643,
+        pad_token_id: int = 151643,
+        **kwargs: Any,
+    ) -> None:
         if hidden_act != "silu":
             raise ValueError(f"hidden_act = {hidden_act!r}: expected 'silu'")
         if kwargs.get("use_sliding_window"):
@@ -93,7 +95,7 @@ class DreamConfig(NativeConfig):
         check_supported(self)
 
 
-def check_supported(config):
+def check_supported(config: DreamConfig) -> None:
     """Raises ValueError for a configuration that `DreamModel` would compute wrongly, by field."""
     check_fields("DreamConfig", config, _KINDS)
     heads, width = config.num_attention_heads, config.hidden_size

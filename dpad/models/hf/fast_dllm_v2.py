@@ -4,7 +4,7 @@ Covers Fast_dLLM_v2_1.5B and 7B (arXiv 2509.26328) and any smaller model of that
 not shifted: within a block, row i predicts position i + 1.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dpad.models.hf.decoder import DecoderLM
 from dpad.models.hf.decoder_config import DecoderConfig
@@ -16,7 +16,7 @@ class Fast_dLLM_QwenConfig(DecoderConfig):
     """Fast-dLLM v2's configuration; defaults are those of the 7B. `bd_size` is the block length."""
 
     model_type = "Fast_dLLM_Qwen"
-    PUBLISHED: ClassVar[dict] = {
+    PUBLISHED: ClassVar[dict[str, Any]] = {
         "vocab_size": 152064,
         "hidden_size": 3584,
         "intermediate_size": 18944,
@@ -34,7 +34,7 @@ class Fast_dLLM_QwenConfig(DecoderConfig):
     o_bias: ClassVar[bool] = False
 
     @property
-    def block_length(self):
+    def block_length(self) -> int:
         return self.bd_size
 
 

@@ -3,7 +3,7 @@
 Covers iLLaDA-8B-Base and -Instruct and any smaller model of that shape.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import modeling_outputs
 
@@ -20,12 +20,12 @@ class ILLaDAConfig(DecoderConfig):
     """
 
     model_type = "illada"
-    SERVED: ClassVar[dict] = {
+    SERVED: ClassVar[dict[str, Any]] = {
         "layer_norm_eps": (None,),
         "mlp_bias": (False, None),
         "resid_pdrop": (0, None),
     }
-    PUBLISHED: ClassVar[dict] = {
+    PUBLISHED: ClassVar[dict[str, Any]] = {
         "vocab_size": 155136,
         "hidden_size": 4096,
         "intermediate_size": 14336,

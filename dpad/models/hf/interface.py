@@ -1,11 +1,15 @@
 """What Transformers, PEFT and pipelines look for on a model, for classes without its `generate`."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from transformers import GenerationConfig, PretrainedConfig
+from torch import Tensor
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from dpad.models.hf import checkpoint
+from dpad.values import Kind
 
 FILE_NAME = "generation_config.json"
 # Arguments of `from_pretrained` that a configuration has fields of the same name for.
@@ -16,7 +20,9 @@ class NativeConfig(PretrainedConfig):
     """A configuration that is read by `dpad.models.hf.checkpoint`."""
 
     @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: checkpoint.Name, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """(fields of the config.json, what is left of the arguments); errors as `read_config`."""
         checkpoint.check_arguments(kwargs)
         source = checkpoint.source_of(kwargs)
@@ -24,13 +30,19 @@ class NativeConfig(PretrainedConfig):
         return found, {n: v for n, v in kwargs.items() if n not in source}
 
 
-def check_fields(title, config, kinds):
+def check_fields(title: str, config: PretrainedConfig, kinds: Mapping[str, Kind]) -> None:
     """Raises ValueError for a field that is not of its kind (`dpad.values`)."""
     for name, kind in kinds.items():
         setattr(config, name, kind(f"{title}.{name}", getattr(config, name)))
 
 
-class NativeModel:
+if TYPE_CHECKING:  # what it is mixed into
+    from transformers import PreTrainedModel as _Model
+else:
+    _Model = object
+
+
+class NativeModel(_Model):
     """Mixed into the native classes.
 
     Loading looks at a checkpoint's files first (`dpad.models.hf.checkpoint`). Saving writes
@@ -43,8 +55,13 @@ class NativeModel:
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path, *args, config=None, quantization=None, **kwargs
-    ):
+        cls,
+        pretrained_model_name_or_path: checkpoint.Name | None,
+        *args: Any,
+        config: PretrainedConfig | checkpoint.Name | None = None,
+        quantization: str | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """As in Transformers, from safetensors files only and with one attention ("sdpa").
 
         ``quantization="int8"`` makes the linear layers 8-bit as they are read, as `dpad.quantize`
@@ -80,12 +97,18 @@ class NativeModel:
             name, *args, config=config, output_loading_info=True, **kwargs
         )
         if informed:
-            return model, info
+            return cast("Self", (model, info))  # as Transformers has it, whose type is the model's
         checkpoint.check_missing(name, info)
         return model
 
     @classmethod
-    def _config(cls, name, config, source, kwargs):
+    def _config(
+        cls,
+        name: checkpoint.Name,
+        config: PretrainedConfig | checkpoint.Name | None,
+        source: dict[str, Any],
+        kwargs: dict[str, Any],
+    ) -> tuple[PretrainedConfig, dict[str, Any]]:
         """(configuration, arguments that are none of its fields)."""
         if isinstance(config, PretrainedConfig):
             return config, kwargs
@@ -96,7 +119,9 @@ class NativeModel:
         )
         return found, {**rest, **kept}
 
-    def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
+    def save_pretrained(
+        self, save_directory: checkpoint.Name, is_main_process: bool = True, **kwargs: Any
+    ) -> None:
         """As in Transformers."""
         self._saving = True
         try:
@@ -116,16 +141,16 @@ class NativeModel:
         ):
             shutil.copyfile(source, target)
 
-    def post_init(self):
+    def post_init(self) -> None:
         super().post_init()
         if vars(self).get("generation_config", self) is None:  # transformers 4 sets it to None
             del self.generation_config
 
-    def can_generate(self):
+    def can_generate(self) -> bool:
         """Whether there is a `generate`: a patched model has one (asked by pipelines)."""
         return "generate" in vars(self) and not self._saving
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         """What is looked for on an instance, but would say something else on the class."""
         if name == "prepare_inputs_for_generation":  # of a class it would claim a `generate`
             return _prepared
@@ -140,7 +165,13 @@ class NativeModel:
         return super().__getattr__(name)
 
 
-def refuse_inputs(model, past_key_values, labels, use_cache, output_attentions):
+def refuse_inputs(
+    model: PreTrainedModel,
+    past_key_values: object,
+    labels: object,
+    use_cache: bool | None,
+    output_attentions: bool | None,
+) -> None:
     """ValueError for what the released signatures take and these forwards cannot give."""
     if output_attentions is None:
         output_attentions = model.config.output_attentions
@@ -158,11 +189,13 @@ def refuse_inputs(model, past_key_values, labels, use_cache, output_attentions):
             raise ValueError(f"{name} is not supported by {type(model).__name__}: {why}")
 
 
-def _prepared(input_ids, attention_mask=None, **inputs):
+def _prepared(
+    input_ids: Tensor, attention_mask: Tensor | None = None, **inputs: Any
+) -> dict[str, Tensor | None]:
     """Arguments of the forward for a prompt, as PEFT's wrapper for causal models asks for them."""
     return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
-def _quantized(config, kwargs):
+def _quantized(config: PretrainedConfig, kwargs: dict[str, Any]) -> bool:
     given = kwargs.get("quantization_config"), getattr(config, "quantization_config", None)
     return any(value is not None for value in given)

@@ -7,11 +7,11 @@ is differentiable and bidirectional, has no key/value cache, and masks padding o
 """
 
 import math
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -21,7 +21,7 @@ from dpad.models.hf.llada_config import LLaDAConfig, check_supported
 __all__ = ["LLaDAConfig", "LLaDAModelLM"]
 
 
-def rope_table(config, length, device):
+def rope_table(config: LLaDAConfig, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Rotary tables for positions 0..length-1: (cos, sin), each fp32 [length, head_dim].
 
     Frequencies theta^(-2i/head_dim), written twice (half-split layout). Computed from the
@@ -34,7 +34,7 @@ def rope_table(config, length, device):
     return angles.cos(), angles.sin()
 
 
-def _rotate(x, cos, sin, full_precision):
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, full_precision: bool) -> Tensor:
     """Rotate x [B, H, T, head_dim] by half-split tables; in fp32 if `full_precision`."""
     y = x.float() if full_precision else x
     cos, sin = cos.to(y.dtype), sin.to(y.dtype)
@@ -45,12 +45,12 @@ def _rotate(x, cos, sin, full_precision):
 class RMSLayerNorm(nn.Module):
     """Root-mean-square norm: fp32 statistics, cast to the input's dtype, then times the weight."""
 
-    def __init__(self, size, eps):
+    def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(size))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(device_type=x.device.type, enabled=False):
             y = x.float()
             y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
@@ -60,7 +60,7 @@ class RMSLayerNorm(nn.Module):
 class LLaDALlamaBlock(nn.Module):
     """One layer: attention and SwiGLU, each behind a norm and added to the residual."""
 
-    def __init__(self, layer_id, config):
+    def __init__(self, layer_id: int, config: LLaDAConfig) -> None:
         super().__init__()
         self.layer_id = layer_id
         self.config = config
@@ -78,9 +78,16 @@ class LLaDALlamaBlock(nn.Module):
         self.up_proj = nn.Linear(d_model, hidden, bias=bias)
         self.ff_out = nn.Linear(hidden, d_model, bias=bias)  # down
         for writer in (self.attn_out, self.ff_out):
-            writer.init_factor = 1 / math.sqrt(2 * (layer_id + 1))
+            writer.init_factor = 1 / math.sqrt(2 * (layer_id + 1))  # type: ignore[assignment]
 
-    def attention(self, q, k, v, attention_bias, rope):
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attention_bias: Tensor | None,
+        rope: tuple[Tensor, Tensor],
+    ) -> Tensor:
         """Attention output [B, T, d_model] of projected q [B, T, d_model], k, v [B, T, kv_size]."""
         batch, length, d_model = q.shape
         head_dim = d_model // self.config.n_heads
@@ -93,7 +100,12 @@ class LLaDALlamaBlock(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_bias)
         return self.attn_out(y.transpose(1, 2).reshape(batch, length, d_model))
 
-    def forward(self, x, attention_bias=None, rope=None):
+    def forward(
+        self,
+        x: Tensor,
+        attention_bias: Tensor | None = None,
+        rope: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """x [B, T, d_model] -> same; `attention_bias` and `rope` as made by `LLaDAModel`."""
         if rope is None:
             rope = rope_table(self.config, x.shape[1], x.device)
@@ -103,7 +115,7 @@ class LLaDALlamaBlock(nn.Module):
         return x + self.ff_out(F.silu(self.ff_proj(y)) * self.up_proj(y))
 
 
-def padding_bias(attention_mask, batch, length):
+def padding_bias(attention_mask: Tensor | None, batch: int, length: int) -> Tensor | None:
     """Bool mask [B, 1, 1, T] for attention, or None if nothing is padding.
 
     `attention_mask`: [B, T], nonzero = a real token. Raises ValueError for another shape and for a
@@ -124,13 +136,24 @@ def padding_bias(attention_mask, batch, length):
     return keep[:, None, None, :]
 
 
+if TYPE_CHECKING:
+
+    class _Transformer(nn.ModuleDict):
+        """The entries of the dict as the attributes that they are."""
+
+        wte: nn.Module
+        blocks: nn.ModuleList
+        ln_f: RMSLayerNorm
+        ff_out: nn.Module
+
+
 class LLaDAModel(nn.Module):
     """Embedding, blocks, final norm and head, under the released module names."""
 
-    def __init__(self, config):
+    def __init__(self, config: LLaDAConfig) -> None:
         super().__init__()
         self.config = config
-        modules = {
+        modules: dict[str, nn.Module] = {
             "wte": nn.Embedding(config.embedding_size, config.d_model),
             "blocks": nn.ModuleList(LLaDALlamaBlock(i, config) for i in range(config.n_layers)),
             "ln_f": RMSLayerNorm(config.d_model, config.rms_norm_eps),
@@ -139,15 +162,23 @@ class LLaDAModel(nn.Module):
             modules["ff_out"] = nn.Linear(
                 config.d_model, config.embedding_size, bias=bool(config.include_bias)
             )
-        self.transformer = nn.ModuleDict(modules)
+        self.transformer = cast("_Transformer", nn.ModuleDict(modules))
 
     @property
-    def device(self):
-        return self.transformer.wte.weight.device
+    def _embedding(self) -> Tensor:
+        return cast("Tensor", self.transformer.wte.weight)
+
+    @property
+    def device(self) -> torch.device:
+        return self._embedding.device
 
     def forward(
-        self, input_ids=None, input_embeddings=None, attention_bias=None, output_hidden_states=False
-    ):
+        self,
+        input_ids: Tensor | None = None,
+        input_embeddings: Tensor | None = None,
+        attention_bias: Tensor | None = None,
+        output_hidden_states: bool = False,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """Logits [B, T, embedding_size] and hidden states (every block's input, the last norm)."""
         x = self.transformer.wte(input_ids) if input_embeddings is None else input_embeddings
         rope = rope_table(self.config, x.shape[1], x.device)
@@ -160,7 +191,7 @@ class LLaDAModel(nn.Module):
         if output_hidden_states:
             states.append(x)
         if self.config.weight_tying:
-            logits = F.linear(x, self.transformer.wte.weight)
+            logits = F.linear(x, self._embedding)
         else:
             logits = self.transformer.ff_out(x)
         if self.config.scale_logits:
@@ -176,7 +207,7 @@ class LLaDAModelLM(NativeModel, PreTrainedModel):
     _no_split_modules: ClassVar = ["LLaDALlamaBlock"]
     _supports_sdpa = True
 
-    def __init__(self, config):
+    def __init__(self, config: LLaDAConfig) -> None:
         super().__init__(config)
         check_supported(config)  # fields may have been changed since it was made
         self.model = LLaDAModel(config)
@@ -184,18 +215,18 @@ class LLaDAModelLM(NativeModel, PreTrainedModel):
 
     def forward(
         self,
-        input_ids=None,
-        inputs_embeds=None,
-        attention_mask=None,
-        attention_bias=None,
-        past_key_values=None,
-        labels=None,
-        use_cache=None,
-        output_attentions=None,
-        output_hidden_states=None,
-        return_dict=None,
-        cache_position=None,
-    ):
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        attention_bias: Tensor | None = None,
+        past_key_values: object = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        cache_position: Tensor | None = None,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Predict every position from all others.
 
         `input_ids` int64 [B, T], or `inputs_embeds` [B, T, d_model]; `attention_mask` [B, T],
@@ -208,13 +239,13 @@ class LLaDAModelLM(NativeModel, PreTrainedModel):
         attention weights, a loss from `labels` (it needs the noise level: compute it from logits).
         """
         del cache_position  # positions are always 0..T-1; taken for the released signature
-        if (input_ids is None) == (inputs_embeds is None):
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         refuse_inputs(self, past_key_values, labels, use_cache, output_attentions)
         if return_dict is None:
             return_dict = self.config.return_dict
         if attention_bias is None:
-            given = input_ids if inputs_embeds is None else inputs_embeds
             attention_bias = padding_bias(attention_mask, *given.shape[:2])
         elif attention_mask is not None:
             raise ValueError("give attention_mask or attention_bias, not both")
@@ -227,31 +258,31 @@ class LLaDAModelLM(NativeModel, PreTrainedModel):
             return (logits,) if states is None else (logits, states)
         return CausalLMOutputWithPast(logits=logits, hidden_states=states)
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Module:
         return self.model.transformer.wte
 
-    def set_input_embeddings(self, value):
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.transformer.wte = value
 
-    def get_output_embeddings(self):
+    def get_output_embeddings(self) -> nn.Module:
         transformer = self.model.transformer
         return transformer.wte if self.config.weight_tying else transformer.ff_out
 
-    def set_output_embeddings(self, value):
+    def set_output_embeddings(self, value: nn.Module) -> None:
         name = "wte" if self.config.weight_tying else "ff_out"
         setattr(self.model.transformer, name, value)
 
-    def resize_token_embeddings(self, *args, **kwargs):
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
         """As in Transformers, which knows `vocab_size` only: the rows are `embedding_size` here."""
         embedding = super().resize_token_embeddings(*args, **kwargs)
         self.config.embedding_size = embedding.weight.shape[0]
         return embedding
 
-    def tie_weights(self, *args, **kwargs):
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: a tied head reads the embedding directly."""
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         """Mitchell's rule (std 1/sqrt(fan-in), less for the residual's writers), or `init_std`."""
         # nn.init functions only: the loader makes them skip what a checkpoint has filled.
         if isinstance(module, RMSLayerNorm):
@@ -261,5 +292,6 @@ class LLaDAModelLM(NativeModel, PreTrainedModel):
             if self.config.init_fn == "mitchell":
                 std = getattr(module, "init_factor", 1.0) / math.sqrt(module.weight.shape[-1])
             nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            bias = getattr(module, "bias", None)
+            if bias is not None:
+                nn.init.zeros_(bias)

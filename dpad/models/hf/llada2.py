@@ -4,11 +4,11 @@ Covers LLaDA2.0 and 2.1, mini and flash (arXiv 2512.15745), and any smaller mode
 The forward attends by blocks of 32, as the released decoder makes it do.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from transformers import modeling_outputs
 
 from dpad.models.hf.decoder import DecoderLM, DecoderMLP, RMSNorm, RoutedMLP, attend
@@ -23,13 +23,13 @@ class LLaDA2MoeConfig(DecoderConfig):
     model_type = "llada2_moe"
     block_length: ClassVar[int] = 32
     normalise_experts: ClassVar[bool] = True
-    SERVED: ClassVar[dict] = {
+    SERVED: ClassVar[dict[str, Any]] = {
         "score_function": ("sigmoid",),
         "use_bias": (False, None),
         "use_qkv_bias": (False, None),
         "use_qk_norm": (True,),
     }
-    PUBLISHED: ClassVar[dict] = {
+    PUBLISHED: ClassVar[dict[str, Any]] = {
         "vocab_size": 157184,
         "hidden_size": 2048,
         "intermediate_size": 5120,
@@ -54,24 +54,25 @@ class LLaDA2MoeConfig(DecoderConfig):
     }
 
     @property
-    def rotary_width(self):
+    def rotary_width(self) -> int:
         return int(self.head_width * self.partial_rotary_factor)
 
-    def routed(self, layer):
+    def routed(self, layer: int) -> bool:
         return layer >= self.first_k_dense_replace
 
 
 class LLaDA2Gate(nn.Module):
     """Scores by a sigmoid in float32; a bias and the best groups choose, the scores weigh."""
 
-    def __init__(self, config):
+    def __init__(self, config: LLaDA2MoeConfig) -> None:
         super().__init__()
+        self.expert_bias: Tensor
         self.top_k, self.scaling = config.num_experts_per_tok, config.routed_scaling_factor
         self.groups, self.top_groups = config.n_group, config.topk_group
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
         self.register_buffer("expert_bias", torch.zeros(config.num_experts))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Weights float32 and experts int64, both [rows, top_k], of rows [rows, hidden_size]."""
         scores = F.linear(x.float(), self.weight.float()).sigmoid()
         choosing = scores + self.expert_bias
@@ -89,23 +90,23 @@ class LLaDA2RoutedMLP(RoutedMLP):
 
     full_precision = True
 
-    def __init__(self, config):
+    def __init__(self, config: LLaDA2MoeConfig) -> None:
         super().__init__(config)
         self.gate = LLaDA2Gate(config)
         shared = config.expert_width * config.num_shared_experts
         self.shared_experts = DecoderMLP(config.hidden_size, shared)
 
-    def choose(self, x):
+    def choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.gate(x)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + self.shared_experts(x)
 
 
 class LLaDA2Attention(nn.Module):
     """Grouped-query attention of one product for the heads of q, then k, then v."""
 
-    def __init__(self, config):
+    def __init__(self, config: LLaDA2MoeConfig) -> None:
         super().__init__()
         self.head_dim = config.head_width
         self.counts = config.num_attention_heads, *[config.num_key_value_heads] * 2
@@ -116,7 +117,7 @@ class LLaDA2Attention(nn.Module):
         self.key_layernorm = RMSNorm(self.head_dim, config.rms_norm_eps)
         self.dense = nn.Linear(size, config.hidden_size, bias=False)
 
-    def forward(self, x, mask, rope):
+    def forward(self, x: Tensor, mask: Tensor | None, rope: tuple[Tensor, Tensor]) -> Tensor:
         heads = self.query_key_value(x).unflatten(-1, (-1, self.head_dim))
         q, k, v = heads.split(self.counts, dim=2)
         return self.dense(attend(self.query_layernorm(q), self.key_layernorm(k), v, mask, rope))
@@ -125,7 +126,7 @@ class LLaDA2Attention(nn.Module):
 class LLaDA2Layer(nn.Module):
     """Attention and MLP, each behind a norm and added to the residual."""
 
-    def __init__(self, config, number):
+    def __init__(self, config: LLaDA2MoeConfig, number: int) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.rms_norm_eps
         mixture = config.routed(number)
@@ -134,7 +135,7 @@ class LLaDA2Layer(nn.Module):
         self.input_layernorm = RMSNorm(width, eps)
         self.post_attention_layernorm = RMSNorm(width, eps)
 
-    def forward(self, x, mask, rope):
+    def forward(self, x: Tensor, mask: Tensor | None, rope: tuple[Tensor, Tensor]) -> Tensor:
         x = x + self.attention(self.input_layernorm(x), mask, rope)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -147,11 +148,11 @@ class LLaDA2MoeModelLM(DecoderLM):
     _no_split_modules: ClassVar = ["LLaDA2Layer"]
     output_class = modeling_outputs.MoeCausalLMOutputWithPast
 
-    def get_output_logits(self, x):
+    def get_output_logits(self, x: Tensor) -> Tensor:
         return super().get_output_logits(x).float()
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LLaDA2Gate):
             nn.init.normal_(module.weight, std=self.config.initializer_range)

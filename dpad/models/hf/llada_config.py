@@ -1,6 +1,6 @@
 """Configuration of LLaDA models: the released field names, defaults and limits."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dpad.models.hf.interface import NativeConfig, check_fields
 from dpad.values import (
@@ -113,7 +113,7 @@ class LLaDAConfig(NativeConfig):
         "num_hidden_layers": "n_layers",
     }
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         for alias, name in self.attribute_map.items():
             if alias in kwargs:
                 kwargs.setdefault(name, kwargs.pop(alias))
@@ -143,7 +143,7 @@ class LLaDAConfig(NativeConfig):
         return self.mlp_ratio * self.d_model
 
 
-def check_supported(config):
+def check_supported(config: LLaDAConfig) -> None:
     """Raise ValueError for a configuration that `LLaDAModelLM` would compute wrongly."""
     for name, allowed in _SUPPORTED.items():
         value = getattr(config, name, allowed[0])

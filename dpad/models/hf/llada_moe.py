@@ -3,7 +3,7 @@
 Covers LLaDA-MoE-7B-A1B-Base and -Instruct (arXiv 2509.24389) and any smaller model of that shape.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import modeling_outputs
 
@@ -20,7 +20,7 @@ class LLaDAMoEConfig(DecoderConfig):
     """
 
     model_type = "llada"  # the released one, which dense LLaDA has too
-    SERVED: ClassVar[dict] = {
+    SERVED: ClassVar[dict[str, Any]] = {
         "clip_qkv": (None,),
         "partial_rotary_factor": (1, None),
         "moe_router_enable_expert_bias": (False, None),
@@ -28,7 +28,7 @@ class LLaDAMoEConfig(DecoderConfig):
         "routed_scaling_factor": (1, None),
         "shared_expert_intermediate_size": (None, 0, -1),
     }
-    PUBLISHED: ClassVar[dict] = {
+    PUBLISHED: ClassVar[dict[str, Any]] = {
         "vocab_size": 157184,
         "hidden_size": 2048,
         "dense_intermediate_size": 8192,
@@ -53,18 +53,18 @@ class LLaDAMoEConfig(DecoderConfig):
     normalise_experts: ClassVar[bool] = False
 
     @property
-    def head_norms(self):
+    def head_norms(self) -> bool:
         return bool(self.qk_layernorm)
 
     @property
-    def mlp_width(self):
+    def mlp_width(self) -> int:
         return self.dense_intermediate_size
 
     @property
-    def expert_width(self):
+    def expert_width(self) -> int:
         return self.expert_intermediate_size
 
-    def routed(self, layer):
+    def routed(self, layer: int) -> bool:
         return not self.moe_layer_freq or bool(self.moe_layer_freq[layer])
 
 

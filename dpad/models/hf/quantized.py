@@ -1,9 +1,12 @@
 """Loading 8-bit: a checkpoint that is made 8-bit tensor by tensor, or that was saved 8-bit."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from dpad.models.adapter import find_adapter
 from dpad.models.hf import checkpoint
@@ -16,18 +19,26 @@ _DTYPES = ("float32", "bfloat16", "float16")
 _PASSED = ("dtype", "torch_dtype", "attn_implementation", "use_safetensors", *checkpoint.SOURCE)
 
 
-def is_quantized(config):
+def is_quantized(config: PretrainedConfig) -> bool:
     """Whether a configuration is of a model that `dpad.quantize` made 8-bit."""
     found = getattr(config, "quantization_config", None)
     return isinstance(found, dict) and found.get("quant_method") == METHOD
 
 
-def options_of(kwargs):
+def options_of(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Takes the arguments of `dpad.quantize` out of those of `from_pretrained`."""
     return {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
 
 
-def from_pretrained(model_class, name, config, paths, options, args, kwargs):
+def from_pretrained(
+    model_class: type[PreTrainedModel],
+    name: checkpoint.Name,
+    config: PretrainedConfig,
+    paths: Sequence[str],
+    options: dict[str, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> PreTrainedModel:
     """`load` for a native class's `from_pretrained`; TypeError for an argument it cannot take."""
     odd = sorted(set(kwargs) - set(_PASSED))
     if args or odd:
@@ -37,8 +48,17 @@ def from_pretrained(model_class, name, config, paths, options, args, kwargs):
 
 
 def load(
-    model_class, name, config, paths, *, scheme, dtype="auto", head=True, keep=(), smoothing=None
-):
+    model_class: type[PreTrainedModel],
+    name: checkpoint.Name,
+    config: PretrainedConfig,
+    paths: Sequence[str],
+    *,
+    scheme: str | None,
+    dtype: torch.dtype | str = "auto",
+    head: bool = True,
+    keep: Sequence[str] = (),
+    smoothing: Mapping[str, Tensor] | None = None,
+) -> PreTrainedModel:
     """A model in eval mode on the CPU, its linear layers 8-bit.
 
     No more than one tensor of the checkpoint is held besides the model: the peak is the 8-bit
@@ -60,7 +80,7 @@ def load(
         raise ValueError(f"{str(name)!r} is quantised already: load it without quantization")
     if not saved and scheme not in SCHEMES:
         raise ValueError(f"quantization = {scheme!r}: expected {', '.join(SCHEMES)}")
-    dtype = _dtype(dtype)
+    held = _dtype(dtype)
     checkpoint.check_headers(paths, {} if saved else checkpoint.shapes_of(model_class, config))
     files, config = _files(paths), deepcopy(config)
     model = _hollow(model_class, config)
@@ -74,13 +94,13 @@ def load(
     for n in names:
         _exchange(model, n, model.get_submodule(n), smoothing=(n + ".smoothing") in files)
     rounded = {} if saved else {n + ".weight": factors.get(n) for n in names}
-    _fill(model, files, dtype, rounded)
+    _fill(model, files, held, rounded)
     config.quantization_config = {"quant_method": METHOD}
     config._name_or_path = str(name)
     return model.eval()
 
 
-def _dtype(dtype):
+def _dtype(dtype: torch.dtype | str) -> torch.dtype | None:
     """A torch dtype, or None for the checkpoint's; by name too."""
     if dtype == "auto":
         return None
@@ -91,18 +111,18 @@ def _dtype(dtype):
     return found
 
 
-def _files(paths):
+def _files(paths: Sequence[str]) -> dict[str, str]:
     """Tensor name -> the safetensors file that holds it."""
     from safetensors import safe_open
 
-    found = {}
+    found: dict[str, str] = {}
     for path in paths:
         with safe_open(path, "pt") as opened:
             found |= dict.fromkeys(opened.keys(), path)
     return found
 
 
-def _hollow(model_class, config):
+def _hollow(model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
     """A model of its class whose parameters have shapes and take no memory."""
     with torch.device("meta"):
         model = model_class(config)
@@ -118,13 +138,13 @@ def _hollow(model_class, config):
     return model.eval()
 
 
-def _saved_layers(files):
+def _saved_layers(files: Iterable[str]) -> list[str]:
     """Names of the 8-bit layers: those with a scale."""
     suffix = ".scale"
     return [name.removesuffix(suffix) for name in files if name.endswith(suffix)]
 
 
-def _exchange(model, name, linear, smoothing):
+def _exchange(model: nn.Module, name: str, linear: nn.Linear, smoothing: bool) -> None:
     parent, _, last = name.rpartition(".")
     layer = Int8Linear(
         linear.in_features,
@@ -136,7 +156,12 @@ def _exchange(model, name, linear, smoothing):
     model.get_submodule(parent)._modules[last] = layer.eval()
 
 
-def _fill(model, files, dtype, rounded):
+def _fill(
+    model: nn.Module,
+    files: Mapping[str, str],
+    dtype: torch.dtype | None,
+    rounded: Mapping[str, Tensor | None],
+) -> None:
     """Puts the checkpoint's tensors into the model, one file after the other; `rounded` maps the
     names of weights that become 8-bit on the way to their layers' smoothing.
     """
@@ -160,32 +185,41 @@ def _fill(model, files, dtype, rounded):
         model.get_submodule(owner)._parameters[last] = model.get_parameter(given)
 
 
-def _shared(model):
+def _shared(model: nn.Module) -> dict[str, list[str]]:
     """Name of a parameter that has several -> all of them."""
-    groups = {}
+    groups: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)
     return {name: group for group in groups.values() if len(group) > 1 for name in group}
 
 
-def _put(model, name, tensor, dtype, rounded):
+def _put(
+    model: nn.Module,
+    name: str,
+    tensor: Tensor,
+    dtype: torch.dtype | None,
+    rounded: Mapping[str, Tensor | None],
+) -> None:
     owner, _, last = name.rpartition(".")
     module = model.get_submodule(owner)
-    held = module._parameters if last in module._parameters else module._buffers
-    if held[last].shape != tensor.shape:
+    is_parameter = last in module._parameters
+    found: Tensor | None
+    found = module._parameters[last] if is_parameter else module._buffers[last]
+    if found is None or found.shape != tensor.shape:
+        here = None if found is None else list(found.shape)
         raise ValueError(
-            f"{name!r} is {list(tensor.shape)} in the checkpoint and {list(held[last].shape)} in "
-            "the model"
+            f"{name!r} is {list(tensor.shape)} in the checkpoint and {here} in the model"
         )
     if name in rounded:
-        module.smoothing = rounded[name]
+        layer = cast("Int8Linear", module)
+        layer.smoothing = rounded[name]
         try:
-            module.weight, module.scale = quantize_weight(tensor, rounded[name])
+            layer.weight, layer.scale = quantize_weight(tensor, rounded[name])
         except ValueError as error:
             raise ValueError(f"{name!r}: {error}") from error
-    elif held is module._buffers:
-        held[last] = tensor.clone()
+    elif not is_parameter:
+        module._buffers[last] = tensor.clone()
     else:
         # A copy in any case: what was read may be the file itself, mapped.
         made = tensor.to(dtype or tensor.dtype, copy=True)
-        held[last] = nn.Parameter(made, requires_grad=made.is_floating_point())
+        module._parameters[last] = nn.Parameter(made, requires_grad=made.is_floating_point())

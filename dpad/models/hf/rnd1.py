@@ -4,7 +4,7 @@ Covers RND1-Base-0910 and any smaller model of that shape. Logits are not shifte
 position i + 1.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import modeling_outputs
 
@@ -20,7 +20,7 @@ class RND1Config(DecoderConfig):
     model_type = "rnd1"
     head_norms: ClassVar[bool] = True
     round_expert_weights: ClassVar[bool] = False
-    PUBLISHED: ClassVar[dict] = {
+    PUBLISHED: ClassVar[dict[str, Any]] = {
         "vocab_size": 151936,
         "hidden_size": 2048,
         "intermediate_size": 6144,
@@ -40,7 +40,7 @@ class RND1Config(DecoderConfig):
         "pad_token_id": 151643,
     }
 
-    def routed(self, layer):
+    def routed(self, layer: int) -> bool:
         return True
 
 

@@ -3,7 +3,7 @@
 Covers SDAR-1.7B, 4B, 8B and 30B-A3B (arXiv 2510.06303) and any smaller model of that shape.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from dpad.models.hf.decoder import DecoderLM
 from dpad.models.hf.decoder_config import DecoderConfig
@@ -16,7 +16,7 @@ class SDARConfig(DecoderConfig):
 
     model_type = "sdar"
     head_norms: ClassVar[bool] = True
-    PUBLISHED: ClassVar[dict] = {
+    PUBLISHED: ClassVar[dict[str, Any]] = {
         "vocab_size": 151936,
         "hidden_size": 4096,
         "intermediate_size": 12288,
@@ -33,7 +33,7 @@ class SDARConfig(DecoderConfig):
     }
 
     @property
-    def block_length(self):
+    def block_length(self) -> int:
         return self.block_size
 
 
@@ -51,7 +51,7 @@ class SDARMoeConfig(SDARConfig):
     """
 
     model_type = "sdar_moe"
-    PUBLISHED: ClassVar[dict] = {
+    PUBLISHED: ClassVar[dict[str, Any]] = {
         **SDARConfig.PUBLISHED,
         "hidden_size": 2048,
         "intermediate_size": 6144,
@@ -65,7 +65,7 @@ class SDARMoeConfig(SDARConfig):
         "mlp_only_layers": (),
     }
 
-    def routed(self, layer):
+    def routed(self, layer: int) -> bool:
         dense = layer in (self.mlp_only_layers or ())
         return not dense and (layer + 1) % self.decoder_sparse_step == 0
 

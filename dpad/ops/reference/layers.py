@@ -1,9 +1,17 @@
 """Twins of the operators that a transformer layer is made of."""
 
 import torch
+from torch import Tensor
 
 
-def suffix_gather(canvas, canvas_row, q_offsets, position, hidden_until, mask_id):
+def suffix_gather(
+    canvas: Tensor,
+    canvas_row: Tensor,
+    q_offsets: Tensor,
+    position: Tensor,
+    hidden_until: Tensor | None,
+    mask_id: int,
+) -> Tensor:
     """Twin of `dpad.ops.suffix_gather`."""
     row = torch.repeat_interleave(canvas_row, q_offsets.diff(), output_size=position.shape[0])
     tokens = canvas[row, position]
@@ -13,7 +21,7 @@ def suffix_gather(canvas, canvas_row, q_offsets, position, hidden_until, mask_id
     return torch.where(position < until, mask_id, tokens)
 
 
-def _rotate(x, cos, sin, full_precision):
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, full_precision: bool) -> Tensor:
     """Half-split RoPE of the first 2 * cos.size(-1) dimensions of x [rows, heads, head_dim]."""
     half = cos.shape[-1]
     cos, sin = cos[:, None], sin[:, None]
@@ -27,20 +35,20 @@ def _rotate(x, cos, sin, full_precision):
 
 
 def rope_kv_write_(
-    q,
-    k,
-    v,
-    q_position,
-    position,
-    slot,
-    q_offsets,
-    kv_start,
-    cos,
-    sin,
-    k_cache,
-    v_cache,
-    full_precision,
-):
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_position: Tensor,
+    position: Tensor,
+    slot: Tensor,
+    q_offsets: Tensor,
+    kv_start: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    full_precision: bool,
+) -> Tensor:
     """Twin of `dpad.ops.rope_kv_write_`."""
     rotated = _rotate(k, cos[position], sin[position], full_precision)
     start = torch.repeat_interleave(kv_start, q_offsets.diff(), output_size=position.shape[0])
@@ -51,7 +59,17 @@ def rope_kv_write_(
     return _rotate(q, cos[q_position], sin[q_position], full_precision)
 
 
-def block_attention(q, k_cache, v_cache, q_offsets, kv_start, n_keys, scale, key_mask, key_limit):
+def block_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    q_offsets: Tensor,
+    kv_start: Tensor,
+    n_keys: Tensor,
+    scale: float,
+    key_mask: Tensor | None,
+    key_limit: Tensor | None,
+) -> Tensor:
     """Twin of `dpad.ops.block_attention`: float32 soft-max, one sequence after the other."""
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     groups = q.shape[1] // k_cache.shape[0]
@@ -74,7 +92,7 @@ def block_attention(q, k_cache, v_cache, q_offsets, kv_start, n_keys, scale, key
     return out
 
 
-def add_rms_norm_(residual, delta, weight, eps):
+def add_rms_norm_(residual: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Tensor:
     """Twin of `dpad.ops.add_rms_norm_`."""
     if delta is not None:
         residual.add_(delta)
@@ -83,17 +101,19 @@ def add_rms_norm_(residual, delta, weight, eps):
     return weight * x.to(residual.dtype)
 
 
-def swiglu(gate, up):
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """Twin of `dpad.ops.swiglu`."""
     return torch.nn.functional.silu(gate) * up
 
 
-def linear(x, weight, bias):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Twin of `dpad.ops.linear`."""
     return torch.nn.functional.linear(x, weight, bias)
 
 
-def int8_linear(x, weight, scale, bias, smoothing):
+def int8_linear(
+    x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None, smoothing: Tensor | None
+) -> Tensor:
     """Twin of `dpad.ops.int8_linear`."""
     wide = x.float() if smoothing is None else x.float() * smoothing
     most = wide.abs().amax(1, keepdim=True) if wide.shape[1] else wide.new_zeros(len(wide), 1)
@@ -106,7 +126,7 @@ def int8_linear(x, weight, scale, bias, smoothing):
     return (out if bias is None else out + bias.float()).to(x.dtype)
 
 
-def _integer_products(rows, weight):
+def _integer_products(rows: Tensor, weight: Tensor) -> Tensor:
     """Exact sums: on CUDA torch's own 8-bit product, which takes more than 16 rows."""
     if not rows.is_cuda:
         return rows.double() @ weight.double().T

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 
 from dpad.ops._names import SCOPES
 from dpad.ops.reference.philox import philox, stream_key
@@ -11,20 +12,20 @@ ALWAYS = 2**32
 INV_SQRT_2PI = 0.39894228040143267794
 
 
-def _gaussian(scale, distance, window, decay, grid):
+def _gaussian(scale: float, distance: int, window: int, decay: float, grid: str) -> float:
     cells = window - 1 if grid == "repo" else window
     x = decay * distance / cells if cells > 0 else 0.0
     return min(1.0, scale * INV_SQRT_2PI * math.exp(-0.5 * x * x))
 
 
-def _resolve_scale(window, decay, scale, count, grid):
+def _resolve_scale(window: int, decay: float, scale: float, count: float, grid: str) -> float:
     """The scale at which the whole window is expected to keep `count` positions, by bisection."""
     if scale >= 0:
         return scale
     if count >= window:
         return math.exp(0.5 * decay * decay) / INV_SQRT_2PI * 2  # every probability is clipped to 1
 
-    def expected(a):
+    def expected(a: float) -> float:
         total = 0.0  # added one by one: sum() compensates on Python >= 3.12
         for d in range(window):
             total += _gaussian(a, d, window, decay, grid)
@@ -41,12 +42,21 @@ def _resolve_scale(window, decay, scale, count, grid):
     return high
 
 
-def suffix_table(kind, grid, window, decay, scale, count, near, length):
+def suffix_table(
+    kind: str,
+    grid: str,
+    window: int,
+    decay: float,
+    scale: float,
+    count: float,
+    near: int,
+    length: int,
+) -> Tensor:
     """Twin of `dpad.ops.suffix_table`."""
     if kind == "gaussian":
         scale = _resolve_scale(window, decay, scale, count, grid)
 
-    def probability(d):
+    def probability(d: int) -> float:
         if kind in ("none", "all"):
             return float(kind == "all")
         if d >= window:
@@ -55,21 +65,23 @@ def suffix_table(kind, grid, window, decay, scale, count, near, length):
             return _gaussian(scale, d, window, decay, grid)
         return 1.0 if kind == "window" else min(1.0, count / window)
 
-    def threshold(d):
+    def threshold(d: int) -> int:
         p = 1.0 if d < near else probability(d)
         return ALWAYS if p >= 1 else math.floor(max(p, 0.0) * ALWAYS)
 
     return torch.tensor([threshold(d) for d in range(length)], dtype=torch.int64)
 
 
-def transfer_schedule(masks, steps):
+def transfer_schedule(masks: int, steps: int) -> Tensor:
     """Twin of `dpad.ops.transfer_schedule`."""
     quota = torch.full((steps,), masks // steps, dtype=torch.int64)
     quota[: masks % steps] += 1
     return quota
 
 
-def _suffix_words(seed, row_key, block, redraw, length):
+def _suffix_words(
+    seed: Tensor, row_key: Tensor, block: Tensor, redraw: Tensor, length: int
+) -> Tensor:
     """The random word of each (sequence, distance): int64 [batch, length]."""
     batch = row_key.shape[0]
     distance = torch.arange(length)
@@ -85,22 +97,22 @@ def _suffix_words(seed, row_key, block, redraw, length):
 
 
 def suffix_sample(
-    seed,
-    row_key,
-    block,
-    redraw,
-    end,
-    total,
-    kind,
-    grid,
-    window,
-    decay,
-    scale,
-    count,
-    near,
-    keep_last,
-    length,
-):
+    seed: Tensor,
+    row_key: Tensor,
+    block: Tensor,
+    redraw: Tensor,
+    end: Tensor,
+    total: Tensor,
+    kind: str,
+    grid: str,
+    window: int,
+    decay: float,
+    scale: float,
+    count: float,
+    near: int,
+    keep_last: bool,
+    length: int,
+) -> tuple[Tensor, Tensor]:
     """Twin of `dpad.ops.suffix_sample`."""
     drawn = _suffix_words(seed, row_key, block, redraw, length)
     table = suffix_table(kind, grid, window, decay, scale, count, near, length)
@@ -129,10 +141,25 @@ def suffix_sample(
     return kept, kept_count
 
 
-def plan_pass(start, end, kept, kept_count, scope, first, first_target, shift, block_length):
+def plan_pass(
+    start: Tensor,
+    end: Tensor,
+    kept: Tensor,
+    kept_count: Tensor,
+    scope: Tensor,
+    first: Tensor,
+    first_target: Tensor,
+    shift: int,
+    block_length: int,
+) -> tuple[Tensor, ...]:
     """Twin of `dpad.ops.plan_pass`."""
-    slots, positions, logit_rows, logit_positions = [], [], [], []
-    q_offsets, l_offsets, n_keys, key_limit = [0], [0], [], []
+    slots: list[int] = []
+    positions: list[int] = []
+    logit_rows: list[int] = []
+    logit_positions: list[int] = []
+    n_keys: list[int] = []
+    key_limit: list[int] = []
+    q_offsets, l_offsets = [0], [0]
     for b in range(start.shape[0]):
         s, e = int(start[b]), int(end[b])
         layout = list(range(e)) + kept[b, : int(kept_count[b])].tolist()

@@ -1,15 +1,25 @@
 """Twins of the operators of a routed MLP."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 
-def _ranked(scores):
+def _ranked(scores: Tensor) -> Tensor:
     """Indices of each row's scores, the best first, ties to the lowest; NaN before everything."""
     return scores.argsort(dim=-1, descending=True, stable=True)
 
 
-def route(logits, bias, top_k, score, normalise, groups, top_groups, scaling):
+def route(
+    logits: Tensor,
+    bias: Tensor | None,
+    top_k: int,
+    score: str,
+    normalise: bool,
+    groups: int,
+    top_groups: int,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Twin of `dpad.ops.route`."""
     wide, (rows, experts) = logits.float(), logits.shape
     scores = wide.softmax(-1) if score == "softmax" else wide.sigmoid()
@@ -31,18 +41,21 @@ def route(logits, bias, top_k, score, normalise, groups, top_groups, scaling):
     return expert, weight * scaling, order, offsets
 
 
-def grouped_linear(x, weight, offsets):
+def grouped_linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     """Twin of `dpad.ops.grouped_linear`: torch's grouped product, which wants aligned rows."""
     strides = (x.stride(0), *weight.stride()[:2])
     if all(stride * x.element_size() % 16 == 0 for stride in strides):
         return F.grouped_mm(x, weight.transpose(1, 2), offs=offsets)
-    out, begin = x.new_empty(x.shape[0], weight.shape[1]), 0
-    for matrix, end in zip(weight, offsets.tolist(), strict=True):
-        out[begin:end], begin = F.linear(x[begin:end], matrix), end
+    out = x.new_empty(x.shape[0], weight.shape[1])
+    ends: list[int] = offsets.tolist()
+    for matrix, begin, end in zip(weight, [0, *ends[:-1]], ends, strict=True):
+        out[begin:end] = F.linear(x[begin:end], matrix)
     return out
 
 
-def combine(y, order, weight, full_precision, round_weights):
+def combine(
+    y: Tensor, order: Tensor, weight: Tensor, full_precision: bool, round_weights: bool
+) -> Tensor:
     """Twin of `dpad.ops.combine`."""
     places = torch.arange(order.shape[0], device=order.device)
     place = torch.empty_like(order).scatter_(0, order, places).view(weight.shape)
@@ -52,6 +65,6 @@ def combine(y, order, weight, full_precision, round_weights):
         weight = weight.gather(1, k)
         weight = weight.to(dtype).float() if round_weights else weight
     out = torch.zeros(weight.shape[0], y.shape[1], dtype=dtype, device=y.device)
-    for k in range(weight.shape[1]):
-        out = out + (y[place[:, k]].float() * weight[:, k, None]).to(dtype)
+    for column in range(weight.shape[1]):
+        out = out + (y[place[:, column]].float() * weight[:, column, None]).to(dtype)
     return out.to(y.dtype)

@@ -1,17 +1,20 @@
 """Twins of the sampling operators."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from dpad.ops._names import RULES, STATUS, STOPS
 from dpad.ops.reference.philox import philox, stream_key, words
 
 
-def _per_row(values, l_offsets, rows):
+def _per_row(values: Tensor, l_offsets: Tensor, rows: int) -> Tensor:
     """Values of each sequence, repeated for its logit rows."""
     return torch.repeat_interleave(values, l_offsets.diff(), dim=0, output_size=rows)
 
 
-def gumbel(rng, l_offsets, position, vocab):
+def gumbel(rng: Tensor, l_offsets: Tensor, position: Tensor, vocab: int) -> Tensor:
     """Standard Gumbel noise float64 [logit_rows, vocab] of the library's counter-based stream.
 
     The 64 random bits of an id give an exponential variate with full relative precision near
@@ -31,22 +34,30 @@ def gumbel(rng, l_offsets, position, vocab):
     return gumbel_of_words(pair[..., 0, 0], pair[..., 0, 1])
 
 
-def gumbel_of_words(first, second):
+def gumbel_of_words(first: Tensor, second: Tensor) -> Tensor:
     """Gumbel variate -log(-log1p(-v)) of two 32-bit words, v = (n + 1/2) / 2^64."""
     v = (first.double() * 2.0**32 + second.double() + 0.5) * 2.0**-64
     exponential = torch.where(v < 0.5, -torch.log1p(-v), -torch.log(_complement(first, second)))
     return -torch.log(exponential)
 
 
-def _complement(first, second):
+def _complement(first: Tensor, second: Tensor) -> Tensor:
     """1 - v with full relative precision near v = 1."""
     top, bottom = 0xFFFFFFFF - first, 0xFFFFFFFF - second
     return (top.double() * 2.0**32 + bottom.double() + 0.5) * 2.0**-64
 
 
 def confidence(
-    logits, l_offsets, position, rng, temperature, suppress, exclude, noise, round_to_dtype
-):
+    logits: Tensor,
+    l_offsets: Tensor,
+    position: Tensor,
+    rng: Tensor,
+    temperature: Tensor,
+    suppress: Tensor,
+    exclude: Tensor,
+    noise: Tensor | None,
+    round_to_dtype: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Twin of `dpad.ops.confidence`, in float64."""
     wide = logits.double()
     rows = wide.shape[0]
@@ -67,13 +78,14 @@ def confidence(
     top = torch.topk(p, min(2, p.shape[1]), dim=-1).values
     margin = top[:, 0] - top[:, 1] if p.shape[1] > 1 else top[:, 0]
     entropy = torch.special.entr(p).sum(-1)
-    scores = (p.gather(1, token[:, None])[:, 0], margin, entropy)
+    probability = p.gather(1, token[:, None])[:, 0]
     if round_to_dtype:
-        scores = tuple(s.to(logits.dtype).double() for s in scores)
-    return (token, *scores)
+        scores = (probability, margin, entropy)
+        probability, margin, entropy = (s.to(logits.dtype).double() for s in scores)
+    return token, probability, margin, entropy
 
 
-def uniform(rng, l_offsets, position):
+def uniform(rng: Tensor, l_offsets: Tensor, position: Tensor) -> Tensor:
     """Twin of `dpad.ops.uniform`."""
     seed, row_key, forward = _per_row(rng, l_offsets, position.shape[0]).unbind(-1)
     low, high = words(position)
@@ -82,7 +94,7 @@ def uniform(rng, l_offsets, position):
     return (drawn[0].double() * 2.0**32 + drawn[1].double() + 0.5) * 2.0**-64
 
 
-def _accepted(rule, score, rule_value):
+def _accepted(rule: int, score: Sequence[float], rule_value: float) -> int:
     """How many of the ranked candidates (a list of scores in rank order) a rule accepts."""
     n, m = len(score), 1
     if rule in (RULES["threshold"], RULES["at_least"]):
@@ -112,27 +124,27 @@ def _accepted(rule, score, rule_value):
 
 
 def unmask_(
-    canvas,
-    committed_at,
-    committed,
-    masks_left,
-    status,
-    forward,
-    canvas_row,
-    l_offsets,
-    position,
-    token,
-    score,
-    probability,
-    rule_value,
-    quota,
-    length,
-    end_ids,
-    rule,
-    early_stop,
-    mask_id,
-    fill_id,
-):
+    canvas: Tensor,
+    committed_at: Tensor,
+    committed: Tensor,
+    masks_left: Tensor,
+    status: Tensor,
+    forward: Tensor,
+    canvas_row: Tensor,
+    l_offsets: Tensor,
+    position: Tensor,
+    token: Tensor,
+    score: Tensor,
+    probability: Tensor,
+    rule_value: Tensor,
+    quota: Tensor,
+    length: Tensor,
+    end_ids: Tensor,
+    rule: int,
+    early_stop: int,
+    mask_id: int,
+    fill_id: int,
+) -> None:
     """Twin of `dpad.ops.unmask_`: one sequence after the other."""
     bounds = l_offsets.tolist()
     ascending = [RULES[n] for n in ("entropy_bound", "below", "entropy_sum")]
