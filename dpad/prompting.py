@@ -1,12 +1,12 @@
 """Prompts as token ids: plain text, or the turns of a conversation."""
 
 
-def encode_text(tokenizer, text):
-    """Token ids (list of int) of a text, with what the tokenizer puts before it.
+def encode_text(tokenizer, text, special=True):
+    """Token ids (list of int) of a text, if `special` with what the tokenizer puts before it.
 
     Raises ValueError where the tokenizer refuses the text.
     """
-    return _encode(tokenizer, text, True)
+    return _encode(tokenizer, text, special)
 
 
 def encode_chat(tokenizer, messages):
