@@ -7,12 +7,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids (list of int) of a text, with what the tokenizer puts before it.
+def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool = True) -> list[int]:
+    """Token ids (list of int) of a text, if `special` with what the tokenizer puts before it.
 
     Raises ValueError where the tokenizer refuses the text.
     """
-    return _encode(tokenizer, text, True)
+    return _encode(tokenizer, text, special)
 
 
 def encode_chat(

@@ -1,8 +1,9 @@
 """Bodies of requests. Fields that are not listed are refused by name."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
 
 # Whole numbers that every operator can take, and token ids.
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -103,9 +104,10 @@ class Request(Options):
         """`stop` as a list."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
 
-    def generation_options(self) -> dict[str, Any]:
-        """Options of `generate`: name -> value."""
-        names = (set(Options.model_fields) - {"preset"}) | {"temperature", "top_p"}
+    def generation_options(self, left_out: Sequence[str] = ()) -> dict[str, Any]:
+        """Options of `generate`: name -> value; fields that are `left_out` are none."""
+        names = set(Options.model_fields) | {"temperature", "top_p"}
+        names -= {"preset", *left_out}
         values = self.model_dump(include=names, exclude_none=True)
         if self.max_tokens is not None:
             values["max_new_tokens"] = self.max_tokens
@@ -113,9 +115,49 @@ class Request(Options):
 
 
 class CompletionRequest(Request):
-    """Body of ``/v1/completions``: texts or token ids."""
+    """Body of ``/v1/completions``: texts or token ids.
+
+    With `infill` the mask tokens in the prompt are filled. A `suffix` that is a text stands behind
+    the answer, as OpenAI has it: what is filled is the gap between prompt and suffix.
+    """
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    infill: bool = False
+    suffix: Annotated[
+        SuffixOptions | None,
+        WrapValidator(
+            lambda value, options: value if isinstance(value, str) else options(value),
+            json_schema_input_type=str | SuffixOptions | None,
+        ),
+    ] = None
+
+    @property
+    def text_behind(self) -> str | None:
+        """The text behind the answer, or None."""
+        return self.suffix if self.suffix and isinstance(self.suffix, str) else None
+
+    @property
+    def fills(self) -> bool:
+        """Whether gaps are filled: what is answered begins with the first one."""
+        return self.infill or self.text_behind is not None
+
+    @model_validator(mode="after")
+    def _gaps(self) -> Self:
+        if not self.fills:
+            return self
+        if self.stop_strings():
+            raise ValueError("stop goes with an answer behind a prompt, not with gaps")
+        if self.text_behind is not None and self.max_tokens is None:
+            raise ValueError("suffix needs max_tokens: so many masks stand between it and prompt")
+        if self.text_behind is None and self.max_tokens is not None and self.length is None:
+            raise ValueError("max_tokens and infill: gaps that do not grow have their masks")
+        return self
+
+    def generation_options(self, left_out: Sequence[str] = ()) -> dict[str, Any]:
+        """As of every `Request`; a text is no option."""
+        text = ("suffix",) if isinstance(self.suffix, str) else ()
+        options = super().generation_options((*left_out, *text))
+        return {**options, "infill": True} if self.fills else options
 
 
 class TextPart(Body):

@@ -7,8 +7,10 @@ from starlette.concurrency import run_in_threadpool
 from transformers import PreTrainedTokenizerBase
 
 from dpad.engine import Engine
+from dpad.engine.intake import recipe_of
 from dpad.generation import presets
 from dpad.generation.config import DPadGenerationConfig
+from dpad.generation.recipe import Recipe
 from dpad.prompting import encode_chat, encode_text
 from dpad.serving.errors import Refused, refusal
 from dpad.serving.limits import Limits
@@ -76,8 +78,13 @@ class Service:
             if not 0 < count <= self.limits.choices:
                 told = f"{len(prompts)} prompts, n = {body.n}: 1 to {self.limits.choices} answers"
                 raise Refused(400, told, "n")
-            engine, seconds = self.engine, self.limits.seconds
-            return Work(engine, self.tokenizer, prompts, body, self.config_of(body), seconds)
+            models = self.engine.model, self.engine.adapter
+            recipe = recipe_of(*models, self.config_of(body), body.generation_options())
+            behind = 0
+            if isinstance(body, CompletionRequest) and body.fills:
+                prompts, behind = self._with_gaps(body, prompts, recipe)
+            seconds = self.limits.seconds
+            return Work(self.engine, self.tokenizer, prompts, body, recipe, seconds, behind)
         except (ValueError, TypeError, KeyError) as error:
             raise Refused(400, str(error)) from error
         except Exception as error:
@@ -86,6 +93,25 @@ class Service:
     def config_of(self, body: CompletionRequest | ChatRequest) -> DPadGenerationConfig | None:
         """What the options of a body stand on."""
         return self.config if body.preset is None else presets.get(body.preset)
+
+    def _with_gaps(
+        self, body: CompletionRequest, prompts: list[list[int]], recipe: Recipe
+    ) -> tuple[list[list[int]], int]:
+        """(prompts with gaps, how many of their last tokens are the text behind)."""
+        behind: list[int] = []
+        if body.text_behind is not None and body.max_tokens is not None:
+            growth, masks = recipe.config.length, body.max_tokens
+            masks = masks if growth is None else min(growth.initial_length, masks)
+            with self._tokenizing:
+                behind = encode_text(self.tokenizer, body.text_behind, special=False)
+            if recipe.mask_id in behind:
+                raise Refused(400, "suffix: a text with mask tokens", "suffix")
+            prompts = [[*p, *[recipe.mask_id] * masks, *behind] for p in prompts]
+        for number, prompt in enumerate(prompts):
+            if recipe.mask_id not in prompt:
+                told = f"prompt: number {number} holds no mask, and infill = true"
+                raise Refused(400, told, "prompt")
+        return prompts, len(behind)
 
     def prompts(self, body: CompletionRequest | ChatRequest) -> list[list[int]]:
         """Token ids of each prompt of a body."""

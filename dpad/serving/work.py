@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from dpad.engine import Block, Draft, End, Engine, Request
-from dpad.generation.config import DPadGenerationConfig
+from dpad.generation.recipe import Recipe
 from dpad.serving.errors import Refused, refusal
 from dpad.serving.schema import ChatRequest, CompletionRequest
 from dpad.serving.text import StopCriterion, TextStream
@@ -29,16 +29,26 @@ class LogitBias:
 
 
 class Answer:
-    """One choice: `index`, its engine `request`, and its text so far."""
+    """One choice: `index`, its engine `request`, and its text so far.
 
-    def __init__(self, index: int, request: Request, text: TextStream) -> None:
-        self.index, self.request, self.text = index, request, text
+    `behind`: given tokens at the end of the canvas that are no part of it.
+    """
+
+    def __init__(self, index: int, request: Request, text: TextStream, behind: int = 0) -> None:
+        self.index, self.request, self.text, self.behind = index, request, text, behind
         self.end: End | None = None
+        self._taken = 0
 
     def ids(self, tokens: torch.Tensor) -> list[int]:
         """`tokens` as a list, up to the first end id, which is left out."""
         ends, found = self.request.sequence.end_ids, tokens.tolist()
         return found[: next((i for i, token in enumerate(found) if token in ends), None)]
+
+    def taken(self, tokens: torch.Tensor) -> list[int]:
+        """The `ids` of a finished block, without what is given behind the last gap."""
+        most = max(self.canvas - self.behind - self._taken, 0)
+        self._taken += len(tokens)
+        return self.ids(tokens[:most])
 
     @property
     def ended(self) -> End:
@@ -70,11 +80,12 @@ class Work:
         tokenizer: for the text.
         prompts: token ids each.
         body: a `schema.Request`.
-        config: a `DPadGenerationConfig`, or None: what the body's options stand on.
+        recipe: the `Recipe` of its options.
         seconds: until the deadline.
+        behind: the last tokens of each prompt, which stand behind its gap and are not answered.
 
     Raises:
-        ValueError, TypeError: an option that the engine refuses.
+        ValueError, TypeError: a prompt that the engine refuses.
         QueueFull, EngineClosed: nothing is left of the request then.
     """
 
@@ -84,34 +95,32 @@ class Work:
         tokenizer: PreTrainedTokenizerBase,
         prompts: list[list[int]],
         body: CompletionRequest | ChatRequest,
-        config: DPadGenerationConfig | None,
+        recipe: Recipe,
         seconds: float,
+        behind: int = 0,
     ) -> None:
         self.seed = random.getrandbits(63) if body.seed is None else body.seed
-        self.created, self.answers = int(time.time()), []
+        self.created, self.answers, self._n = int(time.time()), [], body.n
         drafts = body.stream and body.stream_options is not None and body.stream_options.drafts
         stops, biases = body.stop_strings(), body.logit_bias
         processors = [LogitBias({int(i): v for i, v in biases.items()})] if biases else None
-        options = body.generation_options()
         try:
             for index in range(len(prompts) * body.n):
                 criteria = [StopCriterion(tokenizer, stops)] if stops else None
                 request = engine.submit(
                     prompts[index // body.n],
-                    generation_config=config,
+                    generation_config=recipe,
                     seed=self.seed,
                     row_key=index % body.n,
                     timeout=seconds,
                     stream="drafts" if drafts else "blocks",
                     logits_processor=processors,
                     stopping_criteria=criteria,
-                    **options,
                 )
-                self.answers.append(Answer(index, request, TextStream(tokenizer, stops)))
+                self.answers.append(Answer(index, request, TextStream(tokenizer, stops), behind))
         except BaseException:
             self.cancel()
             raise
-        self.prompt_tokens = sum(len(p) for p in prompts)
 
     def cancel(self) -> None:
         """Ends what has not ended; harmless afterwards."""
@@ -137,7 +146,7 @@ class Work:
                 if isinstance(event, Draft):
                     yield answer, "", event
                 elif isinstance(event, Block):
-                    yield answer, answer.text.push(answer.ids(event.tokens)), None
+                    yield answer, answer.text.push(answer.taken(event.tokens)), None
                 elif isinstance(event, End):
                     await self._ended(answer, event)
                     yield answer, answer.text.end(), None
@@ -164,12 +173,13 @@ class Work:
         return texts
 
     def usage(self) -> dict[str, int]:
-        """OpenAI's counts, after the end: tokens up to the end ids."""
+        """OpenAI's counts, after the end: given tokens of each prompt, tokens up to the end ids."""
+        prompt = sum(a.ended.usage.prompt_tokens for a in self.answers[:: self._n])
         completion = sum(a.ended.usage.completion_tokens for a in self.answers)
         return {
-            "prompt_tokens": self.prompt_tokens,
+            "prompt_tokens": prompt,
             "completion_tokens": completion,
-            "total_tokens": self.prompt_tokens + completion,
+            "total_tokens": prompt + completion,
         }
 
     def details(self) -> dict[str, Any]:

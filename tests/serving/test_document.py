@@ -12,7 +12,7 @@ TEXT = (Path(__file__).parents[2] / "docs/serving.md").read_text(encoding="utf-8
 
 def test_blocks_run(demo, capsys):
     blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     space = {}
     with served(*demo) as server:
         for block in blocks:
