@@ -1,15 +1,20 @@
 """What continuous batching costs and gives, in one run on the shipped model.
 
     python -m benchmarks.engine [--requests 96] [--rounds 5] [--many 10000]
+    python -m benchmarks.engine --before FOLDER      (planning alone, against another checkout)
 
 Engine and batch calls take turns on the same prompts, and their tokens are compared first. Times
 are CPU seconds of the process; a ratio is the median over rounds.
 """
 
 import argparse
+import os
 import resource
 import statistics
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -74,13 +79,33 @@ def throughput(model, tokenizer, prompts, rounds):
         )
 
 
-def planning(model, prompts):
-    """Host time of a step's plan at batch 8, in steps of every kind and in cached steps alone."""
-    with dpad.Engine(model, max_sequences=8, max_tokens=8 * 256, queue=len(prompts)) as engine:
-        list(engine.map(prompts, **CANVAS))
-        decoder = engine._decoder
-        spent = decoder.seconds["plan"] / decoder.steps
-        print(f"planning at batch 8: {1e3 * spent:.3f} ms a step over {decoder.steps} steps")
+def planned(model, tokenizer, prompts):
+    """Milliseconds of the host's plan in a step of `generate(micro_batch=8)`, the mean of all."""
+    texts = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+    for _ in range(2):  # the first round warms up
+        options = {"micro_batch": 8, "return_dict_in_generate": True, **CANVAS}
+        seconds = dpad.generate(model, **texts, **options).timings
+    return 1e3 * seconds["plan"] / seconds["passes"]
+
+
+def planning_before(folder, rounds, requests):
+    """The same in another checkout, whose modules are built, and in this one, in turns."""
+    here = Path(__file__).resolve()
+    folders = {"before": Path(folder).resolve(), "now": here.parents[1]}
+    code = f"import runpy; runpy.run_path({str(here)!r})['main'](['--planning', '{requests}'])"
+    spent = {name: [] for name in folders}
+    for number in range(rounds):
+        for name in sorted(folders, reverse=bool(number % 2)):
+            where = {**os.environ, "PYTHONPATH": str(folders[name])}
+            command = [sys.executable, "-c", code]
+            run = {"cwd": folders[name], "env": where, "capture_output": True, "text": True}
+            spent[name].append(float(subprocess.run(command, check=True, **run).stdout))
+    ratios = [now / before for now, before in zip(spent["now"], spent["before"], strict=True)]
+    before, now = (statistics.median(spent[name]) for name in folders)
+    print(
+        f"planning at batch 8: {before:.3f} ms a step before, {now:.3f} now; ratio "
+        f"{statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}]"
+    )
 
 
 def memory(model, lengths):
@@ -130,17 +155,29 @@ def growth(model, prompts, count):
           f"({100 * (after / before - 1):+.2f} %)")  # fmt: skip
 
 
-def main():
+def demo_prompts(tokenizer, count):
+    return [tokenizer(p.prompt)["input_ids"] for p in dpad.demo.problems(count, seed=0)]
+
+
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--many", type=int, default=10_000)
-    chosen = parser.parse_args()
+    parser.add_argument("--before", metavar="FOLDER", help="compare planning with this checkout")
+    parser.add_argument("--planning", type=int, metavar="REQUESTS", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.before:
+        planning_before(chosen.before, chosen.rounds, chosen.requests)
+        return
     model, tokenizer = dpad.demo.load()
-    texts = [p.prompt for p in dpad.demo.problems(chosen.requests, seed=0)]
-    prompts = [tokenizer(t)["input_ids"] for t in texts]
+    if chosen.planning:
+        print(planned(model, tokenizer, demo_prompts(tokenizer, chosen.planning)))
+        return
+    prompts = demo_prompts(tokenizer, chosen.requests)
     throughput(model, tokenizer, prompts, chosen.rounds)
-    planning(model, prompts)
+    spent = planned(model, tokenizer, prompts)
+    print(f"planning at batch 8: {spent:.3f} ms a step")
     memory(model, [64, 64, 96, 128, 128, 192, 256, 512, 900])
     delays(model, prompts, chosen.rounds)
     growth(model, prompts, chosen.many)

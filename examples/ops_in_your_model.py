@@ -32,7 +32,6 @@ class Pass(NamedTuple):
     logit_row: torch.Tensor  # [logit_rows], rows that reach the head
     logit_position: torch.Tensor  # [logit_rows]
     l_offsets: torch.Tensor  # [batch + 1], logit rows of each sequence
-    key_limit: torch.Tensor  # empty: every row looks at all keys of its sequence
 
 
 class Attention(nn.Module):
@@ -163,7 +162,8 @@ def main(arguments=None):
     kv_start = torch.tensor([60, 0, 16])  # each sequence has a range of its own, in any order
     size = (KV_HEADS, 96, HEAD_DIM)
     caches = [(torch.zeros(size), torch.zeros(size)) for _ in range(LAYERS)]
-    no_suffix = torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+    none = torch.zeros(3, dtype=torch.int64)
+    no_suffix = none[:0], none  # kept positions, and how many each sequence has
     rng = torch.zeros(3, 3, dtype=torch.int64)  # seed, row key, number of the forward
     temperature, suppress = torch.zeros(3, dtype=torch.float64), torch.tensor([MASK_ID])
 
@@ -171,9 +171,10 @@ def main(arguments=None):
     titles = {"all": "refresh, every position", "block": "cached step, the blocks only"}
     for scope, title in titles.items():
         scopes = torch.full((3,), ops.SCOPES[scope])
-        first = torch.zeros(3, dtype=torch.int64)  # everything is computed, not only its end
-        plan = ops.plan_pass(start, end, *no_suffix, scopes, first, start)
-        rows = Pass(*plan)
+        # From slot 0 on, logit rows for the whole block, and every slot is looked at.
+        plan = ops.plan_pass(start, end, *no_suffix, scopes, none, start, none, none)
+        (slot, position), logit_rows, (q_offsets, l_offsets), n_keys = plan
+        rows = Pass(slot, position, q_offsets, n_keys, *logit_rows, l_offsets)
         tokens = ops.suffix_gather(canvas, torch.arange(3), rows.q_offsets, rows.position)
         actual = step(tokens, rows, kv_start, caches, rng, temperature, suppress)
         compare(title, actual, plain_results(model, canvas, start.tolist(), end.tolist()))

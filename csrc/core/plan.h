@@ -8,7 +8,8 @@
 //
 // A pass computes the slots [from, to) of each sequence, and its logit rows are the rows whose
 // hidden states predict the targets: the positions [first_target, e) of the block. These are the
-// targets' own rows, or with a logit shift of 1 their predecessors'.
+// targets' own rows, or with a logit shift of 1 their predecessors'; a target whose predecessor is
+// not in the pass is predicted from its own row.
 #pragma once
 
 #include <cstdint>
@@ -33,12 +34,14 @@ inline constexpr int64_t kMaxPassRows = int64_t{1} << 24;
 struct PlanInput {
   const int64_t* start;  // [batch], s
   const int64_t* end;    // [batch], e
-  const int64_t* kept;   // [batch, kept_stride], positions >= e, ascending
-  int64_t kept_stride;
-  const int64_t* kept_count;    // [batch]
+  const int64_t* kept;   // [kept_total], positions >= e of each sequence, ascending
+  int64_t kept_total;
+  const int64_t* kept_count;    // [batch], of each sequence
   const int64_t* scope;         // [batch], Scope
   const int64_t* first;         // [batch], in [0, s]: first slot computed by Scope::kAll
   const int64_t* first_target;  // [batch], in [s, e]: positions from here on have logit rows
+  const int64_t* unseen;        // [batch], leading slots out of view: slots count from there
+  const int64_t* predecessor;   // [batch], 1: it joins a pass that begins with the block
   int64_t batch;
   int64_t shift;         // 0, or 1 for models whose row i - 1 predicts position i
   int64_t block_length;  // block-causal: a row looks up to the end of its own block; 0: full

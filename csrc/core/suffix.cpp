@@ -24,6 +24,21 @@ double gaussian_sum(const SuffixSpec& spec, double scale) {
   return sum;
 }
 
+// The scale at which `count` positions of the window are expected.
+double bisected_scale(const SuffixSpec& spec) {
+  if (spec.count >= static_cast<double>(spec.window)) {
+    return std::exp(0.5 * spec.decay * spec.decay) / kInvSqrt2Pi * 2;  // every P is clipped to 1
+  }
+  double low = 0, high = 1;
+  while (gaussian_sum(spec, high) < spec.count) high *= 2;
+  for (int i = 0; i < 200 && low < high; ++i) {
+    const double middle = 0.5 * (low + high);
+    if (middle <= low || middle >= high) break;
+    (gaussian_sum(spec, middle) < spec.count ? low : high) = middle;
+  }
+  return high;
+}
+
 // Keep-probability of a distance before `near` and `keep_last`.
 double probability(const SuffixSpec& spec, double scale, int64_t distance) {
   switch (spec.kind) {
@@ -96,17 +111,13 @@ Error validate_length(const char* argument, int64_t length) {
 
 double resolved_scale(const SuffixSpec& spec) {
   if (spec.kind != SuffixKind::kGaussian || spec.scale >= 0) return spec.scale;
-  if (spec.count >= static_cast<double>(spec.window)) {
-    return std::exp(0.5 * spec.decay * spec.decay) / kInvSqrt2Pi * 2;  // every P is clipped to 1
+  thread_local SuffixSpec last;
+  thread_local double found = 0;
+  if (!(spec == last)) {
+    found = bisected_scale(spec);
+    last = spec;
   }
-  double low = 0, high = 1;
-  while (gaussian_sum(spec, high) < spec.count) high *= 2;
-  for (int i = 0; i < 200 && low < high; ++i) {
-    const double middle = 0.5 * (low + high);
-    if (middle <= low || middle >= high) break;
-    (gaussian_sum(spec, middle) < spec.count ? low : high) = middle;
-  }
-  return high;
+  return found;
 }
 
 std::vector<uint64_t> suffix_table(const SuffixSpec& spec, int64_t length) {

@@ -33,6 +33,8 @@ struct SuffixSpec {
   double count = 0;        // wanted (gaussian) or exact (uniform) number of kept positions
   int64_t near = 0;        // the nearest `near` positions are always kept
   bool keep_last = false;  // the last position of the canvas is always kept
+
+  bool operator==(const SuffixSpec&) const = default;
 };
 
 // Most candidates (window) and most distances (length of a table or of a result): a position more
@@ -45,7 +47,8 @@ Error validate(const SuffixSpec& spec);
 // Of a table or a result, by the name that the caller gave it.
 Error validate_length(const char* argument, int64_t length);
 
-// The scale `a` in force: spec.scale, or the bisected one.
+// The scale `a` in force: spec.scale, or the bisected one, which each thread remembers of its last
+// spec: draws of one kind follow each other, and finding it takes as long as many draws.
 double resolved_scale(const SuffixSpec& spec);
 
 // Thresholds for distances 0..length-1; `near` included, `keep_last` not (it depends on how much

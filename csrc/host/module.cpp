@@ -36,12 +36,12 @@ SuffixSpec make_spec(const std::string& kind, int64_t window, double decay, doub
 
 std::string preview(int64_t start, int64_t end, const std::vector<int64_t>& kept,
                     const std::string& scope, int64_t shift) {
-  const int64_t number = number_of(kScopeNames, scope.c_str()), first = 0;
+  const int64_t number = number_of(kScopeNames, scope.c_str()), none = 0, joins = 1;
   if (number < 0)
     throw py::value_error(fmt::format("scope = '{}': expected all, suffix or block", scope));
   const auto count = static_cast<int64_t>(kept.size());
-  const PlanInput input{&start, &end,   kept.data(), count, &count, &number,
-                        &first, &start, 1,           shift, 0};
+  const PlanInput input{&start, &end,  kept.data(), count, &count, &number, &none,
+                        &start, &none, &joins,      1,     shift,  0};
   if (const Error error = validate(input)) throw py::value_error(describe(error));
   const Plan plan = plan_pass(input);
   std::string text = fmt::format("{} rows computed, {} slots visible, {} logit rows\n",

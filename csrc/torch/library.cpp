@@ -9,7 +9,7 @@
 #include "torch/ops.h"
 
 // Number of the schema list: raised when an operator's meaning or arguments change.
-#define DPAD_SCHEMA_VERSION "4"
+#define DPAD_SCHEMA_VERSION "5"
 
 STABLE_TORCH_LIBRARY(dpad, m) {
   // Planning (CPU): tables, kept suffix, rows of a pass.
@@ -23,8 +23,8 @@ STABLE_TORCH_LIBRARY(dpad, m) {
       "SymInt near, bool keep_last, SymInt length) -> (Tensor, Tensor)");
   m.def(
       "plan_pass(Tensor start, Tensor end, Tensor kept, Tensor kept_count, Tensor scope, "
-      "Tensor first, Tensor first_target, int shift, SymInt block_length) -> (Tensor, Tensor, "
-      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor first, Tensor first_target, Tensor unseen, Tensor predecessor, int shift, "
+      "SymInt block_length) -> (Tensor, Tensor, Tensor, Tensor)");
 
   // A pass.
   m.def(

@@ -17,10 +17,11 @@ std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& seed, const Tensor& ro
                                             const Text& kind, const Text& grid, int64_t window,
                                             double decay, double scale, double count, int64_t near,
                                             bool keep_last, int64_t length);
-using PlanTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using PlanTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 PlanTensors plan_pass_op(const Tensor& start, const Tensor& end, const Tensor& kept,
                          const Tensor& kept_count, const Tensor& scope, const Tensor& first,
-                         const Tensor& first_target, int64_t shift, int64_t block_length);
+                         const Tensor& first_target, const Tensor& unseen,
+                         const Tensor& predecessor, int64_t shift, int64_t block_length);
 
 Tensor suffix_gather_op(const Tensor& canvas, const Tensor& canvas_row, const Tensor& q_offsets,
                         const Tensor& position, const OptionalTensor& hidden_until,

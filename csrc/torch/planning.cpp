@@ -17,6 +17,15 @@ Tensor to_tensor(const Checks& check, const std::vector<int64_t>& values) {
   return t;
 }
 
+// One line for each of several vectors of one length.
+Tensor to_tensor(const Checks& check, std::initializer_list<const std::vector<int64_t>*> lines) {
+  const auto width = static_cast<int64_t>((*lines.begin())->size());
+  Tensor t = check.empty({static_cast<int64_t>(lines.size()), width}, ScalarType::Long);
+  int64_t* out = t.mutable_data_ptr<int64_t>();
+  for (const auto* line : lines) out = std::copy(line->begin(), line->end(), out);
+  return t;
+}
+
 SuffixSpec make_spec(const Checks& check, const std::string& kind, const std::string& grid,
                      int64_t window, double decay, double scale, double count, int64_t near,
                      bool keep_last) {
@@ -108,7 +117,8 @@ std::tuple<Tensor, Tensor> suffix_sample_op(const Tensor& seed, const Tensor& ro
 
 PlanTensors plan_pass_op(const Tensor& start, const Tensor& end, const Tensor& kept,
                          const Tensor& kept_count, const Tensor& scope, const Tensor& first,
-                         const Tensor& first_target, int64_t shift, int64_t block_length) {
+                         const Tensor& first_target, const Tensor& unseen,
+                         const Tensor& predecessor, int64_t shift, int64_t block_length) {
   const Checks check("plan_pass");
   const Tensor starts = check.indices("start", start, -1);
   const int64_t batch = starts.size(0);
@@ -117,25 +127,29 @@ PlanTensors plan_pass_op(const Tensor& start, const Tensor& end, const Tensor& k
   const Tensor scopes = check.indices("scope", scope, batch);
   const Tensor firsts = check.indices("first", first, batch);
   const Tensor targets = check.indices("first_target", first_target, batch);
-  check.tensor("kept", kept, ScalarType::Long, {batch, -1});
-  const Tensor positions = check.contiguous("kept", kept);
+  const Tensor hidden = check.indices("unseen", unseen, batch);
+  const Tensor joins = check.indices("predecessor", predecessor, batch);
+  const Tensor positions = check.indices("kept", kept, -1);
   const PlanInput input{int64_data(starts),
                         int64_data(ends),
                         int64_data(positions),
-                        positions.size(1),
+                        positions.size(0),
                         int64_data(counts),
                         int64_data(scopes),
                         int64_data(firsts),
                         int64_data(targets),
+                        int64_data(hidden),
+                        int64_data(joins),
                         batch,
                         shift,
                         block_length};
   check.raise(validate(input));
   const Plan plan = plan_pass(input);
-  return {to_tensor(check, plan.slot),      to_tensor(check, plan.position),
-          to_tensor(check, plan.q_offsets), to_tensor(check, plan.n_keys),
-          to_tensor(check, plan.logit_row), to_tensor(check, plan.logit_position),
-          to_tensor(check, plan.l_offsets), to_tensor(check, plan.key_limit)};
+  const bool limited = block_length > 0;
+  return {limited ? to_tensor(check, {&plan.slot, &plan.position, &plan.key_limit})
+                  : to_tensor(check, {&plan.slot, &plan.position}),
+          to_tensor(check, {&plan.logit_row, &plan.logit_position}),
+          to_tensor(check, {&plan.q_offsets, &plan.l_offsets}), to_tensor(check, plan.n_keys)};
 }
 
 }  // namespace dpad

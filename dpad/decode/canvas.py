@@ -6,7 +6,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dpad import ops
 from dpad.decode import device as devices
 from dpad.decode.adaptive import Memory
-from dpad.decode.packed import moved
+from dpad.decode.packed import int64s, moved
 from dpad.decode.sequence import Result
 
 
@@ -25,9 +25,9 @@ class Canvas:
         new = torch.zeros(rows + spare, length, dtype=torch.int64, device=device).new_zeros
         self.tokens, self.committed_at = new(rows + spare, length), new(rows + spare, length)
         self.committed = new(rows + spare, length, dtype=torch.float64)
-        self.masks_left, self.forward = (new(rows + spare) for _ in range(2))
-        self._read = new(2, rows + spare)  # what the host reads in each step
-        self.status, self.head_masked = self._read.unbind()
+        self._state = new(4, rows + spare)
+        self.masks_left, self.forward, self.status, self.head_masked = self._state.unbind()
+        self._read = self._state[2:]  # what the host reads in each step
         pin = devices.pinned(self.tokens.device)
         self._status = torch.empty_like(self._read, device="cpu", pin_memory=pin)
         self.free_rows = list(range(rows - 1, -1, -1))
@@ -59,22 +59,23 @@ class Canvas:
     def begin_blocks(self, sequences):
         """Before the first pass of a block: what was remembered of the last one is forgotten."""
         for memory in self._memories.values() if sequences else ():
-            rows = torch.tensor([q.row for q in sequences], device="cpu")
+            rows = int64s(q.row for q in sequences)
             memory.forget(moved({"rows": rows}, self.device)["rows"])
 
     def load(self, sequences):
         """Begins sequences in their rows; other rows are not touched."""
-        tokens = pad_sequence([q.tokens for q in sequences], batch_first=True)
+        tokens = sequences[0].tokens[None]
+        if len(sequences) > 1:
+            tokens = pad_sequence([q.tokens for q in sequences], batch_first=True)
         width = tokens.shape[1]
-        rows = torch.tensor([q.row for q in sequences], device="cpu")
+        rows = int64s(q.row for q in sequences)
         if self.device.type != "cpu":
             sent = moved({"rows": rows, "tokens": tokens}, self.device)
             rows, tokens = sent["rows"], sent["tokens"]
         self.tokens[:, :width].index_copy_(0, rows, tokens)
         self.committed_at[:, :width].index_fill_(0, rows, -1)
         self.committed[:, :width].index_fill_(0, rows, 0)
-        for state in (self.masks_left, self.status, self.forward):
-            state.index_fill_(0, rows, 0)
+        self._state.index_fill_(1, rows, 0)
 
     def take(self, q):
         """The `Result` of a sequence, in memory of its own."""

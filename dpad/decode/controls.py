@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from dpad.decode.layout import tensors_of
-from dpad.decode.packed import moved
+from dpad.decode.packed import float64s, int64s, moved
 
 
 @dataclass
@@ -53,29 +53,30 @@ class Controller:
 
     def of(self, lane, live):
         """`Controls` of the step that sequences of one lane take next."""
-        fixed = self._constant(lane, live)
-        rng = fixed["rng"].clone()
-        rng[:, 2] = torch.tensor([len(q.forwards) for q in live], device="cpu")
+        keys = [key for q in live for key in (q.seed, q.row_key, len(q.forwards))]
+        rng = int64s(keys).view(-1, 3)
         plan = [(*q.schedule.of(q), q.schedule.numbers(q)) for q in live]
         made = self._rules.get(lane)
         if made is None or made[0] != plan:
             value, quota, leave, numbers = zip(*plan, strict=True)
-            counts = torch.tensor([quota, leave], dtype=torch.int64, device="cpu")
-            double = {"dtype": torch.float64, "device": "cpu"}
-            value = torch.tensor(value, **double)
-            numbers = None if numbers[0] is None else torch.tensor(numbers, **double)
-            made = self._rules[lane] = plan, (value, *counts.unbind(), numbers)
+            counts = int64s(quota + leave).view(2, -1)
+            if numbers[0] is None:
+                numbers = None
+            else:
+                numbers = torch.tensor(numbers, dtype=torch.float64, device="cpu")
+            made = self._rules[lane] = plan, (float64s(value), *counts.unbind(), numbers)
         value, quota, leave, numbers = made[1]
         override = None
         if any(q.first_alone and q.refresh for q in live):
             override = torch.cat([_first_position(q) for q in live])
         return Controls(
+            rng=rng,
             rule_value=value,
             quota=quota,
             masks_to_leave=leave if any(q.schedule.carried for q in live) else None,
             score_override=override,
             numbers=numbers,
-            **{**fixed, "rng": rng},
+            **self._constant(lane, live),
         )
 
     def forget(self, lane):
@@ -93,27 +94,22 @@ class Controller:
 
 
 def _constant(lane, live):
-    def column(values):
-        return torch.tensor([float(v) for v in values], dtype=torch.float64, device="cpu")
-
-    rng = [[q.seed, q.row_key, 0] for q in live]
-    fixed = {"rng": torch.tensor(rng, dtype=torch.int64, device="cpu")}
-    asked = [q.sampling for q in live]
+    fixed, asked = {}, [q.sampling for q in live]
     if lane.filters is None:
-        fixed["temperature"] = column(s.temperature for s in asked)
+        fixed["temperature"] = float64s(s.temperature for s in asked)
     else:  # a filter divides the logits by it, and draws are at 1
-        fixed["temperature"] = column(s.temperature > 0 for s in asked)
-        fixed["scale"] = column(s.temperature or 1.0 for s in asked)
+        fixed["temperature"] = float64s(s.temperature > 0 for s in asked)
+        fixed["scale"] = float64s(s.temperature or 1.0 for s in asked)
         if lane.filters[0]:
-            fixed["top_p"] = column(s.top_p or 1.0 for s in asked)
+            fixed["top_p"] = float64s(s.top_p or 1.0 for s in asked)
         if lane.filters[1]:
             top_k = [s.top_k for s in asked]
-            fixed["top_k"] = torch.tensor(top_k, dtype=torch.int64, device="cpu")
+            fixed["top_k"] = int64s(top_k)
             fixed["most_k"] = power_of_two(max(top_k))
     if lane.drawn_order:
-        fixed["order_temperature"] = column(q.rule.order_temperature for q in live)
+        fixed["order_temperature"] = float64s(q.rule.order_temperature for q in live)
     if lane.guided:
-        fixed["guidance"] = column(s.guidance for s in asked)
+        fixed["guidance"] = float64s(s.guidance for s in asked)
     return fixed
 
 

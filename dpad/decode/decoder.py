@@ -200,7 +200,7 @@ class Decoder:
         on, who would see two steps.
         """
         parts = {}
-        looked_at = {q.hooks for q in ready if q.refresh and q.hooks.on_step is not None}
+        looked_at = {q.hooks for q in ready if q.hooks.on_step is not None and q.refresh}
         for q in ready:
             captured = self.graphs.active and not q.refresh and q.hooks not in looked_at
             unseen = q.hooks.on_step is not None and not q.width  # nothing to look at
@@ -351,14 +351,13 @@ class Decoder:
                 f"{len(q.forwards)}: nothing was returned and the model is unchanged"
             )
         q.forwards.append(q.block)
-        place = q.place
         status = passed(q, status, head_masked)
         if q.replan is not None:
             change = q.replan.change(q, numbers, status is not None)
             if change is not None:
                 return self._changed(q, change)
         if status is None:
-            if q.place != place:
+            if q.place != q.planned:
                 self._parts = None  # another kind of pass follows
             q.check_progress()
             return None

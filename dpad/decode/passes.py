@@ -72,6 +72,6 @@ class Pass:
 
 def long_ones(live):
     """The sequences whose next pass is long beside those of the others."""
-    rows = sorted(q.rows for q in live)
-    most = max(LONG_ROWS, LONG * rows[(len(rows) - 1) // 2])
-    return {q for q in live if q.rows > most}
+    rows = {q: q.rows for q in live}
+    typical = sorted(rows.values())[(len(rows) - 1) // 2]
+    return {q for q, count in rows.items() if count > max(LONG_ROWS, LONG * typical)}

@@ -6,6 +6,7 @@ import torch
 
 from dpad import ops
 
+NOTHING = torch.empty(0, dtype=torch.int64, device="cpu")
 _ALL, _SUFFIX, _BLOCK = (ops.SCOPES[name] for name in ("all", "suffix", "block"))
 _DONE, _FINISHED = ops.STATUS["block_done"], ops.STATUS["finished"]
 
@@ -71,7 +72,10 @@ def seen_until(q, place):
 
 def behind(q, place):
     """int64 positions behind the place that its rows look at."""
-    return torch.arange(place.end, seen_until(q, place), device="cpu") if q.causal else q.kept
+    if not q.causal:
+        return q.kept
+    last = seen_until(q, place)
+    return torch.arange(place.end, last, device="cpu") if last > place.end else NOTHING
 
 
 def rows_of(q, place):

@@ -4,21 +4,22 @@ Nothing here depends on tokens: a plan follows from the seed, the row keys and t
 """
 
 from collections import OrderedDict
+from dataclasses import replace
+from itertools import chain, pairwise
 
 import torch
 
 from dpad import ops
 from dpad.decode import phases
 from dpad.decode.layout import Layout
+from dpad.decode.packed import int64s
 
 _LAYOUTS = 8  # kept, of the passes that were laid out last
 
 
 def _columns(rows):
     """int64 ``[n]`` tensors, one per column of a list of rows."""
-    flat = [value for column in zip(*rows, strict=True) for value in column]
-    # Planning is the host's, whatever torch's default device is.
-    return torch.tensor(flat, dtype=torch.int64, device="cpu").view(-1, len(rows)).unbind()
+    return int64s(chain.from_iterable(zip(*rows, strict=True))).view(-1, len(rows)).unbind()
 
 
 def draw_suffix(sequences):
@@ -30,8 +31,9 @@ def draw_suffix(sequences):
     longest = max(q.length - q.current[1] for q in sequences)
     how = sequences[0].suffix.parameters()
     kept, count = ops.suffix_sample(*_columns(rows), length=longest, **how)
-    for q, row, n in zip(sequences, kept, count.tolist(), strict=True):
-        q.kept = row[:n] if q.text is None else _with_text(q, row[:n])
+    sizes = [size for n in count.tolist() for size in (n, longest - n)]
+    for q, drawn in zip(sequences, kept.view(-1).split(sizes)[::2], strict=True):
+        q.kept = drawn if q.text is None else _with_text(q, drawn)
 
 
 def _with_text(q, drawn):
@@ -56,6 +58,8 @@ class Planner:
 
     def layout(self, live):
         """The next pass of sequences that share a lane and have their kept sets, on the host."""
+        for q in live:
+            q.planned = q.place
         key = tuple(q.plan_key for q in live)
         layout = self._layouts.get(key)
         if layout is None:
@@ -67,67 +71,65 @@ class Planner:
         return layout
 
     def _build(self, live):
-        streams = live[0].streams
-        causal = live[0].causal
-        inside = self.shift == 1 and (causal or live[0].published_shift)
-        places = [q.place for q in live]
-        behind = [phases.behind(q, place) for q, place in zip(live, places, strict=True)]
-        start, end, scope, first, first_target, kept_count, row, kv_start, length = _columns(
-            [
-                (*place, kept.numel(), q.row, q.start + stream * q.capacity, q.length)
-                for stream in range(streams)
-                for q, place, kept in zip(live, places, behind, strict=True)
-            ]
-        )
-        kept = torch.nn.utils.rnn.pad_sequence(behind * streams, True, -1)
+        first, streams = live[0], live[0].streams
+        behind = [phases.behind(q, q.planned) for q in live]
+        rows = []
+        for stream in range(streams):
+            for q, kept in zip(live, behind, strict=True):
+                unseen = phases.unseen(q)
+                held = q.row, q.start + stream * q.capacity + unseen, q.length
+                given = kept.shape[0], unseen, q.predecessor
+                rows.append((*q.planned, *given, *held, stream * q.prompt_length))
+        start, end, scope, begin, first_target, *held = _columns(rows)
+        kept_count, unseen, predecessor, canvas_row, kv_start, length, hidden = held
         # Passes that only denoise see one block to its end: its keys are the limit of all rows.
-        block_length = live[0].lane.causal_block if any(q.refresh for q in live) else 0
-        if causal and live[0].cache == "none":
-            block_length = live[0].lane.causal_block
-        shift = 0 if inside else self.shift
-        plan = ops.plan_pass(
-            start, end, kept, kept_count, scope, first, first_target, shift, block_length
+        block_length = first.lane.causal_block
+        if block_length and not any(q.refresh or q.cache == "none" for q in live):
+            block_length = 0
+        by_row, by_target, offsets, n_keys = ops.plan_pass(
+            start,
+            end,
+            torch.cat(behind * streams),
+            kept_count,
+            scope,
+            begin,
+            first_target,
+            unseen,
+            predecessor,
+            self.shift,
+            block_length,
         )
-        slot, position, q_offsets, n_keys, logit_row, target, l_offsets, key_limit = plan
-        if any(map(phases.unseen, live)):
-            unseen = torch.tensor([phases.unseen(q) for q in live] * streams, device="cpu")
-            kv_start, n_keys = kv_start + unseen, n_keys - unseen
-            slot, key_limit = _moved(slot, key_limit, unseen, q_offsets)
-        if inside:
-            logit_row = _published_rows(q_offsets, logit_row, l_offsets)
-        hidden = None
-        if streams == 2:
-            zeros = [0] * len(live)
-            hidden = torch.tensor([*zeros, *(q.prompt_length for q in live)], device="cpu")
-        sizes = torch.stack((q_offsets.diff(), kv_start, n_keys), 1).tolist()
-        scan = {}
-        if any(q.scans for q in live):
-            scan = _scanned(live, shift, position, q_offsets, logit_row, target, l_offsets)
-        return Layout(
+        slot, position, *key_limit = by_row.unbind()
+        logit_row, target = by_target.unbind()
+        q_offsets, l_offsets = offsets.unbind()
+        layout = Layout(
             slot=slot,
             position=position,
             q_offsets=q_offsets,
             n_keys=n_keys,
             logit_row=logit_row,
             l_offsets=l_offsets,
-            canvas_row=row,
+            canvas_row=canvas_row,
             kv_start=kv_start,
-            hidden_until=hidden,
-            target=target[: target.shape[0] // streams],
-            length=length[: len(live)],
-            max_position=int(position.max()),
+            hidden_until=hidden if streams == 2 else None,
+            target=target[: target.shape[0] // streams] if streams == 2 else target,
+            length=length[: len(live)] if streams == 2 else length,
+            max_position=max(q.length for q in live) - 1,
             block_length=max(q.sub_block_length or q.widest for q in live),
-            sizes=tuple(map(tuple, sizes)),
-            key_limit=key_limit if block_length else None,
-            **scan,
+            sizes=_sizes(q_offsets, kv_start, n_keys),
+            key_limit=key_limit[0] if key_limit else None,
         )
+        if any(q.scans for q in live):
+            scan = _scanned(live, self.shift, position, q_offsets, logit_row, target, l_offsets)
+            layout = replace(layout, **scan)
+        return layout
 
 
-def _moved(slot, key_limit, unseen, q_offsets):
-    """Slots and limits where the range of a sequence begins behind `unseen` of its slots."""
-    rows = torch.repeat_interleave(unseen, q_offsets.diff())
-    limit = key_limit - rows if key_limit.numel() else key_limit
-    return torch.where(slot < 0, slot, slot - rows), limit
+def _sizes(q_offsets, kv_start, n_keys):
+    """(rows, K/V start, keys) of every stream of a sequence."""
+    offsets, starts, keys = q_offsets.tolist(), kv_start.tolist(), n_keys.tolist()
+    rows = [end - begin for begin, end in pairwise(offsets)]
+    return tuple(zip(rows, starts, keys, strict=True))
 
 
 def _scanned(live, shift, position, q_offsets, logit_row, target, l_offsets):
@@ -144,7 +146,8 @@ def _scanned(live, shift, position, q_offsets, logit_row, target, l_offsets):
             row, at = logit_row[logit], target[logit]
         else:
             first, last = q_offsets[stream_b : stream_b + 2].tolist()
-            at, seen = position[first:last] + shift, position[first:last]
+            seen = position[first:last]
+            at = seen + shift * q.predecessor
             answer = (at >= q.prompt_length) & torch.isin(at, seen)
             at, order = at[answer].sort()
             row = (first + answer.nonzero()[:, 0])[order]
@@ -161,9 +164,3 @@ def _scanned(live, shift, position, q_offsets, logit_row, target, l_offsets):
         "scan_target": torch.cat(own),
         "scan_sizes": tuple(sizes[: len(live)]),
     }
-
-
-def _published_rows(q_offsets, logit_row, l_offsets):
-    """The predecessor's row where the pass computes it, else the position's own."""
-    first = torch.repeat_interleave(q_offsets[:-1], l_offsets.diff())
-    return torch.maximum(logit_row - 1, first)

@@ -78,11 +78,14 @@ class Sequence:
             published batch is replayed; None: itself alone.
 
     State: `row` and `start`, the canvas row and first K/V slot while it is admitted; `block`,
-    `step` within it, `kept` of it; `kept_by_block`, what was kept as often as it was drawn, and
-    `kept_at`, by the forward that followed; `text`, where the host knows of text, for those that
-    are replanned or filled in; `forwards`, the block of each forward, and `times` of it; `changes`,
-    each with the number of its forward. After its end: `reason`, or the `error` that ended it, and
-    its `result`.
+    `step` within it, `kept` of it. Positions [start, end): `current`, those that the block
+    generates; `window`, with the prompt's tail that it may hold; `part`, those that are decoded
+    now; denoising fills them from `open_from` on. `widest`: the longest block. `kept_by_block`,
+    what was kept as often as it was drawn, and `kept_at`, by the forward that followed; `text`,
+    where the host knows of text, for those that are replanned or filled in; `forwards`, the block
+    of each forward, and `times` of it; `changes`, each with the number of its forward. After its
+    end: `reason`, or the `error` that ended it, and its `result`. `planned`: the `place` of the
+    pass that was laid out last.
     """
 
     tokens: torch.Tensor
@@ -133,9 +136,11 @@ class Sequence:
             self.text = torch.arange(self.length, device="cpu") < self.prompt_length
         self.shown = self.length if self.shown is None else self.shown
         self.first_alone = self.published_shift and self.cache != "none"
+        # Whether the row before a block joins a pass that begins with it, with a shift.
+        self.predecessor = not (self.causal or self.published_shift)
         self.plan_schedule()
         self.lane = lane_of(self)
-        self.row = self.start = None
+        self.row = self.start = self.planned = None
         self.block = self.saved = 0  # saved: leading slots whose K/V is exact
         self.shared = 0  # of these, taken from another sequence
         self.redraws = 0  # how often it was replanned: keys the draws of its suffix
@@ -144,37 +149,6 @@ class Sequence:
         self.kept_by_block, self.kept_at, self.changes = [], {}, []
         self.forwards, self.times = [], []
         self.reason = self.error = self.result = None
-
-    @property
-    def widest(self):
-        """Positions of its longest block; a `Replan` may ask for one beyond `block_length`."""
-        return max(self.block_length, max(end - start for start, end in self.blocks))
-
-    @property
-    def current(self):
-        """The positions [start, end) that the block generates."""
-        return self.blocks[self.block]
-
-    @property
-    def window(self):
-        """The block with the prompt's tail that it may hold."""
-        start, end = self.current
-        return start - start % self.block_length if self.causal else start, end
-
-    @property
-    def open_from(self):
-        """The first position of the block that denoising fills."""
-        start = self.current[0]
-        return start + (self.first_given and start == self.window[0])
-
-    @property
-    def part(self):
-        """The positions [start, end) of the block that are decoded now."""
-        if not self.sub_block_length:
-            return self.window if self.causal else self.current
-        (begin, last), step = self.window, self.sub_block_length
-        start = begin + self.part_number * step
-        return start, min(start + step, last)
 
     @property
     def phase(self):
@@ -243,13 +217,14 @@ class Sequence:
     @property
     def plan_key(self):
         """What its part of a pass follows from; of no other sequence, whatever row that has."""
-        return self.id, self.block, self.redraws, self.place
+        return self.id, self.block, self.redraws, self.planned
 
     @property
     def scans(self):
         """Whether the next pass hands the logits of the whole answer to the replan."""
-        scope = self.place.scope
-        return self.replan is not None and self.replan.scans and scope != ops.SCOPES["block"]
+        if self.replan is None or not self.replan.scans:
+            return False
+        return self.place.scope != ops.SCOPES["block"]
 
     def obstacle(self):
         """Why its cached steps cannot be captured as graphs, or None."""
@@ -281,23 +256,37 @@ class Sequence:
             text = self.tokens != self.mask_id if self.text is None else self.text
             text = text.tolist()
             lengths = [e - s - sum(text[s:e]) for s, e in self.blocks]
+        # A `Replan` may ask for a block beyond `block_length`.
+        self.widest = max(self.block_length, max(end - start for start, end in self.blocks))
         self.schedule = Schedule(self.rule, lengths, self.first_alone, self.steps_of)
 
     def next_part(self):
         """To the next part of the block; False when there is none."""
         if self.part[1] == self.current[1]:
             return False
-        self.part_number += 1
+        self._enter_part(self.part_number + 1)
         self.head_known = False
         return True
+
+    def _enter_part(self, number):
+        self.part_number = number
+        self.part = self.window if self.causal else self.current
+        if self.sub_block_length:
+            (begin, last), step = self.window, self.sub_block_length
+            start = begin + number * step
+            self.part = start, min(start + step, last)
 
     def enter(self):
         """At the first part of a block that has masks to fill."""
         self.step, self.kept = 0, None
+        start, end = self.current = self.blocks[self.block]
+        begin = start - start % self.block_length if self.causal else start
+        self.window = begin, end
+        self.open_from = start + int(self.first_given and start == begin)
         self.masks = self.schedule.lengths[self.block]  # as far as a fixed quota counts them
         self.outcome, self.block_cached = None, False
         step = self.sub_block_length or self.block_length
-        self.part_number = (self.open_from - self.window[0]) // step
+        self._enter_part((self.open_from - begin) // step)
         self.head_known = self.part[0] < self.open_from
 
     def check_progress(self):

@@ -1,6 +1,7 @@
 """The kept suffix (scratchpad) of a block: which future mask tokens stay visible."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from dpad import ops
@@ -106,6 +107,10 @@ class Suffix:
 
     def parameters(self) -> dict[str, Any]:
         """Keyword arguments of `dpad.ops.suffix_sample`, except the draw's keys and length."""
+        return dict(self._parameters)
+
+    @cached_property
+    def _parameters(self) -> dict[str, Any]:
         solve = self.kind == "gaussian" and self.scale is None
         return {
             "kind": self.kind,

@@ -4,8 +4,9 @@
 network, no processes.
 """
 
-from dpad.engine.engine import Engine, EngineClosed, QueueFull
+from dpad.engine.engine import Engine
 from dpad.engine.request import Block, Draft, End, Request, RequestCancelled, Timings, Usage
+from dpad.engine.scheduler import EngineClosed, QueueFull
 
 __all__ = [
     "Block",

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,7 @@ class Request:
         self._engine = engine
         self._job: Any = job  # None after its end
         self.sequence: Sequence = job.sequences[0]
+        self._watch(self.sequence.hooks)
         self.submitted = time.perf_counter()
         self.deadline = None if timeout is None else self.submitted + timeout
         self.admitted: float | None = None
@@ -126,8 +127,7 @@ class Request:
 
     def cancel(self) -> None:
         """Ends the request within a step; it has no effect on one that has ended."""
-        self.cancelled = True
-        self._engine._wake()
+        self._engine._cancel(self)
 
     def result(self, timeout: float | None = None) -> DPadOutput:
         """The `dpad.DPadOutput` of the request, of one row.
@@ -196,13 +196,12 @@ class Request:
 
     # --- for the engine --------------------------------------------------------------------------
 
-    def watched(self, hooks: Hooks) -> Hooks:
-        """`hooks` of the request's own code, with those that make its events."""
+    def _watch(self, hooks: Hooks) -> None:
+        """Adds to `hooks`, which hold the request's own code, what makes its events."""
         block = self._on_first if self.stream is None else self._on_block
-        added: dict[str, Any] = {"on_block": self._with(hooks.on_block, block)}
+        hooks.on_block = self._with(hooks.on_block, block)
         if self.stream == "drafts":
-            added["on_step"] = self._with(hooks.on_step, self._on_step)
-        return replace(hooks, **added)
+            hooks.on_step = self._with(hooks.on_step, self._on_step)
 
     @staticmethod
     def _with(own: Callable[..., Any] | None, more: Callable[..., None]) -> Callable[..., Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterator
+from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,13 +23,16 @@ class Waiting:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._requests: list[tuple[Request, int]] = []  # (request, step at which it came)
+        # (-urgency, number, request), the next one first. Ages grow alike, so what decides is the
+        # step at which a request came; numbers keep equal ones in order.
+        self._requests: list[tuple[float, int, Request]] = []
+        self._numbers = count()
 
     def __len__(self) -> int:
         return len(self._requests)
 
     def __iter__(self) -> Iterator[Request]:
-        return (request for request, _ in self._requests)
+        return (request for _, _, request in tuple(self._requests))
 
     @property
     def full(self) -> bool:
@@ -35,14 +40,14 @@ class Waiting:
 
     def put(self, request: Request, step: int) -> None:
         """Adds a request that comes at a step of the engine."""
-        self._requests.append((request, step))
+        insort(self._requests, (step - request.priority * AGEING, next(self._numbers), request))
 
-    def first(self, step: int) -> Request | None:
+    def first(self) -> Request | None:
         """The request to admit next, or None; it stays."""
-        if not self._requests:
-            return None
-        # max keeps the first of equal ones; ages differ by whole steps, so no age decides alone.
-        return max(self._requests, key=lambda e: e[0].priority * AGEING + step - e[1])[0]
+        return self._requests[0][2] if self._requests else None
 
     def remove(self, request: Request) -> None:
-        self._requests = [e for e in self._requests if e[0] is not request]
+        if self.first() is request:
+            del self._requests[0]
+        else:
+            self._requests = [e for e in self._requests if e[2] is not request]

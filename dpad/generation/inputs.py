@@ -70,14 +70,11 @@ def check_prompts(
                 f"row {row}: {what[0]} of {length} + {what[1]} of {most} = {length + most} "
                 f"positions, the model has {limit}"
             )
-        low, high = map(int, prompt.aminmax()) if length else (0, 0)
-        if low < 0 or high >= vocab:
-            bad = (prompt < 0) | (prompt >= vocab)
-            raise ValueError(
-                f"input_ids: row {row} holds id {int(prompt[bad][0])}, the vocabulary has "
-                f"{vocab} ids"
-            )
-        if not infill and (prompt == mask_id).any():
+        ids = prompt.tolist()
+        if ids and (min(ids) < 0 or max(ids) >= vocab):
+            bad = next(n for n in ids if not 0 <= n < vocab)
+            raise ValueError(f"input_ids: row {row} holds id {bad}, the vocabulary has {vocab} ids")
+        if not infill and mask_id in ids:
             raise ValueError(
                 f"input_ids: row {row} holds the mask id {mask_id}; a prompt cannot hold masks, "
                 "and a text with gaps goes with infill=True"

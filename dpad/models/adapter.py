@@ -133,7 +133,7 @@ class Adapter:
 
         It runs those of the modules that it calls, and hooks on whole blocks.
         """
-        others = (module for module in self.model.modules() if module is not self.model)
+        others = modules_of(self.model)[1:]
         if all(map(linear_layers.only_own_forward, others)):
             return []  # as nearly always, and this is asked at every call
         run = {id(module) for called in self.called() for module in called.modules()}
@@ -166,7 +166,7 @@ class Adapter:
         parts = [self.embed, self.head, self.final_norm]
         for layer in self.layers:
             parts += [*layer.norms(), *layer.attention.parts()]
-        tree = {id(module) for module in self.model.modules()}
+        tree = set(map(id, modules_of(self.model)))
         return all(id(part.parent) in tree for part in parts)
 
     def same_as(self, other: "Adapter") -> bool:
@@ -240,6 +240,19 @@ def class_names(model: object) -> list[str]:
     return [c.__name__ for c in type(model).__mro__]
 
 
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """Every module of a tree once, itself first: `nn.Module.modules` without names, which take most
+    of its time.
+    """
+    found, known = [model], {id(model)}
+    for module in found:  # grows meanwhile
+        for _, child in module._modules.items():
+            if child is not None and id(child) not in known:
+                known.add(id(child))
+                found.append(child)
+    return found
+
+
 def snapshot(model: torch.nn.Module) -> Any:
     """What tells whether a model is still the one that was looked at: its modules, each as it is,
     what its configurations say, dtype and device.
@@ -247,7 +260,7 @@ def snapshot(model: torch.nn.Module) -> Any:
     configs = [getattr(m, "config", None) for m in (model, *model.children())]
     weight = next(model.parameters(), None)
     kind = None if weight is None else (weight.dtype, weight.device)
-    return list(model.modules()), [dict(vars(c)) for c in configs if hasattr(c, "__dict__")], kind
+    return modules_of(model), [dict(vars(c)) for c in configs if hasattr(c, "__dict__")], kind
 
 
 def find_adapter(model: nn.Module) -> Adapter:

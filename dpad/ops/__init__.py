@@ -174,37 +174,43 @@ def plan_pass(
     scope: torch.Tensor,
     first: torch.Tensor,
     first_target: torch.Tensor,
+    unseen: torch.Tensor,
+    predecessor: torch.Tensor,
     shift: int = 0,
     block_length: int = 0,
-) -> tuple[torch.Tensor, ...]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Lays out one pass: rows, slots, positions, logit rows.
 
     A sequence has n visible slots: the positions [0, end), then the kept suffix.
 
     Args:
         start, end: int64 ``[batch]``, the block's positions [start, end) of each sequence.
-        kept: int64 ``[batch, k]``, kept suffix positions, ascending, at least `end`.
-        kept_count: int64 ``[batch]``.
+        kept: int64 ``[n]``, kept suffix positions of one sequence after the other, each ascending
+            and at least its `end`.
+        kept_count: int64 ``[batch]``, how many each has; n together.
         scope: int64 ``[batch]``, a value of `SCOPES`, which slots are computed: "all" those from
             `first` on, "suffix" the block and the suffix, "block" the block.
         first: int64 ``[batch]`` in [0, start], of the scope "all"; elsewhere without effect. 0 is
             everything, the start of the block before is a sliding refresh.
         first_target: int64 ``[batch]`` in [start, end]: the positions [first_target, end) have
             logit rows; none where it is `end`.
-        shift: 0, or 1 for models whose row i - 1 predicts position i: the predecessor of a pass
-            that begins with the block joins it.
+        unseen: int64 ``[batch]``, leading slots that the pass neither computes nor looks at: slots,
+            keys and limits count from there.
+        predecessor: int64 ``[batch]``, 1: with a shift, the row before the block joins a pass that
+            begins with the block; 0: the first position is predicted from its own row then.
+        shift: 0, or 1 for models whose row i - 1 predicts position i.
         block_length: 0, or the block length of a block-causal model, counted from position 0.
 
     Positions lie below 2**40, and a pass has at most 2**24 rows.
 
     Returns:
-        slot ``[rows]``, position ``[rows]``, q_offsets ``[batch + 1]``, n_keys ``[batch]``,
-        logit_row ``[logit_rows]``, logit_position ``[logit_rows]``, l_offsets ``[batch + 1]``,
-        key_limit ``[rows]`` (the end of each row's own block, at most n) or ``[0]`` where
-        `block_length` is 0.
+        int64 tensors by what they count: rows ``[2, rows]`` (slot and position), with a
+        `block_length` ``[3, rows]`` (and key limit: the end of each row's own block, at most n);
+        logit rows ``[2, logit_rows]`` (row and the position that it predicts); offsets
+        ``[2, batch + 1]`` (of rows and of logit rows); n_keys ``[batch]``.
     """
-    args = (start, end, kept, kept_count, scope, first, first_target, shift, block_length)
-    return _run("plan_pass", (start,), *args)
+    args = (start, end, kept, kept_count, scope, first, first_target, unseen, predecessor)
+    return _run("plan_pass", (start,), *args, shift, block_length)
 
 
 def suffix_gather(

@@ -114,10 +114,8 @@ def _check_sums(call: _Call) -> None:
 
 
 def _size_plan(call: _Call) -> None:
-    """There are limits, one per row, where attention is block-causal."""
-    rows = _dynamic_size()
-    limited = call.arguments["block_length"] > 0
-    call.sizes |= {"rows?": rows, "limits?": rows if limited else 0}
+    """Rows have a limit where attention is block-causal."""
+    call.sizes["lines?"] = 3 if call.arguments["block_length"] > 0 else 2
 
 
 # What holds between sizes beyond the table.

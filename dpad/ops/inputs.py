@@ -81,21 +81,25 @@ def plan_pass(
     block_length: int = 4,
 ) -> Arguments:
     """`blocks`: (start, end) of each sequence; `kept`: kept positions behind it."""
-    columns, batch = max(kept, default=0), len(blocks)
-    positions = torch.full((batch, columns), -1, dtype=torch.int64)
-    for b, ((_, begin), count) in enumerate(zip(blocks, kept, strict=True)):
-        drawn = torch.randperm(2 * count + 3, generator=g)[:count].sort().values
-        positions[b, :count] = begin + drawn
-
+    positions = [
+        end + torch.randperm(2 * count + 3, generator=g)[:count].sort().values
+        for (_, end), count in zip(blocks, kept, strict=True)
+    ]
     start, end = torch.tensor(blocks, dtype=torch.int64).view(-1, 2).unbind(1)
+    first = torch.tensor([_one(g, 0, s) for s, _ in blocks], dtype=torch.int64)
+    joins = torch.tensor([_one(g, 0, 1) for _ in blocks], dtype=torch.int64)
+    before = (start - shift * joins).clamp(min=0)
+    lowest = first.where(torch.tensor(scope) == 0, before).minimum(before).tolist()
     return {
         "start": start.clone(),
         "end": end.clone(),
-        "kept": positions,
+        "kept": torch.cat([ints(), *positions]),
         "kept_count": torch.tensor(kept, dtype=torch.int64),
         "scope": torch.tensor(scope, dtype=torch.int64),
-        "first": torch.tensor([_one(g, 0, s) for s, _ in blocks], dtype=torch.int64),
+        "first": first,
         "first_target": torch.tensor([_one(g, s, e) for s, e in blocks], dtype=torch.int64),
+        "unseen": torch.tensor([_one(g, 0, n) for n in lowest], dtype=torch.int64),
+        "predecessor": joins,
         "shift": shift,
         "block_length": block_length,
     }

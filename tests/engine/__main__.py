@@ -42,7 +42,7 @@ def main():
                 mock.patch.object(Decoder, "retire", retire),
                 dpad.Engine(model, max_sequences=rows, max_tokens=4 * length) as engine,
             ):
-                engine._waiting.size = chosen.count
+                engine._scheduler.waiting.size = chosen.count
                 requests = traffic.run(engine, calls, chosen.seed, cancel)
                 traffic.assert_as_alone(requests, calls)
                 ended = sum(r.status == "finished" for r in requests)

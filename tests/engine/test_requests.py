@@ -282,11 +282,11 @@ def test_an_engine_that_breaks_leaves_nobody_waiting(model, monkeypatch):
 def test_capacity_allocates_nothing(model):
     engine = dpad.Engine(model, max_sequences=2, max_tokens=1 << 14)
     capacity = engine.capacity()
-    assert engine.stats()["kv_slots"] == 0 and engine._workspace.arena.bytes == 0
+    assert engine.stats()["kv_slots"] == 0 and engine._scheduler.workspace.arena.bytes == 0
     assert capacity.slot_bytes == 2 * 2 * 2 * 8 * 4  # K and V, layers, heads, head_dim, float32
     assert capacity.kv_bytes == capacity.slot_bytes << 14
     engine.submit([1], **OPTIONS).result()
-    assert engine._workspace.arena.bytes == capacity.kv_bytes
+    assert engine._scheduler.workspace.arena.bytes == capacity.kv_bytes
     assert capacity.pass_bytes > 0 and capacity.fits()
     assert capacity.max_tokens > 1 << 14
 

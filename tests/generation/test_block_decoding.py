@@ -136,6 +136,22 @@ def test_a_row_is_the_same_alone_in_a_batch_and_in_an_engine(models, kind, varia
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_sequences_without_a_cache_beside_cached_ones(models, kind):
+    """They share a pass, and each row looks no further than its own sequence lets it."""
+    prompts = [prompt_of(n) for n in (13, 3, 30, 8)]
+    caches = ["dual", "none", "prefix", "none"]
+    options = {"max_new_tokens": 20, "block_length": 8}
+    with dpad.Engine(models[kind], max_sequences=4, max_tokens=400) as engine:
+        asked = zip(prompts, caches, strict=True)
+        requests = [engine.submit(p, cache=c, **{**OPTIONS, **options}) for p, c in asked]
+        served = [request.result() for request in requests]
+    for out, prompt, cache in zip(served, prompts, caches, strict=True):
+        alone = decode(models[kind], [prompt], cache=cache, **options)
+        assert out.sequences[0].tolist() == rows(alone, [prompt])[0]
+        assert out.forwards.tolist() == alone.forwards.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_save_that_is_skipped_is_noticed(models, kind, monkeypatch):
     prompt = prompt_of(13)
     options = {"max_new_tokens": 24, "block_length": 8}

@@ -30,8 +30,9 @@ def suffix_sample(dtype):
 
 def plan_pass(dtype):
     block = {"start": ints(3, 0), "end": ints(6, 2)}
-    kept = {"kept": ints(7, 9, -1, 3, -1, -1).view(2, 3), "kept_count": ints(2, 1)}
+    kept = {"kept": ints(7, 9, 3), "kept_count": ints(2, 1)}
     rows = {"scope": ints(1, 0), "first": ints(1, 0), "first_target": ints(4, 0)}
+    rows |= {"unseen": ints(1, 0), "predecessor": ints(1, 0)}
     return {**block, **kept, **rows, "shift": 1, "block_length": 4}
 
 

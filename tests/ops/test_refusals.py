@@ -117,7 +117,16 @@ BAD = {
     ],
     "plan_pass": [
         *wrong_dtype("start", "end", "kept", "kept_count", "scope", "first", "first_target"),
-        *wrong_size("end", "kept_count", "scope", "kept", "first", "first_target"),
+        *wrong_dtype("unseen", "predecessor"),
+        *wrong_size("end", "kept_count", "scope", "first", "first_target"),
+        *wrong_size("unseen", "predecessor"),
+        ({"kept": ints(7, 9, 3)[None]}, "kept", r"\[1, 3\]"),
+        ({"kept": ints(7, 9)}, "kept_count", "1"),  # fewer than are counted
+        ({"kept_count": ints(1, 1)}, "kept", "3"),  # more
+        ({"unseen": ints(3, 0)}, "unseen", "3"),
+        ({"unseen": ints(0, -1)}, "unseen", "-1"),
+        ({"predecessor": ints(1, 2)}, "predecessor", "2"),
+        ({"predecessor": ints(-1, 0)}, "predecessor", "-1"),
         ({"first": ints(4, 0)}, "first", "4"),
         ({"first": ints(3, -1)}, "first", "-1"),
         ({"first_target": ints(7, 0)}, "first_target", "7"),
@@ -127,7 +136,7 @@ BAD = {
         ({"start": ints(3, 2**40)}, "start", "1099511627776"),
         ({"end": ints(6, LARGEST)}, "end", r"9223372"),
         (
-            {"end": ints(6, 2**40), "kept_count": ints(2, 0)},
+            {"end": ints(6, 2**40), "kept": ints(7, 9, 11), "kept_count": ints(3, 0)},
             "end",
             "1099511627776: expected a pass",
         ),

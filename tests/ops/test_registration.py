@@ -22,8 +22,8 @@ suffix_sample(Tensor seed, Tensor row_key, Tensor block, Tensor redraw, Tensor e
     str kind, str grid, SymInt window, float decay, float scale, float count, SymInt near, bool
     keep_last, SymInt length) -> (Tensor, Tensor)
 plan_pass(Tensor start, Tensor end, Tensor kept, Tensor kept_count, Tensor scope, Tensor first,
-    Tensor first_target, int shift, SymInt block_length) -> (Tensor, Tensor, Tensor, Tensor,
-    Tensor, Tensor, Tensor, Tensor)
+    Tensor first_target, Tensor unseen, Tensor predecessor, int shift, SymInt block_length) ->
+    (Tensor, Tensor, Tensor, Tensor)
 suffix_gather(Tensor canvas, Tensor canvas_row, Tensor q_offsets, Tensor position, Tensor?
     hidden_until, SymInt mask_id) -> Tensor
 rope_kv_write_(Tensor q, Tensor k, Tensor v, Tensor q_position, Tensor position, Tensor slot,
@@ -71,7 +71,7 @@ def test_the_list_of_schemas():
     lines = re.sub(r"\n +", " ", SCHEMAS.strip()).splitlines()
     expected = {line.split("(")[0]: line for line in lines}
     assert {n: str(s).removeprefix("dpad::") for n, s in registered().items()} == expected
-    assert _C.schema_version == "4"
+    assert _C.schema_version == "5"
 
 
 def test_numbers_come_from_the_compiled_module():

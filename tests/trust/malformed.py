@@ -41,6 +41,8 @@ RANGES = {
     ("plan_pass", "start"): (0, None),
     ("plan_pass", "first"): (0, None),
     ("plan_pass", "first_target"): (0, None),
+    ("plan_pass", "unseen"): (0, None),
+    ("plan_pass", "predecessor"): (0, None),
     ("plan_pass", "scope"): (0, None),
     ("plan_pass", "kept_count"): (0, None),
 }

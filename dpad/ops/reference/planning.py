@@ -149,6 +149,8 @@ def plan_pass(
     scope: Tensor,
     first: Tensor,
     first_target: Tensor,
+    unseen: Tensor,
+    predecessor: Tensor,
     shift: int,
     block_length: int,
 ) -> tuple[Tensor, ...]:
@@ -160,25 +162,26 @@ def plan_pass(
     n_keys: list[int] = []
     key_limit: list[int] = []
     q_offsets, l_offsets = [0], [0]
+    behind = kept.split(kept_count.tolist())
     for b in range(start.shape[0]):
-        s, e = int(start[b]), int(end[b])
-        layout = list(range(e)) + kept[b, : int(kept_count[b])].tolist()
-        low, high = max(s - shift, 0), len(layout)
+        s, e, left_out = int(start[b]), int(end[b]), int(unseen[b])
+        layout = list(range(e)) + behind[b].tolist()
+        low, high = max(s - shift * int(predecessor[b]), 0), len(layout)
         if int(scope[b]) == SCOPES["all"]:
             low = int(first[b]) if first[b] < s else low
         elif int(scope[b]) == SCOPES["block"]:
             high = e
         for i in range(int(first_target[b]), e):
-            logit_rows.append(len(slots) + max(i - shift, 0) - low)
+            logit_rows.append(len(slots) + max(i - shift - low, 0))
             logit_positions.append(i)
-        slots += range(low, high)
+        slots += range(low - left_out, high - left_out)
         positions += layout[low:high]
         if block_length:
             ends = ((p // block_length + 1) * block_length for p in layout[low:high])
-            key_limit += (min(end_of_block, len(layout)) for end_of_block in ends)
+            key_limit += (min(end_of_block, len(layout)) - left_out for end_of_block in ends)
         q_offsets.append(len(slots))
         l_offsets.append(len(logit_rows))
-        n_keys.append(len(layout))
-    rows = (slots, positions, q_offsets, n_keys)
-    results = (*rows, logit_rows, logit_positions, l_offsets, key_limit)
+        n_keys.append(len(layout) - left_out)
+    rows = [slots, positions, key_limit] if block_length else [slots, positions]
+    results = (rows, [logit_rows, logit_positions], [q_offsets, l_offsets], n_keys)
     return tuple(torch.tensor(r, dtype=torch.int64) for r in results)
