@@ -9,20 +9,19 @@ of torch's expressions take turns, and the medians are divided. Torch's expressi
   length, and on the whole cache with a dense mask.
 * linear, 32 to 256 rows by the layers of an 8 B model and by a large vocabulary: F.linear.
 
-    python benchmarks/ops.py --threads 2 --json out.json
+    python -m benchmarks.ops --threads 2 --json out.json
 """
 
 import argparse
 import json
-import platform
-import statistics
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from benchmarks.machine import cpu_model
+from benchmarks.timing import Timer, summary
 from dpad import ops
 
 
@@ -158,26 +157,8 @@ def short(dtype):
 
 def measure(case, repeats):
     """Milliseconds of every function, taken in turns so that all meet the same conditions."""
-    functions = {"ours": case.ours, **case.theirs}
-    times = {name: [] for name in functions}
-    for turn in range(repeats + 2):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if turn >= 2:  # the first two warm up
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return times
-
-
-def summary(values):
-    """Median, the middle 80 % and the fastest turn, which other load disturbs least."""
-    deciles = statistics.quantiles(values, n=10)
-    return {
-        "median": statistics.median(values),
-        "p10": deciles[0],
-        "p90": deciles[-1],
-        "fastest": min(values),
-    }
+    times = Timer("cpu").turns({"ours": case.ours, **case.theirs}, repeats, warm_up=2)
+    return {name: [1e3 * seconds for seconds in values] for name, values in times.items()}
 
 
 def report(case, times):
@@ -198,14 +179,6 @@ def report(case, times):
     return {"case": case.name, "milliseconds": rows, "ratios": ratios}
 
 
-def processor():
-    """Name of the processor, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="threads of torch's pool")
@@ -220,7 +193,7 @@ def main():
     torch.manual_seed(0)
     if args.isa:
         ops.set_cpu_isa(args.isa)
-    machine = {"processor": processor(), "threads": args.threads, "torch": torch.__version__}
+    machine = {"processor": cpu_model(), "threads": args.threads, "torch": torch.__version__}
     machine["isa"] = ops.cpu_isa()
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     dtypes = (torch.float32, torch.bfloat16)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu --out results --budget 560     what fits, first what tells most
     python -m benchmarks.gpu --out results --budget 560     the rest
-    python -m benchmarks.gpu --out results --small          try the measurements on the CPU
+    python -m benchmarks.gpu --out results --small          tiny shapes, on the CPU too
     python -m benchmarks.gpu --out results -k step_times    single stages: pytest's own options
 
 Begin with an empty folder: figures that are there are kept, if device, torch and commit are the
@@ -23,7 +23,7 @@ import torch
 from benchmarks.gpu import stages, summary
 
 RESERVE = 30  # seconds that are kept for the summary
-PACKAGES = ("hypothesis", "matplotlib", "pybind11", "safetensors", "setuptools", "transformers")
+PACKAGES = "hypothesis matplotlib pybind11 safetensors setuptools tabulate transformers"
 
 
 def parse(arguments=None):
@@ -36,7 +36,7 @@ def parse(arguments=None):
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the results; made if it is not there")
     add("--budget", type=float, metavar="SECONDS", help="time for all; without it, what it takes")
-    add("--small", action="store_true", help="tiny shapes on the CPU, to try the program")
+    add("--small", action="store_true", help="tiny shapes, on the CPU too, to try the program")
     options, rest = parser.parse_known_args(arguments)
     if options.out.exists() and not options.out.is_dir():
         parser.error(f"--out {options.out} is not a folder")
@@ -54,7 +54,7 @@ def look_further():
 
 def missing():
     """Names of what the stages need and this machine lacks."""
-    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    absent = [name for name in PACKAGES.split() if importlib.util.find_spec(name) is None]
     absent += [name for name in ("cmake", "nvcc") if shutil.which(name) is None]
     return absent + ([] if torch.cuda.is_available() else ["a CUDA device"])
 

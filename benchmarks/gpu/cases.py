@@ -164,28 +164,26 @@ def confidence(device, rows, vocab, temperature=0.0):
     )
 
 
+def of_one_peer(operator, name, args, peer, size, tolerance):
+    """A case whose expected result is the twin's, of float32 for bfloat16."""
+    ours = functools.partial(getattr(ops, operator), **args)
+    twin = lambda: getattr(reference, operator)(**wide(args))  # noqa: E731
+    return Case(f"{operator} {name}", {"dpad": ours, "torch": peer}, twin, size, tolerance)
+
+
 def norm(device, rows, width):
     args = drawn("add_rms_norm_", device, rows=rows, width=width)
     residual, delta, weight, eps = args.values()
     delta.zero_()  # the call is repeated
-    return Case(
-        f"add_rms_norm_ {rows} x {width}",
-        {
-            "dpad": lambda: ops.add_rms_norm_(**args),
-            "torch": lambda: F.rms_norm(residual.add_(delta), (width,), weight, eps),
-        },
-        lambda: reference.add_rms_norm_(**wide(args)),
-        size_of(residual, residual, delta, weight) + size_of(residual) // 2,
-        2**-6,
-    )
+    stock = lambda: F.rms_norm(residual.add_(delta), (width,), weight, eps)  # noqa: E731
+    size = size_of(residual, residual, delta, weight) + size_of(residual) // 2
+    return of_one_peer("add_rms_norm_", f"{rows} x {width}", args, stock, size, 2**-6)
 
 
 def swiglu(device, rows, width):
     args = drawn("swiglu", device, rows=rows, width=width)
-    functions = {"dpad": lambda: ops.swiglu(**args), "torch": lambda: reference.swiglu(**args)}
-    expected = lambda: reference.swiglu(**wide(args))  # noqa: E731
-    size = 3 * size_of(args["gate"])
-    return Case(f"swiglu {rows} x {width}", functions, expected, size, 2**-6)
+    stock, size = functools.partial(reference.swiglu, **args), 3 * size_of(args["gate"])
+    return of_one_peer("swiglu", f"{rows} x {width}", args, stock, size, 2**-6)
 
 
 def rope(device, rows, heads, kv_heads, dim=128, capacity=1152):
@@ -220,12 +218,8 @@ def gather(device, batch, rows, length):
     args = drawn("suffix_gather", device, **sizes)
     args["position"] = torch.arange(length - rows, length, device=device).repeat(batch)
     row_of = args["canvas_row"].repeat_interleave(rows)
-    functions = {
-        "dpad": lambda: ops.suffix_gather(**args),
-        "torch": lambda: args["canvas"][row_of, args["position"]],
-    }
-    expected = lambda: reference.suffix_gather(**args)  # noqa: E731
-    return Case(f"suffix_gather {batch} x {rows} rows", functions, expected, 24 * batch * rows, 0)
+    stock = lambda: args["canvas"][row_of, args["position"]]  # noqa: E731
+    return of_one_peer("suffix_gather", f"{batch} x {rows} rows", args, stock, 24 * batch * rows, 0)
 
 
 def commits(device, rows, length):
@@ -258,24 +252,21 @@ def commits(device, rows, length):
 
 def route(device, rows, experts, top_k=8):
     """Logits so far apart that rounding changes no choice."""
-    logits = torch.rand(rows, experts, device=device).argsort(-1) / 8
-    twin = lambda: reference.route(logits, None, top_k, "softmax", True, 1, 1, 1.0)  # noqa: E731
-    functions = {"dpad": lambda: ops.route(logits, None, top_k), "torch": twin}
-    size = size_of(logits) + 20 * rows * top_k + 4 * experts
-    return Case(f"route {rows} x {experts}", functions, twin, size, 1e-5)
+    sizes = {"experts": experts, "top_k": top_k, "score": "softmax", "groups": 1, "top_groups": 1}
+    args = drawn("route", device, rows=rows, **sizes, bias=False, scaling=1.0)
+    args["logits"] = torch.rand(rows, experts, device=device).argsort(-1) / 8
+    stock = functools.partial(reference.route, **args)
+    size = size_of(args["logits"]) + 20 * rows * top_k + 4 * experts
+    return of_one_peer("route", f"{rows} x {experts}", args, stock, size, 1e-5)
 
 
 def combine(device, rows, width, top_k=8):
     args = drawn("combine", device, rows=rows, top_k=top_k, width=width, full_precision=True)
-    y, order, weight = args["y"], args["order"], args["weight"]
-    place = order.argsort()
+    y, place, weight = args["y"], args["order"].argsort(), args["weight"]
     terms = lambda: y[place].view(rows, top_k, width).float() * weight[..., None]  # noqa: E731
-    functions = {
-        "dpad": lambda: ops.combine(**args),
-        "torch": lambda: terms().sum(1).to(y.dtype),
-    }
-    size = size_of(y, order, weight) + size_of(y) // top_k
-    return Case(f"combine {rows} x {width}", functions, lambda: terms().sum(1), size, 2**-6)
+    stock = lambda: terms().sum(1).to(y.dtype)  # noqa: E731
+    size = size_of(y, args["order"], weight) + size_of(y) // top_k
+    return of_one_peer("combine", f"{rows} x {width}", args, stock, size, 2**-6)
 
 
 def routed_mlp(device, rows, hidden, width):

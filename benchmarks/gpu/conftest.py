@@ -4,11 +4,14 @@
     python -m pytest benchmarks/gpu --figures figures.json --small
 
 A measurement is a function that fills its `record`. The mark `measured` gives its name, which no
-other one has; the names of its sizes, the sizes and those of a trial on the CPU; the seconds that
-it takes at `least`; and of how many `models` it is, all by default.
+other one has; the names of its sizes, the sizes and those with --small; the seconds that it takes
+at `least`; and of how many `models` it is, all by default.
 """
 
+import os
+import threading
 from pathlib import Path
+from signal import SIGKILL
 
 import pytest
 import torch
@@ -18,14 +21,15 @@ from benchmarks.gpu import models
 from benchmarks.gpu.figures import BEFORE, INCOMPLETE, STOPPED, Figures
 from dpad.models.adapter import find_adapter
 
-FIGURES, RECORD = pytest.StashKey(), pytest.StashKey()
+FIGURES, RECORD, WATCH = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
 
 
 def pytest_addoption(parser):
     add = parser.getgroup("figures of a GPU").addoption
     add("--figures", type=Path, help="file of the figures; what it holds is kept")
     add("--seconds", type=float, default=float("inf"), help="time after which nothing is begun")
-    add("--small", action="store_true", help="tiny shapes on the CPU, to try the measurements")
+    add("--patience", type=float, help="seconds after which a measurement ends the process")
+    add("--small", action="store_true", help="tiny shapes, on the CPU too, to try the measurements")
 
 
 def pytest_generate_tests(metafunc):
@@ -80,6 +84,11 @@ def pytest_runtest_setup(item):
         pytest.skip(reason)
     figures.put({**record, "problem": STOPPED})
     figures.release()
+    if (patience := item.config.getoption("patience")) is not None:
+        # What waits for a kernel that never ends can be stopped by nothing else.
+        item.stash[WATCH] = watch = threading.Timer(patience, os.kill, (os.getpid(), SIGKILL))
+        watch.daemon = True
+        watch.start()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -88,12 +97,14 @@ def pytest_runtest_makereport(item, call):
     if call.when == "teardown" or (call.when == "setup" and report.passed):
         return report
     figures, record = item.config.stash[FIGURES], item.stash[RECORD]
+    if (watch := item.stash.get(WATCH, None)) is not None:
+        watch.cancel()
     record["took"] = round(call.duration, 1)
     if call.excinfo is not None:
         record |= figures.reason(record["case"], call.excinfo.value)
     elif "problem" in record:
         report.outcome, report.longrepr = "failed", record["problem"]
-    if record.get("skipped") not in (BEFORE, STOPPED):
+    if record.get("skipped") != BEFORE:
         figures.put(record)
     return report
 

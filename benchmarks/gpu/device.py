@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import machine
-from benchmarks.gpu.timing import Timer, is_cuda
+from benchmarks.timing import Timer, is_cuda
 
 # Datasheets of the SXM parts: bytes per second, dense bfloat16 operations per second.
 DATASHEET = {"H100": (3.35e12, 990e12), "H200": (4.8e12, 990e12)}

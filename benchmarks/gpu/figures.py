@@ -33,7 +33,8 @@ class Figures:
     """The records of one file, by name."""
 
     def __init__(self, path, small=False, seconds=float("inf")):
-        self.path, self.small, self.device = path.resolve(), small, "cpu" if small else "cuda"
+        self.path, self.small = path.resolve(), small
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.end = time.monotonic() + seconds
         self.lost, self.late, self.records = None, False, {}
         self.machine = devices.describe(self.device)
@@ -52,10 +53,7 @@ class Figures:
 
     def refused(self, case, least):
         """Why a measurement of at least so many seconds is not begun, or None."""
-        before = self.records.get(case, {"skipped": "never"})
-        if before.get("problem") == STOPPED:
-            return STOPPED
-        if failed(before) is None:
+        if failed(self.records.get(case, {"skipped": "never"})) is None:
             return BEFORE
         if self.lost is not None:
             return f"the device was lost in {self.lost}"

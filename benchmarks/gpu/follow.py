@@ -74,16 +74,15 @@ class Follower:
         size = logits.abs().max().item()
         logits = logits[0].float()
         logits[:, MASK_ID] = -torch.inf
-        at = [(p - self.length) % BLOCK for p in event["positions"]]
-        given = torch.tensor(event["tokens"], device=logits.device)
+        places = [(p - self.length) % BLOCK for p in event["positions"]]
+        at, given = (torch.tensor(n, device=logits.device) for n in (places, event["tokens"]))
         best, token = logits.max(-1)
         score = (best - logits.logsumexp(-1)).masked_fill(block[0] != MASK_ID, -torch.inf)
         last, chosen = score.topk(quota)
         gaps = torch.cat((best[at] - logits[at, given], last[-1] - score[at]))
         self.worst = max(self.worst, gaps.max().item() / size)
-        self.decisions += len(at)
-        alike = (token[at] == given) & torch.isin(torch.tensor(at, device=logits.device), chosen)
-        self.same += int(alike.sum())
+        self.decisions += len(places)
+        self.same += int(((token[at] == given) & torch.isin(at, chosen)).sum())
         block[0, at] = given
 
     def record(self):

@@ -71,7 +71,7 @@ def summary(found, stages):
     lines = ["# Measured on a GPU", "", "`python -m benchmarks.gpu` wrote this file.", ""]
     lines += [*machine_lines(found), "", "## Goals and expectations", ""]
     lines += ["They are an H100's, at the shape of LLaDA-8B. What they would be by this device's"]
-    lines += ["bandwidth is information only.", "", table(head, goal_rows(found)), ""]
+    lines += ["bandwidth is information only.", "", table(head, list(goal_rows(found))), ""]
     for kind in dict.fromkeys(r["kind"] for r in found["cases"]):
         lines += records_table(kind, found["cases"])
     rows = [[r["case"], failed(r) or "passed", r.get("took", "")] for r in stages["cases"]]

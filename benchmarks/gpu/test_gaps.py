@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks.gpu.device import architecture
-from benchmarks.gpu.timing import FLUSH, Timer, captured, is_cuda, profiled, tried
+from benchmarks.gpu.timing import captured, profiled, tried
+from benchmarks.timing import Timer, is_cuda
 from dpad import ops
 
 measured = pytest.mark.measured
@@ -24,7 +25,7 @@ def slope(function, device, few, many, repeats):
     """Seconds of one call among many in a graph, the graph's own launch left out, and how long its
     kernels run by the profiler.
     """
-    timer = Timer(device, FLUSH // 4)
+    timer = Timer(device, 4)
 
     def replayed(count):
         return captured(lambda: [function() for _ in range(count)], device)

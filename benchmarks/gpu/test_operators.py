@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.gpu import cases
 from benchmarks.gpu.floor import least
-from benchmarks.gpu.timing import Timer, summary
+from benchmarks.timing import Timer, summary
 
 measured = pytest.mark.measured
 REPEATS = 50

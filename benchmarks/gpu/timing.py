@@ -1,4 +1,4 @@
-"""Times of calls on a device: single ones with the L2 cache cold or hot, graphs, by the clock."""
+"""Times of CUDA graphs, times by the clock, and what a profiler saw."""
 
 import math
 import statistics
@@ -9,85 +9,16 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-# Bytes read before a call: many times what any L2 holds, and a few hundred microseconds in which
-# the host queues the call that is measured.
-FLUSH = 1 << 30
+from benchmarks.timing import Timer, is_cuda
+from dpad.decode.device import CAPTURES
+
 SYNCS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-
-
-def is_cuda(device):
-    return torch.device(device).type == "cuda"
-
-
-class Timer:
-    """CUDA events around one call; on the CPU, where it only serves the tests, the clock.
-
-    The caches are emptied by reading, not by writing: lines that were written would have to be
-    stored while the call is measured.
-    """
-
-    def __init__(self, device, flush=FLUSH):
-        self.cuda = is_cuda(device)
-        self.flush = torch.zeros(flush // 4, device=device) if self.cuda else None
-
-    def once(self, function, hot=False):
-        """Seconds of one call; `hot`: of a second one right behind the first."""
-        if self.cuda:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            # The host queues the call while the device still reads: no launch time is measured.
-            self.flush.amax()
-        if hot:
-            function()
-        if not self.cuda:
-            begun = time.perf_counter()
-            function()
-            return time.perf_counter() - begun
-        start.record()
-        function()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
-
-    def turns(self, functions, repeats, warm_up=3, hot=False):
-        """Name -> seconds of every repeat; all functions take turns, in changing order."""
-        times = {name: [] for name in functions}
-        for turn in range(-warm_up, repeats):
-            names = list(functions)
-            for name in names if turn % 2 else names[::-1]:
-                seconds = self.once(functions[name], hot)
-                if turn >= 0:
-                    times[name].append(seconds)
-        return times
-
-    def median(self, function, repeats=50, hot=False):
-        return statistics.median(self.turns({"it": function}, repeats, hot=hot)["it"])
-
-
-def summary(values):
-    """Median, middle 80 % and fastest, in seconds; `noise` is how far the medians of the odd and
-    of the even turns, one version timed twice, are apart, as a share.
-    """
-    deciles = statistics.quantiles(values, n=10)
-    median, *halves = (statistics.median(v) for v in (values, values[::2], values[1::2]))
-    noise = abs(halves[0] - halves[1]) / median
-    spread = {"p10": deciles[0], "p90": deciles[-1], "fastest": min(values)}
-    return {"median": median, **spread, "noise": noise}
 
 
 def captured(function, device):
     """`function` as one replayed CUDA graph; itself where there is none."""
-    if not is_cuda(device):
-        return function
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay
+    capture = CAPTURES.get(torch.device(device).type)
+    return function if capture is None else capture(function, capture.pool()).replay
 
 
 def per_call(function, many, device, repeats=50, work=0):
@@ -104,7 +35,7 @@ def per_call(function, many, device, repeats=50, work=0):
             function(many[turn % len(many)])
 
     # The buffer read before is large enough to hide the launch of the graph.
-    replay, timer = captured(every, device), Timer(device, FLUSH // 4)
+    replay, timer = captured(every, device), Timer(device, 4)
     return timer.median(replay, repeats) / turns
 
 

@@ -31,7 +31,7 @@ def test_bad_arguments(arguments, text, capsys, tmp_path, monkeypatch):
 
 def test_what_is_missing_is_said_before_anything_is_run(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "look_further", lambda: None)
-    monkeypatch.setattr(program, "PACKAGES", ("pytest", "no_such_a", "no_such_b"))
+    monkeypatch.setattr(program, "PACKAGES", "pytest no_such_a no_such_b")
     monkeypatch.setattr(program.shutil, "which", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert program.main(["--out", str(tmp_path / "out")]) == 2
@@ -73,6 +73,8 @@ print(name, *sys.argv[2:], os.environ.get("SEEN"), flush=True)
 if name == "hanging":  # with a child that would outlive it
     code = f"import pathlib, time; time.sleep(4); pathlib.Path({str(place / 'child')!r}).touch()"
     subprocess.run([sys.executable, "-c", code])
+if name == "crashing" and (place / name).read_text() == "x":
+    os.abort()
 sys.exit({"broken": 3, "late": 75}.get(name, 0))
 """
 STAGES = """
@@ -85,6 +87,7 @@ QUICK = {
     "long": Stage(600, COMMAND + "long", {}, 500),
     "late": Stage(60, COMMAND + "late", {}, 1),
     "absent": Stage(60, "no-such-program", {}, 1),
+    "crashing": Stage(60, COMMAND + "crashing", {}, 1),
     "hanging": Stage(2, COMMAND + "hanging", {}, 1),
 }
 @pytest.mark.measured("{stage}", "stage", (), list(QUICK))
@@ -105,12 +108,14 @@ def test_a_visit_goes_on_after_failures_and_continues_what_was_left_out(pytester
     assert pytester.runpytest(*command, "400").ret == figures.INCOMPLETE
     took = time.monotonic() - begun
     found = records_of(pytester.path / "stages.json")
-    assert list(found) == ["first", "broken", "long", "late", "absent", "hanging"]
+    assert list(found) == ["first", "broken", "long", "late", "absent", "crashing", "hanging"]
     assert figures.failed(found["first"]) is None and found["first"]["took"] < 60
     assert "exit status 3 broken" in found["broken"]["problem"]
     assert "s are too little" in found["long"]["skipped"]
     assert found["late"]["skipped"] == figures.NO_TIME
     assert "No such file" in found["absent"]["skipped"]
+    assert figures.failed(found["crashing"]) is None
+    assert (pytester.path / "crashing").read_text() == "xx"
     assert "stopped after 2 s" in found["hanging"]["problem"]
     log = (pytester.path / "log.txt").read_text()
     assert log.startswith("first 40 --small yes\nbroken None\n")
