@@ -313,11 +313,11 @@ def patch(
             their weights that the handle keeps until `remove`: their bytes more memory, stated in
             its report. A changed or replaced layer is copied anew, one that is no plain Linear is
             called, each at the next call of the model's.
-        cuda_graphs: on CUDA, replay cached steps as graphs. They are captured when first needed,
-            on buffers that the handle keeps until `remove`; a step that cannot be captured runs
-            eagerly, with the reason in the handle's report. While one is captured, other threads
-            must not wait for the whole device (``torch.cuda.synchronize``): the capture would fail,
-            and the call goes on eagerly.
+        cuda_graphs: on CUDA, replay cached steps, and refreshes that look back, as graphs. They are
+            captured when first needed, on buffers that the handle keeps until `remove`; a step that
+            cannot be captured runs eagerly, with the reason in the handle's report. While one is
+            captured, other threads must not wait for the whole device (``torch.cuda.synchronize``):
+            the capture would fail, and the call goes on eagerly.
 
     Returns:
         `Handle`.

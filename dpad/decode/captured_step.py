@@ -1,4 +1,4 @@
-"""A cached step for a fixed number of sequences and rows, to be captured once and replayed.
+"""A step of few rows, for a fixed number of them, to be captured once and replayed.
 
 A graph runs the same kernels on the same addresses, whatever they hold. So a step is captured on
 inputs, canvas and K/V cache that stay where they are, for a *bucket*: a number of sequences, rows
@@ -32,23 +32,25 @@ class Bucket:
 
     @classmethod
     def of(cls, layout: Layout) -> Self:
-        """The bucket of a pass of cached steps.
+        """The bucket of a pass.
 
         Sequences go up to `sequences_of`, and each of those has room for a whole block. One more
         sequence takes the padding where there is some and no other does. Rows beside those of the
-        blocks (predecessors, the kept suffix) go up in steps of at most a quarter.
+        blocks (predecessors, the kept suffix, the block before) go up in steps of at most a
+        quarter.
         """
         batch, streams = layout.length.shape[0], layout.streams
         blocks, rows = layout.target.shape[0], layout.rows // streams
         sequences = sequences_of(batch)
         logit_rows = sequences * layout.block_length
         more = rows - blocks
-        if more > sequences:
+        exact = more <= sequences  # what goes up in steps is seldom, and then padded as well
+        if not exact:
             step = max(16, power_of_two(more) // 8)
             more = -(-more // step) * step
         elif more:
             more = sequences
-        exact = (batch, blocks, rows) == (sequences, logit_rows, logit_rows + more)
+        exact = exact and (batch, blocks, rows) == (sequences, logit_rows, logit_rows + more)
         padding = int(not exact and batch == sequences)
         return cls(sequences + padding, logit_rows + more, logit_rows, streams)
 
@@ -95,6 +97,7 @@ class Inputs:
             "rule_value": ((sequences,), double),
             "quota": ((sequences,), long),
             "masks_to_leave": ((sequences,), long),
+            "score_override": ((bucket.logit_rows,), double),
             "scale": ((sequences,), double),
             "top_p": ((sequences,), double),
             "top_k": ((sequences,), long),
@@ -123,10 +126,9 @@ class Inputs:
         """Pads a pass to the bucket and sends it; without one, all is padding."""
         varying = {} if layout is None else tensors_of(controls)
         if layout is not None and layout is self._filled:
-            batch = layout.length.shape[0]
             for name, value in varying.items():
                 if value is not self._sent[name]:
-                    self._host[name][:batch] = value
+                    self._host[name][: value.shape[0]] = value
         else:
             self._pad(layout, {} if layout is None else {**tensors_of(layout), **varying})
         self._filled, self._sent = layout, varying
@@ -143,6 +145,7 @@ class Inputs:
             "masks_to_leave": -1,
         }
         padding |= {"scale": 1.0, "top_p": 1.0, "top_k": 1, "order_temperature": 1.0}
+        padding["score_override"] = torch.nan
         padding["canvas_row"] = self.spare[: bucket.sequences - batch]
         ends = {"q_offsets": bucket.rows, "l_offsets": bucket.logit_rows}
         shared = ("target", "length", *vars(self.controls))  # by the streams

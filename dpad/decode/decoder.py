@@ -12,7 +12,7 @@ from dpad.decode import forked, prefix
 from dpad.decode.controls import Controller
 from dpad.decode.layout import Layout
 from dpad.decode.passes import LONG_CREDIT, Pass, long_ones
-from dpad.decode.phases import passed
+from dpad.decode.phases import is_short, passed
 from dpad.decode.plan import Planner, draw_suffix
 from dpad.decode.replan import apply, seen_by
 from dpad.decode.step import DeviceStep, Step
@@ -196,19 +196,23 @@ class Decoder:
     def _arranged(self, ready):
         """The `Part`s of a step: sequences that share a lane go together.
 
-        Refreshes go apart from cached steps where these are captured, except where a caller looks
-        on, who would see two steps.
+        Passes that a graph may replay go apart from the others, except where a caller looks on, who
+        would see two steps.
         """
-        parts = {}
-        looked_at = {q.hooks for q in ready if q.hooks.on_step is not None and q.refresh}
+        parts, eager = {}, {q for q in ready if not self._replayable(q)}
+        looked_at = {q.hooks for q in eager if q.hooks.on_step is not None}
         for q in ready:
-            captured = self.graphs.active and not q.refresh and q.hooks not in looked_at
+            captured = q not in eager and q.hooks not in looked_at
             unseen = q.hooks.on_step is not None and not q.width  # nothing to look at
-            parts.setdefault((q.lane, captured and not q.obstacle(), unseen), []).append(q)
+            parts.setdefault((q.lane, captured, unseen), []).append(q)
         return [
             Part([q for _, same in _grouped(part, "hooks") for q in same], captured)
             for (_, captured, _), part in parts.items()
         ]
+
+    def _replayable(self, q):
+        """Whether a graph may replay the next pass of a sequence."""
+        return self.graphs.active and is_short(q) and not q.obstacle()
 
     def _pass(self, part, failed):
         """Queues one pass and its commit."""
@@ -261,10 +265,10 @@ class Decoder:
                 self._numbers[q] = self._call(failed, [q], q.replan.look, seen)
 
     def _spread(self, ready):
-        """The sequences whose pass is spread over steps: it has begun, or is long."""
+        """The sequences whose pass is spread over steps: begun, or long and not replayed."""
         if self.share is None or len(ready) < 2:
             return [q for q in ready if q in self._begun_passes]
-        long = long_ones(ready)
+        long = {q for q in long_ones(ready) if not self._replayable(q)}
         return [q for q in ready if q in self._begun_passes or q in long]
 
     def _long_passes(self, spread, others, failed):

@@ -1,4 +1,4 @@
-"""Which cached steps are captured as graphs, kept and replayed, and which cannot be."""
+"""Which steps are captured as graphs, kept and replayed, and which cannot be."""
 
 from collections import OrderedDict
 from threading import Lock
@@ -54,7 +54,7 @@ class Graphs:
 
     @property
     def active(self) -> bool:
-        """Whether cached steps are captured."""
+        """Whether steps of few rows are captured."""
         return self.why_not is None
 
     def prepare(self, adapter: Adapter, arena: KVArena) -> bool:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from dpad import ops
+from dpad.decode.attention import WIDE_ROWS
 
 NOTHING = torch.empty(0, dtype=torch.int64, device="cpu")
 _ALL, _SUFFIX, _BLOCK = (ops.SCOPES[name] for name in ("all", "suffix", "block"))
@@ -83,6 +84,15 @@ def rows_of(q, place):
     first = min(place.first, place.start) if place.scope == _ALL else place.start
     more = seen_until(q, place) - place.end if q.causal else q.kept.numel()
     return q.streams * (place.end - first + (0 if place.scope == _BLOCK else more))
+
+
+def is_short(q):
+    """Whether the next pass has few rows, and about as many in every block: a denoising step, or a
+    refresh that looks back on some blocks only.
+    """
+    if q.phase != "refresh":
+        return not q.refresh
+    return q.looks_back and not q.scans and q.rows < WIDE_ROWS * q.streams
 
 
 def passed(q, status, head_masked):

@@ -183,12 +183,15 @@ class Sequence:
         return max(whole - self.block_length, 0) if self.first_given else whole
 
     @property
+    def looks_back(self):
+        """Whether a refresh computes no more than the `look_back` blocks before its own."""
+        whole = self.refresh_period is not None and self.block % self.refresh_period == 0
+        return self.look_back is not None and not whole and self.block > 0
+
+    @property
     def refreshed_from(self):
         """The first slot that a refresh computes."""
-        whole = self.refresh_period is not None and self.block % self.refresh_period == 0
-        if self.look_back is None or whole or self.block == 0:
-            return 0
-        return self.blocks[max(self.block - self.look_back, 0)][0]
+        return self.blocks[max(self.block - self.look_back, 0)][0] if self.looks_back else 0
 
     @property
     def rows(self):
@@ -227,7 +230,7 @@ class Sequence:
         return self.place.scope != ops.SCOPES["block"]
 
     def obstacle(self):
-        """Why its cached steps cannot be captured as graphs, or None."""
+        """Why its short passes cannot be captured as graphs, or None."""
         if self.cache == "none":
             return "cache='none' has no cached steps"
         if self.replan is not None and self.replan.scans and self.cache != "dual":

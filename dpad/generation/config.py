@@ -86,7 +86,8 @@ class DPadGenerationConfig(GenerationConfig):
             "dual" keeps the rest of the block too while a part of it is filled.
         refresh: what the first pass of a block computes anew with a cache: "full", everything; or
             "recent", from the block before on: older K/V stay as they are, and a long answer costs
-            rows that grow with its length and not with its square. An approximation.
+            rows that grow with its length and not with its square. An approximation. On CUDA such
+            passes are replayed as graphs, as cached steps are.
         refresh_period: with "recent", everything is computed anew every so many blocks.
         early_stop: end a row when a finished block holds an end-of-text id; with block-causal
             attention as soon as no mask precedes one.

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dpad.decode import commit, graphs
+from dpad.decode import commit, graphs, phases
 from dpad.decode.captured_step import Bucket, sequences_of
 from dpad.decode.device import CudaGraph
 from dpad.decode.lane import Hooks
@@ -76,18 +76,17 @@ RULES = {
 def test_replays_decide_what_eager_steps_decide(rule, cache, device):
     lengths = {"new": 32} if rule == "carried" else {}
     live, took = compare(adapter(device), rule=RULES[rule], cache=cache, **lengths)
-    assert took.replayed == took.passes - refreshes(live) > 0
+    assert took.replayed == took.passes - len(refreshes(live)) > 0
 
 
-def refreshes(live):
-    """Passes that began a block: sequences that begin one in the same step share it."""
-    begun = {
+def refreshes(live, which=lambda block: True):
+    """Steps that began one of `which` blocks: sequences that begin one share a pass."""
+    return {
         step
         for q in live
         for step, block in enumerate(q.forwards)
-        if step == 0 or q.forwards[step - 1] != block
+        if (step == 0 or q.forwards[step - 1] != block) and which(block)
     }
-    return len(begun)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -121,6 +120,49 @@ def test_models_with_a_shift(monkeypatch, device):
         assert compare(model, cache=cache)[1].replayed > 0
         assert compare(model, cache=cache, guidance=1.0)[1].replayed > 0
         assert compare(model, cache=cache, published_shift=True)[1].replayed > 0
+        _, took = compare(model, cache=cache, published_shift=True, look_back=1)
+        assert took.passes - took.replayed == 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"guidance": 0.5, "temperature": 0.7},
+        {"suffix": Suffix("all"), "early_stop": False},
+        {"suffix": Suffix("none"), "look_back": 2},
+        {"refresh_period": 3, "early_stop": False},
+        {"prompts": PROMPTS[:1]},
+        {"prompts": PROMPTS * 4, "rule": commit.factor(1.0)},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_refreshes_that_look_back_are_replayed(options, cache, device):
+    """Only passes that compute everything run eagerly; the others share a pass with cached ones."""
+    live, took = compare(adapter(device), cache=cache, **{"look_back": 1, **options})
+    period = options.get("refresh_period")
+    whole = {0} if period is None else refreshes(live, lambda block: block % period == 0)
+    assert took.passes - took.replayed == len(whole)
+    if period is None:
+        assert took.passes == took.steps
+
+
+def test_long_refreshes_run_eagerly(monkeypatch):
+    """Where torch's attention on slices of exact length is faster."""
+    monkeypatch.setattr(phases, "WIDE_ROWS", WIDTH)
+    live, took = compare(adapter(), look_back=1)
+    assert took.passes - took.replayed == len(refreshes(live))
+
+
+def test_few_graphs_serve_all_blocks():
+    model, workspace = adapter(), Workspace()
+    once = {"prompts": PROMPTS[:1], "new": 80, "look_back": 1, "early_stop": False}
+    compare(model, workspace, **once)
+    assert len(workspace.graphs) == 2  # a cached step, and a refresh with a thin suffix
+    compare(model, workspace, **once, suffix=Suffix("all"))
+    assert len(workspace.graphs) <= 7  # the suffix goes from 64 positions to none
 
 
 def test_graphs_serve_later_calls():
@@ -249,12 +291,14 @@ def test_only_watched_steps_keep_their_logits(monkeypatch, watched):
     assert set(seen) == {watched}
 
 
-def layout_of(count, cache="dual", prompt=5, shift=0, suffix=THIN, guidance=0.0):
-    options = {"cache": cache, "suffix": suffix, "guidance": guidance}
-    live = sequences([[1] * prompt] * count, 20, WIDTH, **options)
-    draw_suffix(live)
+def layout_of(count, cache="dual", shift=0, guidance=0.0, refreshing=0):
+    """A pass in the second block, of which some sequences take the first step."""
+    options = {"cache": cache, "suffix": THIN, "guidance": guidance, "look_back": 1}
+    live = sequences([[1] * 5] * count, 24, WIDTH, **options)
     for row, q in enumerate(live):
-        q.row, q.start, q.step = row, 50 * row, 1
+        q.advance()
+        q.row, q.start, q.step = row, 50 * row, int(row >= refreshing)
+    draw_suffix(live)
     return Planner(shift).layout(live)
 
 
@@ -262,8 +306,9 @@ def layout_of(count, cache="dual", prompt=5, shift=0, suffix=THIN, guidance=0.0)
 @pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 @pytest.mark.parametrize("guidance", [0.0, 0.5])
-def test_buckets_hold_their_pass(count, shift, cache, guidance):
-    layout = layout_of(count, cache, shift=shift, guidance=guidance)
+@pytest.mark.parametrize("refreshing", [0, 1, 17])
+def test_buckets_hold_their_pass(count, shift, cache, guidance, refreshing):
+    layout = layout_of(count, cache, shift, guidance, refreshing)
     bucket = Bucket.of(layout)
     rows = layout.rows // layout.streams
     assert bucket.streams == (2 if guidance else 1)
@@ -271,7 +316,8 @@ def test_buckets_hold_their_pass(count, shift, cache, guidance):
     padded = bucket.rows > rows or bucket.logit_rows > layout.target.shape[0]
     assert bucket.sequences > count or (not padded and bucket.sequences == count)
     assert bucket.sequences <= sequences_of(count) + 1
-    if cache == "dual" and count in (1, 2, 4, 8, 12, 16):  # nothing is wasted on whole batches
+    whole = count in (1, 2, 4, 8, 12, 16) and not refreshing
+    if cache == "dual" and whole:  # nothing is wasted on whole batches
         assert (bucket.sequences, bucket.rows) == (count, count * (8 + shift))
     room, more = sequences_of(count), rows - 8 * count
     assert bucket.rows <= room * 8 + max(room, more + max(16, more / 4))

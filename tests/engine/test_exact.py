@@ -4,9 +4,11 @@ import pytest
 import torch
 
 import dpad
+from dpad.decode import graphs
 from dpad.decode.decoder import Decoder
 from dpad.decode.sequence import Sequence
 from tests.decode.common import tiny
+from tests.doubles.recorded_calls import RecordedCalls
 from tests.engine import traffic
 from tests.generation import random_calls
 
@@ -44,6 +46,33 @@ def test_what_others_left_is_not_seen(made, poisoned, name):
     model, calls = made[name]
     with dpad.Engine(model, max_sequences=4, max_tokens=400) as engine:
         traffic.assert_as_alone(traffic.run(engine, calls, seed=1), calls)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_replayed_steps_of_those_that_come_and_go(made, poisoned, monkeypatch, name):
+    """Refreshes that look back join the graphs of others' cached steps."""
+    monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
+    model, calls = made[name]
+    with dpad.Engine(model, max_sequences=4, max_tokens=400) as engine:
+        requests = traffic.run(engine, calls, seed=4, cancel=0.1)
+        traffic.assert_as_alone(requests, calls)
+        assert engine.stats()["replayed"] > 0
+    recent = [call.options.get("refresh") == "recent" for call in calls]
+    assert any(recent) and not all(recent)
+
+
+def test_a_refresh_that_is_replayed_is_not_spread(monkeypatch):
+    """Every sequence takes one forward per step, those with many rows too."""
+    monkeypatch.setitem(graphs.CAPTURES, "cpu", RecordedCalls)
+    options = {"max_new_tokens": 200, "block_length": 4, "cache": "dual", "refresh": "recent"}
+    options |= {"suffix": "all", "early_stop": False}
+    with dpad.Engine(tiny(), max_sequences=2, max_tokens=1000) as engine:
+        requests = [engine.submit([7], seed=1, steps=n, **options) for n in (100, 150)]
+        while engine.step():
+            for request in requests:
+                if request.status == "decoding":
+                    assert len(request.sequence.forwards) == engine.steps
+        assert engine.stats()["replayed"] == engine.steps - 1
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -97,6 +97,8 @@ def options(draw, rows, shift):
         for name in ("alg_temp", "remasking", "factor", "entropy_bound", "commit"):
             chosen.pop(name, None)
     chosen |= {"cache": draw.choice(CACHES), "seed": draw.randrange(99), "trace": True}
+    if draw.random() < 0.4 and chosen["cache"] != "none":
+        chosen |= {"refresh": "recent", "refresh_period": draw.choice((None, None, 2))}
     chosen["early_stop"] = draw.random() < 0.6
     if draw.random() < 0.3:
         chosen["temperature"] = draw.choice((0.3, 1.0))

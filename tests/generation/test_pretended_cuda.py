@@ -20,6 +20,8 @@ SETTINGS = {
     "threshold": {},
     "quota": {"confidence_threshold": None, "steps": 8},
     "prefix": {"cache": "prefix"},
+    "recent": {"refresh": "recent"},
+    "recent, prefix, guided": {"refresh": "recent", "cache": "prefix", "cfg_scale": 1.0},
     "drawn": {"temperature": 0.7, "suffix": dpad.Suffix("gaussian", window=16)},
     "guided": {"cfg_scale": 1.0, "confidence_threshold": None, "steps": 8},
     "filtered": {"temperature": 0.7, "top_p": 0.9, "top_k": 50},
