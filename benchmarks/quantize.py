@@ -41,13 +41,17 @@ PROMPT, BLOCK, COMMITS = 64, 32, 8
 
 
 def variants(load):
-    """Name -> a fresh model: as it is, in bfloat16, and 8-bit on top of either."""
-    float32, bfloat16, rounded, both = (load() for _ in range(4))
-    bfloat16.bfloat16(), both.bfloat16()
-    for model in (rounded, both):
-        dpad.quantize(model)  # the handle is dropped, and with it the old weights
-    names = ("float32", "bfloat16", "int8", "int8 + bfloat16")
-    return dict(zip(names, (float32, bfloat16, rounded, both), strict=True))
+    """Name -> a fresh model: as it is, in bfloat16, and 8-bit on top of either, also with its
+    embedding.
+    """
+    names = ("float32", "bfloat16", "int8", "int8 + bfloat16", "int8 with embedding + bfloat16")
+    models = {name: load() for name in names}
+    for name, model in models.items():
+        if "bfloat16" in name:
+            model.bfloat16()
+        if "int8" in name:  # the handle is dropped, and with it the old weights
+            dpad.quantize(model, embedding="embedding" in name)
+    return models
 
 
 def decode(model, ids, **settings):

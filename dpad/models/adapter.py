@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dpad.models import fused_projections, linear_layers
+from dpad.models.int8_embedding import Int8Embedding
 from dpad.models.parts import Head, Layer, Norm, Part, UnsupportedModelError, require
 
 FAMILIES = tuple(
@@ -76,7 +77,7 @@ class Adapter:
 
     @property
     def weight(self) -> torch.Tensor:
-        """The embedding weight: tells dtype and device of the whole model."""
+        """The embedding weight: tells the device of the whole model."""
         return self.embed.weight
 
     @property
@@ -96,7 +97,9 @@ class Adapter:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.weight.dtype
+        """Of the rows of a pass, as the embedding gives them."""
+        module = self.embed.module
+        return module.dtype if isinstance(module, Int8Embedding) else self.weight.dtype
 
     @property
     def device(self) -> torch.device:

@@ -13,18 +13,35 @@ from dpad import ops
 PIECE = 1 << 18
 
 
-class Int8Linear(nn.Module):
+class Int8Module(nn.Module):
+    """A module with int8 weights, whose buffers named in `wide` are float32, whatever dtype the
+    model is converted to.
+    """
+
+    wide: tuple[str, ...] = ("scale",)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kept = {name: getattr(self, name) for name in self.wide}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, before in kept.items():
+            after = getattr(self, name)
+            if after is not None and after.dtype != torch.float32:
+                setattr(self, name, before.to(after.device))
+        return self
+
+
+class Int8Linear(Int8Module):
     """``x weight^T + bias`` by `dpad.ops.int8_linear`, for inference.
 
     Its state dict holds `weight` (int8 ``[out_features, in_features]``), `scale` (float32
     ``[out_features]``: a weight counts as ``weight * scale``), `smoothing` (float32
     ``[in_features]``, only where it was given) and `bias` (of the model's dtype, if it has one).
-    Scales stay float32 whatever the model is converted to.
     """
 
     weight: Tensor
     scale: Tensor
     smoothing: Tensor | None
+    wide = ("scale", "smoothing")
 
     def __init__(
         self,
@@ -62,15 +79,6 @@ class Int8Linear(nn.Module):
         rows = x.reshape(-1, self.in_features)
         out = ops.int8_linear(rows, self.weight, self.scale, self.bias, self.smoothing)
         return out.view(*x.shape[:-1], self.out_features)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        kept = {name: getattr(self, name) for name in ("scale", "smoothing")}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, before in kept.items():
-            after = getattr(self, name)
-            if after is not None and after.dtype != torch.float32:  # its dtype is not the model's
-                setattr(self, name, before.to(after.device))
-        return self
 
     def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}"

@@ -81,13 +81,13 @@ def grouped_product(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     return ops.grouped_linear(x, weight, offsets)
 
 
-def reads_offsets(weight: Tensor) -> str | None:
-    """Why `grouped_product` with weights like this one reads its offsets on the host, or None."""
-    if weight.device.type != "cuda":
-        return None if weight.is_cpu else f"grouped products on {weight.device.type} may wait"
-    if weight.dtype != torch.bfloat16:
-        return f"grouped products of {weight.dtype} read their offsets (bfloat16 does not)"
-    if torch.cuda.get_device_capability(weight.device) < (9, 0):
+def reads_offsets(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why `grouped_product` with such weights reads its offsets on the host, or None."""
+    if device.type != "cuda":
+        return None if device.type == "cpu" else f"grouped products on {device.type} may wait"
+    if dtype != torch.bfloat16:
+        return f"grouped products of {dtype} read their offsets (bfloat16 does not)"
+    if torch.cuda.get_device_capability(device) < (9, 0):
         return "grouped products before Hopper read their offsets"
     return None
 

@@ -167,7 +167,7 @@ class RoutedMLP:
         if any(adapter.fused is None or adapter.fused.of(parts) is None for parts in stacks):
             name = self.whole.name
             return f"the experts of '{name}' lie apart and are called (see fuse_projections)"
-        return linear_layers.reads_offsets(adapter.weight)
+        return linear_layers.reads_offsets(adapter.device, adapter.dtype)
 
     def inner_width(self) -> int:
         """Elements of a row between up and down: all its experts' and its copies for them."""

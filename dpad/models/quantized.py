@@ -8,7 +8,8 @@ from torch import nn
 
 from dpad.models import linear_layers
 from dpad.models.adapter import Adapter, find_adapter
-from dpad.models.int8_linear import Int8Linear
+from dpad.models.int8_embedding import Int8Embedding
+from dpad.models.int8_linear import Int8Linear, Int8Module
 from dpad.models.parts import UnsupportedModelError
 
 SCHEMES = ("int8",)
@@ -91,14 +92,16 @@ def quantize(
     scheme: str = "int8",
     *,
     head: bool = True,
+    embedding: bool = False,
     keep: Iterable[str] = (),
     smoothing: Mapping[str, torch.Tensor] | None = None,
 ) -> Quantized:
     """Gives a model's linear layers 8-bit weights and 8-bit products, in place and undoably.
 
     Weights get one scale per output channel, and the rows that come in one scale each, found at
-    every call (W8A8, dynamic). Embedding, norms, attention and the residual stay as they are. It
-    is an approximation: see docs/quantize.md for what it costs.
+    every call (W8A8, dynamic). Norms, attention and the residual stay as they are, and so does the
+    embedding unless it is asked for. It is an approximation: see docs/quantize.md for what it
+    costs.
 
     The model may be patched before or after. Only the modules of the layers are exchanged, each
     for an `Int8Linear`; the returned handle keeps the old ones, so the memory falls when it is
@@ -109,6 +112,7 @@ def quantize(
         model: what `dpad.patch` takes, in eval mode, float32, bfloat16 or float16.
         scheme: "int8".
         head: the head too; False keeps it.
+        embedding: the embedding too, with one scale per id. It saves memory and no time.
         keep: names of layers, as ``model.named_modules()`` has them, that stay as they are.
         smoothing: dict from such names to float32 ``[in_features]`` factors of the layers' inputs,
             or None; both come from `dpad.calibrate`.
@@ -119,8 +123,9 @@ def quantize(
     Raises:
         TypeError, UnsupportedModelError: not a model that dpad knows.
         ValueError: an unknown scheme or name, training mode, a model that is 8-bit already, layers
-            that are no plain Linear (LoRA: merge it first) or have hooks, a weight that is not
-            finite, a device without 8-bit products. Nothing is changed then.
+            that are no plain Linear (LoRA: merge it first) or have hooks, an embedding that is the
+            head as well, a weight that is not finite, a device without 8-bit products. Nothing is
+            changed then.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"scheme = {scheme!r}: expected {', '.join(SCHEMES)}")
@@ -128,13 +133,13 @@ def quantize(
     if adapter.model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
     smoothing = dict(smoothing or {})
-    names, kept = layers_of(adapter, head, keep)
+    names, kept = layers_of(adapter, head, keep, embedding)
     check(adapter, names, smoothing)
     replaced: dict[str, tuple[nn.Module, nn.Module]] = {}
     for name in names:
         before = cast("nn.Linear", adapter.model.get_submodule(name))
         try:
-            replaced[name] = before, Int8Linear.of(before, smoothing.get(name))
+            replaced[name] = before, int8_of(before, smoothing.get(name))
         except ValueError as error:
             raise ValueError(f"'{name}': {error}") from error
     for name, (_, now) in replaced.items():
@@ -142,13 +147,25 @@ def quantize(
     return Quantized(adapter.model, replaced, kept)
 
 
+def int8_of(module: Any, smoothing: torch.Tensor | None = None) -> Int8Module:
+    """The 8-bit module that takes the place of an `nn.Linear` or an `nn.Embedding`."""
+    if isinstance(module, nn.Embedding):
+        return Int8Embedding.of(module)
+    return Int8Linear.of(module, smoothing)
+
+
 def layers_of(
-    adapter: Adapter, head: bool, keep: Iterable[str] = ()
+    adapter: Adapter, head: bool, keep: Iterable[str] = (), embedding: bool = False
 ) -> tuple[list[str], list[str]]:
     """(names to quantise, names of the decoder's other linear layers) in the order of the tree.
 
-    Raises ValueError where `keep` names something else or `head` a head that is the embedding.
+    Raises ValueError where `keep` names something else, and UnsupportedModelError for an embedding
+    that is the head as well.
     """
+    if embedding and adapter.head.tied:
+        raise UnsupportedModelError(
+            "embedding = True: this model's embedding is its head as well and stays as it is"
+        )
     routers = [layer.mlp.router for layer in adapter.layers if hasattr(layer.mlp, "router")]
     others = [part.module for part in (adapter.embed, *adapter.norms(), *routers)]
     wanted = {id(module) for module in adapter.called()} - {id(module) for module in others}
@@ -161,6 +178,8 @@ def layers_of(
         raise ValueError(f"keep names {unknown[0]!r}, which is no linear layer of the decoder")
     if not head:
         keep |= heads
+    if embedding:
+        found = [n for n, m in modules.items() if id(m) in {*wanted, id(adapter.embed.module)}]
     return [n for n in found if n not in keep], [n for n in found if n in keep]
 
 
@@ -187,13 +206,15 @@ def check(
     odd = sorted(set(smoothing) - set(names))
     if odd:
         raise ValueError(f"smoothing names {odd[0]!r}, which is no layer that is quantised")
-    if any(isinstance(module, Int8Linear) for module in adapter.model.modules()):
+    if any(isinstance(module, Int8Module) for module in adapter.model.modules()):
         raise ValueError("the model is quantised already: remove() its handle first")
     elsewhere = _shared(adapter.model)
     for name in names:
         module: Any = adapter.model.get_submodule(name)
         what = f"'{name}' is a {type(module).__module__}.{type(module).__name__}"
-        if not linear_layers.is_plain(module):
+        if module is adapter.embed.module:
+            _check_embedding(module, what)
+        elif not linear_layers.is_plain(module):
             raise UnsupportedModelError(
                 f"{what}: only a plain torch.nn.Linear without hooks can be quantised (merge LoRA "
                 "first, or name the layer in `keep`)"
@@ -205,8 +226,16 @@ def check(
         factors = smoothing.get(name)
         if factors is not None:
             _check_factors(name, factors, module)
-        if device.type == "cuda":
+        if device.type == "cuda" and module is not adapter.embed.module:
             _check_cuda(name, module)
+
+
+def _check_embedding(module: Any, what: str) -> None:
+    plain = type(module) is nn.Embedding and linear_layers.only_own_forward(module)
+    if not plain or module.max_norm is not None:
+        raise UnsupportedModelError(
+            f"{what}: only a plain torch.nn.Embedding without hooks and max_norm can be quantised"
+        )
 
 
 def _check_factors(name: str, factors: torch.Tensor, module: nn.Linear) -> None:

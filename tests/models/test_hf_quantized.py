@@ -43,6 +43,24 @@ def test_shards_are_rounded_as_they_are_read(tmp_path, dtype, fields):
     assert all(p.is_contiguous() and p.stride() != (0,) for p in loaded.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_embeddings_are_rounded_and_saved_too(tmp_path, dtype):
+    model = small_model().to(dtype)
+    model.save_pretrained(tmp_path / "large")
+    loaded = AutoModel.from_pretrained(tmp_path / "large", quantization="int8", embedding=True)
+    dpad.quantize(model, embedding=True)
+    loaded.save_pretrained(tmp_path / "small")
+    again = AutoModel.from_pretrained(tmp_path / "small")
+    for other in (loaded, again):
+        assert_equal_states(other, model)
+        assert other.model.transformer.wte.dtype == other.dtype == dtype
+        assert torch.equal(logits(other), logits(model))
+    half = AutoModel.from_pretrained(tmp_path / "small", dtype="float16")
+    assert logits(half).dtype == torch.float16
+    with pytest.raises(ValueError, match="quantised already"):
+        AutoModel.from_pretrained(tmp_path / "small", quantization="int8", embedding=True)
+
+
 def test_options_and_dtype(tmp_path):
     model = small_model()
     model.save_pretrained(tmp_path)

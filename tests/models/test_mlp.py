@@ -273,14 +273,14 @@ def test_why_a_pass_waits_for_the_device(monkeypatch, grouped):
     monkeypatch.setattr(ops, "has_kernel", lambda name, device: name != missing)
     mlp, _ = routed_of(Block(grouped), grouped)
     view = View(mlp, copies=False)
-    view.device, view.weight = torch.device("cpu"), torch.zeros(1)
+    view.device, view.dtype = torch.device("cpu"), torch.float32
     missing = "combine"
     assert mlp.obstacle(view) == "combine has no cpu kernel"
     missing = None
     assert "'mlp' lie apart" in mlp.obstacle(view)
     view.fused = View(mlp, copies=True).fused
     assert mlp.obstacle(view) is None
-    view.weight = SimpleNamespace(device=torch.device("cuda"), is_cpu=False, dtype=torch.float16)
+    view.device, view.dtype = torch.device("cuda"), torch.float16
     assert "torch.float16" in mlp.obstacle(view)
     assert dense(nn.ModuleDict({"mlp": MLP()}), "mlp").obstacle(view) is None
 

@@ -6,6 +6,7 @@ from torch import nn
 
 import dpad
 from dpad import demo
+from dpad.models.int8_embedding import Int8Embedding
 from dpad.models.int8_linear import Int8Linear
 from tests.models.small_llada import small_model, tokens
 
@@ -63,6 +64,40 @@ def test_head_and_others_can_be_kept(model):
     handle = dpad.quantize(second, head=False, keep=[other])
     assert set(handle.layers) == set(names) - {head, other}
     assert handle.kept == [other, head] and repr(handle).endswith(f"as they were: {other}, {head}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_embedding_by_option(dtype):
+    """Rows, K/V and reports keep the model's dtype, which the embedding's weight does not tell."""
+    model, ids = small_model().to(dtype), tokens(2, 10)
+    before = fingerprint(model)
+    with torch.no_grad():
+        exact = model(ids).logits
+    handle = dpad.quantize(model, embedding=True)
+    assert len(handle.layers) == 22 + 1 and handle.layers[0] == "model.transformer.wte"
+    assert isinstance(model.get_input_embeddings(), Int8Embedding)
+    with torch.no_grad():
+        rounded = model(ids).logits
+    assert rounded.dtype == dtype and 0 < (rounded - exact).norm() < 0.15 * exact.norm()
+    with dpad.patch(model) as patched:
+        assert patched.adapter.dtype == dtype and str(dtype) in repr(patched)
+        with torch.no_grad():
+            seen = model(ids).logits
+        assert (seen - rounded).norm() < (1e-5 if dtype == torch.float32 else 0.1) * exact.norm()
+        assert model.generate(ids, **SETTINGS).shape == (2, 26)
+        caches = patched._workspaces.free[0].arena.layers
+        assert {t.dtype for pair in caches for t in pair} == {dtype}
+    handle.remove()
+    assert fingerprint(model) == before
+
+
+def test_a_model_with_such_an_embedding_can_be_converted():
+    model = small_model()
+    dpad.quantize(model, embedding=True)
+    with dpad.patch(model) as patched:
+        model.bfloat16()
+        assert model.generate(tokens(2, 10), **SETTINGS).shape == (2, 26)
+        assert patched.adapter.dtype == torch.bfloat16
 
 
 def test_a_tied_head_stays():
@@ -145,6 +180,15 @@ def hook(name):
     return change
 
 
+def tie(model):
+    model.config.weight_tying = True
+    del model.model.transformer.ff_out
+
+
+def limit(model):
+    model.model.transformer.wte.max_norm = 1.0
+
+
 def spoil(model):
     model.model.transformer.ff_out.weight.data[5, 5] = float("nan")
 
@@ -162,6 +206,13 @@ REFUSED = {
     "hook": (hook(ONE), {}, f"'{ONE}' is a torch.*Linear: only a plain torch.nn.Linear"),
     "shared": (share, {}, "blocks.0.up_proj' is used elsewhere"),
     "not finite": (spoil, {}, "'model.transformer.ff_out': the weight holds a value"),
+    "tied": (tie, {"embedding": True}, "embedding = True: .*its head as well"),
+    "embedding's hook": (
+        hook("model.transformer.wte"),
+        {"embedding": True},
+        "'model.transformer.wte' is a .*Embedding: only a plain torch.nn.Embedding",
+    ),
+    "embedding's norm": (limit, {"embedding": True}, "hooks and max_norm"),
     "keep": (None, {"keep": ["model.transformer.wte"]}, "keep names 'model.transformer.wte'"),
     "smoothing of none": (None, {"smoothing": {"x": torch.ones(2)}}, "smoothing names 'x'"),
     "shape": (None, {"smoothing": {ONE: torch.ones(2)}}, rf"'{ONE}' is torch.float32 \[2\]"),

@@ -12,7 +12,8 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from dpad.models.hf.checkpoint import Name
     from dpad.models.hf.interface import NativeConfig, NativeModel
@@ -136,6 +137,28 @@ class AutoModel:
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", "auto")
         return model_class.from_pretrained(name_or_path, *args, **kwargs)
+
+
+def hollow(
+    name_or_path: "Name", dtype: "torch.dtype | str" = "auto", **source: Any
+) -> "PreTrainedModel":
+    """A model of a checkpoint's shapes, whose weights are zeros that take no memory.
+
+    Nothing but its config.json is read. `dtype` "auto" is what that names, or float32; `source`
+    says where the files come from, as in Transformers.
+
+    Raises:
+        OSError, ValueError: as `AutoModel.from_pretrained`; a checkpoint of quantised weights.
+    """
+    from dpad.models.hf import checkpoint
+
+    model_class, config_class = _resolve(name_or_path, source)
+    config = config_class.from_pretrained(name_or_path, **source)
+    if getattr(config, "quantization_config", None) is not None:
+        raise ValueError(f"{str(name_or_path)!r} holds quantised weights: load it")
+    named = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    wanted = checkpoint.dtype_of(named or "float32" if dtype == "auto" else dtype)
+    return checkpoint.hollow(model_class, config, wanted)
 
 
 class AutoTokenizer:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 Name = str | os.PathLike[str]  # of a repository, or the path of a folder
 CONFIG = "config.json"
@@ -48,6 +48,7 @@ _ARGUMENTS = {
     "use_safetensors": (None, True),
     "weights_only": (None, True),
 }
+_DTYPES = ("float32", "bfloat16", "float16")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -218,6 +219,40 @@ def shapes_of(
     """Name -> shape of the weights that a model of this configuration has."""
     with torch.device("meta"):
         return {n: tuple(p.shape) for n, p in model_class(config).state_dict().items()}
+
+
+def dtype_of(dtype: torch.dtype | str) -> torch.dtype | None:
+    """A torch dtype, or None for the checkpoint's; by name too."""
+    if dtype == "auto":
+        return None
+    names = {str(getattr(torch, n)): getattr(torch, n) for n in _DTYPES}
+    found = names.get(str(dtype), names.get(f"torch.{dtype}"))
+    if found is None:
+        raise ValueError(f"dtype = {dtype!r}: expected auto, {', '.join(_DTYPES)}")
+    return found
+
+
+def hollow(
+    model_class: type["PreTrainedModel"],
+    config: "PretrainedConfig",
+    dtype: torch.dtype | None = None,
+) -> "PreTrainedModel":
+    """A model of its class whose parameters have shapes and take no memory; their dtype, if it is
+    not that of the class.
+    """
+    with torch.device("meta"):
+        model = model_class(config)
+    made = {}  # a shared parameter stays one
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and id(tensor) not in made:
+                    kind = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+                    empty = torch.zeros((), dtype=kind).expand(tensor.shape)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    made[id(tensor)] = nn.Parameter(empty, False) if is_parameter else empty
+                tensors[name] = None if tensor is None else made[id(tensor)]
+    return model.eval()
 
 
 def check_missing(name: Name | None, info: Mapping[str, Any]) -> None:

@@ -66,8 +66,8 @@ class NativeModel(_Model):
 
         ``quantization="int8"`` makes the linear layers 8-bit as they are read, as `dpad.quantize`
         does afterwards: the peak of memory is the 8-bit model and one tensor. It takes `dtype`,
-        `head`, `keep` and `smoothing` besides. A checkpoint that was saved 8-bit is found to be
-        one.
+        `head`, `embedding`, `keep` and `smoothing` besides. A checkpoint that was saved 8-bit is
+        found to be one.
 
         Raises:
             TypeError: `trust_remote_code`, or an argument that is not taken with quantization.

@@ -10,11 +10,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from dpad.models.adapter import find_adapter
 from dpad.models.hf import checkpoint
+from dpad.models.int8_embedding import Int8Embedding
 from dpad.models.int8_linear import Int8Linear, quantize_weight
 from dpad.models.quantized import METHOD, SCHEMES, check, layers_of
 
-_OPTIONS = ("head", "keep", "smoothing")  # of `dpad.quantize`
-_DTYPES = ("float32", "bfloat16", "float16")
+_OPTIONS = ("head", "embedding", "keep", "smoothing")  # of `dpad.quantize`
 # Arguments of `from_pretrained` that say nothing of an 8-bit model, or were used already.
 _PASSED = ("dtype", "torch_dtype", "attn_implementation", "use_safetensors", *checkpoint.SOURCE)
 
@@ -56,6 +56,7 @@ def load(
     scheme: str | None,
     dtype: torch.dtype | str = "auto",
     head: bool = True,
+    embedding: bool = False,
     keep: Sequence[str] = (),
     smoothing: Mapping[str, Tensor] | None = None,
 ) -> PreTrainedModel:
@@ -69,46 +70,38 @@ def load(
         model_class, config: of the model; name: repository or folder, paths: its safetensors files.
         scheme: "int8", or None where the checkpoint is 8-bit.
         dtype: of everything else, "auto" is the checkpoint's.
-        head, keep, smoothing: as in `dpad.quantize`; not for checkpoints that are 8-bit.
+        head, embedding, keep, smoothing: as in `dpad.quantize`; not for checkpoints that are 8-bit.
 
     Raises:
         ValueError: an unknown scheme or dtype, a checkpoint that lacks a tensor or has another one
             or one of another shape, a weight that is not finite.
     """
     saved = is_quantized(config)
-    if saved and (scheme is not None or not head or keep or smoothing):
+    if saved and (scheme is not None or not head or embedding or keep or smoothing):
         raise ValueError(f"{str(name)!r} is quantised already: load it without quantization")
     if not saved and scheme not in SCHEMES:
         raise ValueError(f"quantization = {scheme!r}: expected {', '.join(SCHEMES)}")
-    held = _dtype(dtype)
+    held = checkpoint.dtype_of(dtype)
     checkpoint.check_headers(paths, {} if saved else checkpoint.shapes_of(model_class, config))
     files, config = _files(paths), deepcopy(config)
-    model = _hollow(model_class, config)
+    model = checkpoint.hollow(model_class, config)
     if saved:
         names = _saved_layers(files)
     else:
         adapter = find_adapter(model)
-        names, _ = layers_of(adapter, head, keep)
+        names, _ = layers_of(adapter, head, keep, embedding)
         check(adapter, names, smoothing)
     factors = dict(smoothing or {})
     for n in names:
         _exchange(model, n, model.get_submodule(n), smoothing=(n + ".smoothing") in files)
     rounded = {} if saved else {n + ".weight": factors.get(n) for n in names}
     _fill(model, files, held, rounded)
+    for module in model.modules():
+        if isinstance(module, Int8Embedding):
+            module.dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     config.quantization_config = {"quant_method": METHOD}
     config._name_or_path = str(name)
     return model.eval()
-
-
-def _dtype(dtype: torch.dtype | str) -> torch.dtype | None:
-    """A torch dtype, or None for the checkpoint's; by name too."""
-    if dtype == "auto":
-        return None
-    names = {str(getattr(torch, n)): getattr(torch, n) for n in _DTYPES}
-    found = names.get(str(dtype), names.get(f"torch.{dtype}"))
-    if found is None:
-        raise ValueError(f"dtype = {dtype!r}: expected auto, {', '.join(_DTYPES)}")
-    return found
 
 
 def _files(paths: Sequence[str]) -> dict[str, str]:
@@ -122,37 +115,25 @@ def _files(paths: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _hollow(model_class: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
-    """A model of its class whose parameters have shapes and take no memory."""
-    with torch.device("meta"):
-        model = model_class(config)
-    made = {}  # a shared parameter stays one
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None and id(tensor) not in made:
-                    empty = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    made[id(tensor)] = nn.Parameter(empty, False) if is_parameter else empty
-                tensors[name] = None if tensor is None else made[id(tensor)]
-    return model.eval()
-
-
 def _saved_layers(files: Iterable[str]) -> list[str]:
     """Names of the 8-bit layers: those with a scale."""
     suffix = ".scale"
     return [name.removesuffix(suffix) for name in files if name.endswith(suffix)]
 
 
-def _exchange(model: nn.Module, name: str, linear: nn.Linear, smoothing: bool) -> None:
+def _exchange(model: nn.Module, name: str, module: Any, smoothing: bool) -> None:
     parent, _, last = name.rpartition(".")
-    layer = Int8Linear(
-        linear.in_features,
-        linear.out_features,
-        bias=linear.bias is not None,
-        smoothing=smoothing,
-        device="meta",
-    )
+    layer: Int8Embedding | Int8Linear
+    if isinstance(module, nn.Embedding):
+        layer = Int8Embedding(module.num_embeddings, module.embedding_dim, device="meta")
+    else:
+        layer = Int8Linear(
+            module.in_features,
+            module.out_features,
+            bias=module.bias is not None,
+            smoothing=smoothing,
+            device="meta",
+        )
     model.get_submodule(parent)._modules[last] = layer.eval()
 
 
@@ -212,7 +193,8 @@ def _put(
         )
     if name in rounded:
         layer = cast("Int8Linear", module)
-        layer.smoothing = rounded[name]
+        if rounded[name] is not None:
+            layer.smoothing = rounded[name]
         try:
             layer.weight, layer.scale = quantize_weight(tensor, rounded[name])
         except ValueError as error:
