@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from benchmarks.quantize import MID
+from benchmarks.quantize import mid_fields
 from dpad import memory
 from dpad.models.adapter import find_adapter
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
@@ -29,10 +29,8 @@ def measure(canvas, cache, dtype, width):
     """MiB: "weights", "kv", "pass" as the engine counts them, "peak" over all but the model, and
     the "ratio" of the peak to the three.
     """
-    fields = MID | {"d_model": width, "mlp_hidden_size": 11 * width // 4, "n_heads": width // 64}
-    fields["n_kv_heads"] = fields["n_heads"]
     torch.manual_seed(0)
-    model = LLaDAModelLM(LLaDAConfig(**fields)).eval().to(getattr(torch, dtype))
+    model = LLaDAModelLM(LLaDAConfig(**mid_fields(width))).eval().to(getattr(torch, dtype))
     needed = memory.counted(find_adapter(model), canvas, OPTIONS["block_length"])
     peak = memory.measured(model, canvas, **OPTIONS, cache=cache)
     found = {name: needed[name] / MIB for name in ("weights", "kv", "pass")}
