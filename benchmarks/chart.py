@@ -92,7 +92,7 @@ def description(runs):
     return f"Faster than one token per step: {', '.join(bars)}."
 
 
-def _text(x, y, words, fill, **more):
+def text(x, y, words, fill, **more):
     extra = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in more.items())
     return f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}"{extra}>{escape(words)}</text>'
 
@@ -103,11 +103,11 @@ def _x(value, decades):
 
 
 def _legend(colours):
-    yield _text(LEFT, 18, "Times faster than one token per step", colours["text"], font_weight=600)
+    yield text(LEFT, 18, "Times faster than one token per step", colours["text"], font_weight=600)
     x = LEFT
     for part, (_, _, colour, _) in PARTS.items():
         yield f'<rect x="{x}" y="32" width="12" height="12" rx="2" fill="{colour}"/>'
-        yield _text(x + 18, 43, part, colours["text"])
+        yield text(x + 18, 43, part, colours["text"])
         x += 36 + 7 * len(part)
 
 
@@ -118,13 +118,13 @@ def _axis(decades, height, colours):
         line = f'x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 8}" y2="{foot}" stroke="{colours["line"]}"'
         yield f"<line {line}/>"
         mark = {"text_anchor": "middle", "font_size": 12}
-        yield _text(x, foot + 18, f"{10**power:,}x", colours["faint"], **mark)
+        yield text(x, foot + 18, f"{10**power:,}x", colours["faint"], **mark)
 
 
 def _bar(canvas, record, y, decades, colours):
     middle = y + BAR / 2 + 4.5
-    yield _text(LEFT - 10, middle - 8, "canvas of", colours["faint"], text_anchor="end")
-    yield _text(LEFT - 10, middle + 8, f"{canvas} tokens", colours["text"], text_anchor="end")
+    yield text(LEFT - 10, middle - 8, "canvas of", colours["faint"], text_anchor="end")
+    yield text(LEFT - 10, middle + 8, f"{canvas} tokens", colours["text"], text_anchor="end")
     reached = 1.0
     for part, value in factors(record).items():
         _, _, colour, ink = PARTS[part]
@@ -132,13 +132,13 @@ def _bar(canvas, record, y, decades, colours):
         shape = f'x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{colour}"'
         yield f"<rect {shape}><title>{part}: {value:.2f}</title></rect>"
         if width > 30:
-            yield _text(x + width / 2, middle, f"{value:.1f}", ink, text_anchor="middle")
+            yield text(x + width / 2, middle, f"{value:.1f}", ink, text_anchor="middle")
         reached *= value
     arms, rounds = record["result"]["arms"], record["result"]["rows"]
     before, after = (sum(arms[name]["seconds"]) / rounds for name in ("ordinary", "dpad, prefix"))
     x = _x(reached, decades) + 8
-    yield _text(x, middle - 7, f"{reached:,.0f}x", colours["text"], font_weight=600)
-    yield _text(
+    yield text(x, middle - 7, f"{reached:,.0f}x", colours["text"], font_weight=600)
+    yield text(
         x, middle + 9, f"{before:.2g} s to {1000 * after:.0f} ms", colours["faint"], font_size=12
     )
 

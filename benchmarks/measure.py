@@ -17,32 +17,44 @@ BLOCK, THRESHOLD = 32, 0.9
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to decode; everything else is equal."""
+    """One way to decode; everything else is equal. `threshold` None: one token per step."""
 
     suffix: dpad.Suffix
     cache: str = "none"
     early_stop: bool = True
+    threshold: float | None = THRESHOLD
+    refresh: str = "full"
 
     def settings(self):
         return {
             "suffix": self.suffix.as_dict(),
             "cache": self.cache,
             "early_stop": self.early_stop,
-            "threshold": THRESHOLD,
+            "threshold": self.threshold,
             "block_length": BLOCK,
+            **({} if self.refresh == "full" else {"refresh": self.refresh}),
         }
+
+    def rule(self, canvas):
+        """Options of the commit rule."""
+        if self.threshold is None:
+            return {"steps": canvas}
+        return {"confidence_threshold": self.threshold}
 
 
 class Tiny:
-    """A shipped model twice, patched and as it came, and its problems.
+    """A shipped model twice, patched and as it came, and its problems; `int8`: the patched one
+    has 8-bit products.
 
     `ids` of a slice of problems is int64 ``[problems, 25]``; all prompts have one length.
     """
 
-    def __init__(self, problems, seed, name="tiny_llada"):
+    def __init__(self, problems, seed, name="tiny_llada", int8=False):
         self.stock, _ = dpad.demo.load(name=name)
         self.patched, _ = dpad.demo.load(name=name)
         self.handle = dpad.patch(self.patched)
+        if int8:
+            dpad.quantize(self.patched)
         self.problems, self.seed = dpad.demo.problems(problems, seed), seed
         self.dropout = presets.defaults_for(self.patched, self.patched._dpad_handle.adapter)[
             "suffix"
@@ -65,14 +77,15 @@ class Tiny:
             ids,
             max_new_tokens=canvas,
             block_length=BLOCK,
-            confidence_threshold=THRESHOLD,
             suffix=arm.suffix,
             cache=arm.cache,
+            refresh=arm.refresh,
             early_stop=arm.early_stop,
             seed=self.seed,
             row_keys=keys,
             compatible="dpad-llada",  # the canvas as decoded, behind the end too
             return_dict_in_generate=True,
+            **arm.rule(canvas),
         )
         return out, time.perf_counter() - begun
 

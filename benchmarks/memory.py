@@ -8,60 +8,33 @@ that what libraries take once is there. Without arguments, four cases run in a p
 """
 
 import argparse
-import gc
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
-import dpad
-from benchmarks.quantize import MID
-from dpad.decode.device import give_back
-from dpad.engine.capacity import capacity
+from benchmarks.quantize import mid_fields
+from dpad import memory
 from dpad.models.adapter import find_adapter
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 
 CASES = [("1024", "none", "float32"), ("1024", "dual", "float32"), ("256", "none", "float32"),
          ("1024", "none", "bfloat16")]  # fmt: skip
-OPTIONS = {"max_new_tokens": 64, "block_length": 32, "steps": 8, "seed": 0}
+OPTIONS = {"max_new_tokens": 64, "block_length": 32, "steps": 8}
 MIB = 2**20
-
-
-def resident(name="VmRSS"):
-    """MiB of this process; VmHWM is the most since the last `forget`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-
-def forget():
-    """Begins a new VmHWM, after what was freed was given back."""
-    gc.collect()
-    give_back(torch.device("cpu"))
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure(canvas, cache, dtype, width):
     """MiB: "weights", "kv", "pass" as the engine counts them, "peak" over all but the model, and
     the "ratio" of the peak to the three.
     """
-    fields = MID | {"d_model": width, "mlp_hidden_size": 11 * width // 4, "n_heads": width // 64}
-    fields["n_kv_heads"] = fields["n_heads"]
     torch.manual_seed(0)
-    model = LLaDAModelLM(LLaDAConfig(**fields)).eval().to(getattr(torch, dtype))
-    ids = torch.randint(0, MID["vocab_size"] - 8, (1, canvas - OPTIONS["max_new_tokens"]))
-    options = {**OPTIONS, "cache": cache, "suffix": dpad.Suffix("all")}
-    dpad.generate(model, ids[:, :32], **options)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters()) / MIB
-    needed = capacity(find_adapter(model), 1, canvas, canvas, OPTIONS["block_length"])
-    forget()
-    before = resident()
-    dpad.generate(model, ids, **options)
-    peak = weights + resident("VmHWM") - before
-    kv, one_pass = needed.kv_bytes / MIB, needed.pass_bytes / MIB
-    found = {"weights": weights, "kv": kv, "pass": one_pass, "peak": peak}
-    return {**found, "ratio": peak / (weights + kv + one_pass)}
+    model = LLaDAModelLM(LLaDAConfig(**mid_fields(width))).eval().to(getattr(torch, dtype))
+    needed = memory.counted(find_adapter(model), canvas, OPTIONS["block_length"])
+    peak = memory.measured(model, canvas, **OPTIONS, cache=cache)
+    found = {name: needed[name] / MIB for name in ("weights", "kv", "pass")}
+    return {**found, "peak": peak / MIB, "ratio": peak / needed["total"]}
 
 
 def main():

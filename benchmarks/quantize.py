@@ -2,7 +2,6 @@
 
 python -m benchmarks.quantize accuracy     the shipped models, 1,000 problems each (minutes)
 python -m benchmarks.quantize speed        whole decodings of a random LLaDA of 120 M, in turns
-python -m benchmarks.quantize profile      where the time of such a decoding goes
 
 Results go to benchmarks/results/<machine>/quantize-<what>.json and are printed.
 """
@@ -105,9 +104,17 @@ def nats(model, problems):
     return float(dpad.loglikelihood(model, pairs, samples=SAMPLES, seed=0).value.mean())
 
 
-def mid_model(seed=0):
-    """A random LLaDA of 120 M whose confidences spread out and that never predicts the mask."""
-    model = LLaDAModelLM(LLaDAConfig(**MID)).float().eval()
+def mid_fields(width):
+    """`MID` at another width, a multiple of 64."""
+    heads = {"n_heads": width // 64, "n_kv_heads": width // 64}
+    return MID | {"d_model": width, "mlp_hidden_size": 11 * width // 4, **heads}
+
+
+def mid_model(seed=0, width=MID["d_model"]):
+    """A random LLaDA whose confidences spread out and that never predicts the mask; 120 M
+    parameters at the default width.
+    """
+    model = LLaDAModelLM(LLaDAConfig(**mid_fields(width))).float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -167,29 +174,9 @@ def speed(canvas, cache, rounds, kinds):
     return {"canvas": canvas, "cache": cache, "model": MID, "rows": rows}
 
 
-def profile(canvas, cache):
-    """Shares of a decoding's own time by operator, per variant."""
-    found = {}
-    settings = mid_settings(canvas, cache)
-    ids = torch.randint(0, 8000, (1, PROMPT), generator=torch.Generator().manual_seed(1))
-    for name, model in variants(mid_model).items():
-        with dpad.patch(model):
-            model.generate(ids, **settings)
-            begun = time.perf_counter()
-            with torch.profiler.profile() as recorded:
-                model.generate(ids, **settings)
-            whole = time.perf_counter() - begun
-        spent = {e.key: e.self_cpu_time_total / 1e6 for e in recorded.key_averages()}
-        largest = sorted(spent.items(), key=lambda item: -item[1])[:8]
-        outside = whole - sum(spent.values())
-        shares = {key: round(value / whole, 3) for key, value in largest}
-        found[name] = {"seconds": whole, "shares": {**shares, "outside operators": outside / whole}}
-    return {"canvas": canvas, "cache": cache, "rows": found}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("accuracy", "speed", "profile"))
+    parser.add_argument("what", choices=("accuracy", "speed"))
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--canvas", type=int, default=256)
     parser.add_argument("--cache", default="dual", choices=("none", "prefix", "dual"))
@@ -205,7 +192,6 @@ def main():
         "speed": lambda: speed(
             options.canvas, options.cache, options.rounds, options.kinds.split(",")
         ),
-        "profile": lambda: profile(options.canvas, options.cache),
     }
     here = machine.describe()
     result = {**run[options.what](), "machine": here}

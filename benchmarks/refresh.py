@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import dpad
-from benchmarks.quantize import MID
+from benchmarks.quantize import MID, mid_fields
 from benchmarks.report import table
 from benchmarks.stats import paired_difference, ratio, wilson
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
@@ -90,10 +90,9 @@ def figures(cell):
 
 def times(options):
     """Per canvas: seconds of whole answers in turns, positions, and the ratio."""
-    fields = MID | {"d_model": options.width, "mlp_hidden_size": 11 * options.width // 4}
-    fields |= {"n_heads": options.width // 64, "n_kv_heads": options.width // 64, "n_layers": 4}
+    fields = mid_fields(options.width) | {"n_layers": 4, "max_sequence_length": 4096}
     torch.manual_seed(0)
-    model = LLaDAModelLM(LLaDAConfig(**fields | {"max_sequence_length": 4096})).eval()
+    model = LLaDAModelLM(LLaDAConfig(**fields)).eval()
     ids, found = torch.randint(0, MID["vocab_size"] - 8, (1, 64)), {}
     for canvas in options.canvases:
         settings = {

@@ -1,11 +1,13 @@
 """Measures dpad on the shipped model against the ordinary loop and the reference algorithm.
 
-    python -m benchmarks.run                     everything, under 25 minutes on two free cores
+    python -m benchmarks.run                     everything, under 40 minutes on two free cores
     python -m benchmarks.run --problems 100      shorter, wider intervals
+    python -m benchmarks.run --groups beside     only published ways beside dpad's: 10 minutes
 
 Each finished cell is a file under benchmarks/results/<machine>/; a run that was interrupted goes on
 where it stopped, and ``--fresh`` measures again. The tables are written to summary.md and all
-figures to results.json, both in benchmarks/results/.
+figures to results.json, both in benchmarks/results/, and the page of the group "beside" to
+beside.md there, with a chart.
 """
 
 import argparse
@@ -16,12 +18,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks import cells, large, machine, report
+from benchmarks import beside, beside_page, cells, large, machine, report
 from benchmarks.measure import Tiny
 from benchmarks.store import Store
 
 RESULTS = Path(__file__).with_name("results")
-GROUPS = ("arm", "pair", "suffix", "chain", "dream", "large")
+GROUPS = ("beside", "arm", "pair", "suffix", "chain", "dream", "large")
 
 
 def parse(arguments):
@@ -36,6 +38,10 @@ def parse(arguments):
     add("--batch", type=int, default=32, help="rows decoded together")
     add("--canvases", type=int, nargs="+", default=[64, 256, 512])
     add("--main", type=int, default=256, help="canvas on which every arm is measured")
+    add("--beside-canvases", type=int, nargs="+", default=[64, 128, 256, 512])
+    add("--beside-rounds", type=int, default=6, help="problems that all ways decode in turns")
+    add("--beside-problems", type=int, default=200, help="problems that each way is scored on")
+    add("--plain-problems", type=int, default=40, help="the same with one token per step")
     add("--large-canvas", type=int, default=256, help="canvas of the random-weight model")
     add("--large-rounds", type=int, default=2)
     add("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
@@ -49,8 +55,8 @@ def parse(arguments):
 def planned(options):
     """The cells of a run, in order; the shipped models are loaded here."""
     most = max(options.problems, options.ordinary_problems, options.pair_rounds * options.batch, 2)
-    found = []
-    if set(options.groups) - {"large", "dream"}:
+    found = list(beside.cells(options)) if "beside" in options.groups else []
+    if set(options.groups) - {"large", "dream", "beside"}:
         found += cells.cells(Tiny(most, options.seed), options)
     if "dream" in options.groups:
         found += cells.factors(Tiny(most, options.seed, "tiny_dream"), options, "dream")
@@ -86,8 +92,9 @@ def main(arguments=None):
     (options.out / "results.json").write_text(everything, encoding="utf-8")
     page = report.summary(records, options.main)
     (options.out / "summary.md").write_text(page, encoding="utf-8")
+    written = ["summary.md", "results.json", *beside_page.write(records, options.out)]
     tqdm.write(page)
-    tqdm.write(f"written: {options.out / 'summary.md'}, {options.out / 'results.json'}")
+    tqdm.write(f"written: {', '.join(str(options.out / name) for name in written)}")
     return 0
 
 

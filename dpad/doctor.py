@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import dpad
-from dpad import ops, threads
+from dpad import memory, ops, threads
 from dpad.doctor_cases import Case, cases
 from dpad.ops import reference
 
@@ -23,19 +23,30 @@ REPORT_VERSION = 1
 _ISAS = ("portable", "avx2", "avx512")
 
 
-def report() -> dict[str, Any]:
+def report(
+    model: str | None = None, canvas: int = memory.CANVAS, dtype: str = "auto"
+) -> dict[str, Any]:
     """The whole examination as a dict of plain values, in a few seconds.
+
+    `model`: a repository, a folder or "demo", for which the memory of a decoding of `canvas`
+    positions in `dtype` is counted; it is not loaded.
 
     Keys: ``version`` of the report, ``ok`` (False when an operator disagrees with its twin),
     ``versions``, ``modules`` (compiled module -> "loaded" or why not), ``build``, ``cpu``,
     ``threads`` (seconds of a small operation by one thread and by torch's team of them), ``cuda``,
     ``operators`` (per operator, device and dtype: where it runs, largest error, tolerance, ok; ok
-    is None where the twin itself runs), ``warnings``, ``seconds``.
+    is None where the twin itself runs), ``memory`` (`memory.check`, None without Transformers),
+    ``model`` (`memory.of_checkpoint` or None), ``warnings``, ``seconds``.
+
+    Raises:
+        ValueError, OSError: of `model`, `canvas` and `dtype`, as `memory.of_checkpoint`.
     """
     begun = time.perf_counter()
+    wanted = None if model is None else memory.of_checkpoint(model, canvas, dtype)
     modules, build, isa = _modules()
     operators = [row for device in devices() for row in check_operators(device)]
     teams = threads.compare()
+    held = memory.check() if _version("transformers") else None
     return {
         "version": REPORT_VERSION,
         "ok": all(row["ok"] is not False for row in operators),
@@ -46,7 +57,9 @@ def report() -> dict[str, Any]:
         "threads": teams,
         "cuda": cuda(),
         "operators": operators,
-        "warnings": warnings(modules, isa, teams),
+        "memory": held,
+        "model": wanted,
+        "warnings": warnings(modules, isa, teams, held),
         "seconds": time.perf_counter() - begun,
     }
 
@@ -122,6 +135,7 @@ def warnings(
     modules: Mapping[str, str],
     isa_problem: str | None = None,
     teams: Mapping[str, float] | None = None,
+    held: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """What a user should know, as sentences."""
     found = []
@@ -134,6 +148,11 @@ def warnings(
     slow = None if teams is None else threads.advice(teams)
     if slow is not None:
         found.append(slow)
+    if held is not None and held["agrees"] is False:
+        found.append(
+            f"a decoding took {held['ratio']:.2f} times the memory that was counted for it: do not "
+            "rely on Engine.capacity() here"
+        )
     if isa_problem is not None:
         found.append(isa_problem)
     if modules["_C"] != "loaded":

@@ -1,7 +1,7 @@
 """``dpad doctor``."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,18 +11,32 @@ from dpad import cli
 from dpad.cli.common import Json, print_json
 
 NAME = "doctor"
-EXAMPLES = ("dpad doctor", "dpad doctor --json")
+EXAMPLES = (
+    "dpad doctor",
+    "dpad doctor --json",
+    "dpad doctor --model GSAI-ML/LLaDA-8B-Instruct --canvas 2048 --dtype bfloat16",
+)
+MIB = 2**20
 
 
-def command(json_output: Json = False) -> None:
+def command(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Count memory for this repository, folder or 'demo'; it is not loaded."),
+    ] = None,
+    canvas: Annotated[int, typer.Option(help="Positions of the canvas to count for.")] = 1024,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    json_output: Json = False,
+) -> None:
     """Show versions, compiled modules and devices, and check every operator against its twin.
 
-    Takes a few seconds. Exit code 1 when an operator disagrees with its plain-torch twin. DPAD_ISA
-    chooses the instruction set that is examined; DPAD_DISABLE=1 switches the kernels off.
+    Takes a few seconds. One decoding of a small model shows whether memory is what is counted for
+    it. Exit code 1 when an operator disagrees with its plain-torch twin. DPAD_ISA chooses the
+    instruction set that is examined; DPAD_DISABLE=1 switches the kernels off.
     """
     from dpad.doctor import report
 
-    found = report()
+    found = report(model, canvas, dtype)
     if json_output:
         print_json(found)
     else:
@@ -42,8 +56,11 @@ def render(found: dict[str, Any], console: Console) -> None:
         ("CPU kernels", f"{processor['isa']} (supported: {_list(processor['supported'])})"),
         ("CPU of torch", f"{processor['torch']}, {processor['threads']} threads"),
         ("threads", _threads(found["threads"])),
+        ("memory", _memory(found["memory"])),
         ("CUDA devices", _list(cuda)),
     ]
+    if found["model"] is not None:
+        lines.append(("model", _model(found["model"])))
     for name, value in lines:
         console.print(f"{name:<14} {value}", markup=False)
     console.print()
@@ -65,6 +82,30 @@ def _threads(found: dict[str, float]) -> str:
         f"a small operation takes {found['one'] * 1e6:.0f} us with one, "
         f"{found['all'] * 1e6:.0f} us with {found['team']}"
     )
+
+
+def _memory(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not looked at: Transformers is not installed"
+    return f"{_counted(found)}; {_measured(found)}"
+
+
+def _measured(found: dict[str, Any]) -> str:
+    if found["measured"] is None:
+        return "cannot be measured here"
+    return f"{found['measured'] / MIB:.0f} MiB measured ({found['ratio']:.2f} times as much)"
+
+
+def _model(found: dict[str, Any]) -> str:
+    fits = {True: "fits into", False: "DOES NOT FIT into", None: "unknown:"}[found["fits"]]
+    free = "free memory" if found["free"] is None else f"{found['free'] / MIB:,.0f} MiB free"
+    return f"{found['name']}, {found['dtype']}: {_counted(found)}; {fits} {free}"
+
+
+def _counted(found: dict[str, Any]) -> str:
+    parts = ", ".join(f"{name} {found[name] / MIB:,.0f}" for name in ("weights", "kv", "pass"))
+    total = f"{found['total'] / MIB:,.0f} MiB"
+    return f"a canvas of {found['canvas']} takes {total} by count ({parts})"
 
 
 def _list(values: Iterable[str]) -> str:

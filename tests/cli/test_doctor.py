@@ -5,10 +5,20 @@ import importlib.metadata
 import pytest
 import torch
 
-from dpad import doctor, doctor_cases, ops
+from dpad import doctor, doctor_cases, memory, ops
 from dpad.ops import reference
 
 OPERATORS = set(reference.__all__) - {"gumbel"}
+HELD = {"canvas": 1024, "weights": 80, "kv": 20, "pass": 30, "total": 130, "free": 900}
+HELD |= {"measured": 135, "ratio": 1.04, "agrees": True}
+
+
+@pytest.fixture(autouse=True)
+def held(monkeypatch):
+    """What a decoding took, which test_memory.py measures; returned to be changed."""
+    found = dict(HELD)
+    monkeypatch.setattr(memory, "check", lambda: found)
+    return found
 
 
 @pytest.fixture
@@ -166,3 +176,30 @@ def test_an_instruction_set_that_is_not_there_is_reported(run, monkeypatch):
     found = run("doctor --json").json
     assert found["cpu"]["isa"] is None
     assert any("DPAD_ISA=mmx" in text for text in found["warnings"])
+
+
+def test_memory_that_was_counted_wrong_is_reported(run, held):
+    assert run("doctor --json").json["memory"] == held == HELD
+    assert "(weights 0, kv 0, pass 0); 0 MiB measured (1.04 times as much)" in run("doctor").stdout
+    held.update(ratio=1.6, agrees=False)
+    result = run("doctor")
+    assert result.exit_code == 0
+    assert "took 1.60 times the memory that was counted for it" in result.stdout
+    held.update(measured=None, ratio=None, agrees=None)
+    result = run("doctor")
+    assert "cannot be measured here" in result.stdout and "warning: a decoding" not in result.stdout
+
+
+def test_memory_for_a_model_of_ones_own(run, folder, tmp_path):
+    found = run(f"doctor --model {folder} --canvas 300 --json").json["model"]
+    assert found["canvas"] == 300 and found["fits"] is True
+    assert found["total"] == found["weights"] + found["kv"] + found["pass"]
+    assert f"{folder}, float32: a canvas of 300 takes" in run(
+        f"doctor --model {folder} --canvas 300"
+    ).stdout.replace("\n", " ")
+    result = run(f"doctor --model {folder} --canvas 321")
+    assert result.exit_code == 2 and "canvas = 321: the model takes 1 to 320" in result.stderr
+    assert run(f"doctor --model {folder} --dtype int8").exit_code == 2
+    assert run(f"doctor --model {tmp_path} --json").exit_code == 3
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert run(f"doctor --model {tmp_path}").exit_code == 3
