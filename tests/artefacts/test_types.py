@@ -4,6 +4,7 @@ import ast
 import tomllib
 
 import dpad
+from dpad.models import hf
 
 
 def test_type_checkers_see_the_public_names(root):
@@ -17,6 +18,14 @@ def test_type_checkers_see_the_public_names(root):
             seen[name.name] = node.module
     modules = {name: path.rpartition(".")[0] for name, path in dpad._MODULES.items()}
     assert seen == {**dpad._PUBLIC, **modules}
+
+
+def test_type_checkers_see_the_native_classes(root):
+    tree = ast.parse((root / "dpad/models/hf/__init__.py").read_text(encoding="utf-8"))
+    block, _ = (node for node in tree.body if isinstance(node, ast.If))
+    seen = [(node.module, name.name) for node in block.body for name in node.names]
+    for _, module, *classes in hf._CLASSES:
+        assert all((f"dpad.models.hf.{module}", name) in seen for name in classes)
 
 
 def test_what_is_not_checked_is_there(root):
