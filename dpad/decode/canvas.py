@@ -1,13 +1,22 @@
 """The canvas: the only copy of the tokens, and everything the device decides."""
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
+
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from dpad import ops
 from dpad.decode import device as devices
 from dpad.decode.adaptive import Memory
+from dpad.decode.lane import Lane
+from dpad.decode.layout import Layout, Targets
 from dpad.decode.packed import int64s, moved
 from dpad.decode.sequence import Result
+
+if TYPE_CHECKING:
+    from dpad.decode.replan import Change
+    from dpad.decode.sequence import Sequence
 
 
 class Canvas:
@@ -20,7 +29,7 @@ class Canvas:
     behind a sequence's length, means nothing.
     """
 
-    def __init__(self, rows, length, device, spare=0):
+    def __init__(self, rows: int, length: int, device: torch.device, spare: int = 0) -> None:
         self.rows, self.length, self.spare = rows, length, spare
         new = torch.zeros(rows + spare, length, dtype=torch.int64, device=device).new_zeros
         self.tokens, self.committed_at = new(rows + spare, length), new(rows + spare, length)
@@ -31,14 +40,15 @@ class Canvas:
         pin = devices.pinned(self.tokens.device)
         self._status = torch.empty_like(self._read, device="cpu", pin_memory=pin)
         self.free_rows = list(range(rows - 1, -1, -1))
-        self._mask_ids, self._spare_token = set(), 0
-        self._memories = {}  # they stay where they are, for graphs
+        self._spare_token = 0
+        self._mask_ids: set[int] = set()
+        self._memories: dict[tuple[int, int], Memory] = {}  # they stay where they are, for graphs
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return self.tokens.device
 
-    def keep_spare_rows_free_of(self, mask_id):
+    def keep_spare_rows_free_of(self, mask_id: int) -> None:
         """Spare rows hold no mask of anybody: there is nothing to commit, wherever padding points.
 
         Before the first pass of sequences with this mask id.
@@ -49,20 +59,20 @@ class Canvas:
             self._spare_token = next(i for i in ids if i not in self._mask_ids)
             self.tokens[self.rows :].fill_(self._spare_token)
 
-    def memory(self, width, vocab):
+    def memory(self, width: int, vocab: int) -> Memory:
         """The `Memory` of blocks of up to `width` positions, before the first pass of its lane."""
         key = width, vocab
         if key not in self._memories:
             self._memories[key] = Memory(self.rows, *key, self.device)
         return self._memories[key]
 
-    def begin_blocks(self, sequences):
+    def begin_blocks(self, sequences: list["Sequence"]) -> None:
         """Before the first pass of a block: what was remembered of the last one is forgotten."""
         for memory in self._memories.values() if sequences else ():
             rows = int64s(q.row for q in sequences)
             memory.forget(moved({"rows": rows}, self.device)["rows"])
 
-    def load(self, sequences):
+    def load(self, sequences: list["Sequence"]) -> None:
         """Begins sequences in their rows; other rows are not touched."""
         tokens = sequences[0].tokens[None]
         if len(sequences) > 1:
@@ -77,13 +87,13 @@ class Canvas:
         self.committed[:, :width].index_fill_(0, rows, 0)
         self._state.index_fill_(1, rows, 0)
 
-    def take(self, q):
+    def take(self, q: "Sequence") -> Result:
         """The `Result` of a sequence, in memory of its own."""
         row, state = (q.row, slice(0, q.length)), (self.tokens, self.committed_at, self.committed)
         with torch.inference_mode(False):  # they are the caller's
             return Result(*(t[row].clone() for t in state))
 
-    def gather(self, layout, mask_id, hides_given=False):
+    def gather(self, layout: Layout, mask_id: int, hides_given: bool = False) -> torch.Tensor:
         """Tokens of a pass's rows, int64 ``[rows of the pass]``.
 
         `hides_given`: with guidance, all text that was given is hidden from the second stream, not
@@ -105,11 +115,21 @@ class Canvas:
             tokens[second].masked_fill_(given, mask_id)
         return tokens
 
-    def eligible(self, targets, mask_id):
+    def eligible(self, targets: Targets, mask_id: int) -> torch.Tensor:
         """Bool ``[logit_rows]``: the canvas still holds a mask there."""
         return self.tokens[targets.places()] == mask_id
 
-    def commit(self, targets, token, ranked, probability, rule_value, quota, lane, end_ids):
+    def commit(
+        self,
+        targets: Targets,
+        token: torch.Tensor,
+        ranked: torch.Tensor,
+        probability: torch.Tensor,
+        rule_value: torch.Tensor,
+        quota: torch.Tensor,
+        lane: Lane,
+        end_ids: torch.Tensor,
+    ) -> None:
         """Commits by the lane's rule.
 
         int64 `token`, float64 `ranked` and `probability` ``[logit_rows]``; float64 `rule_value` and
@@ -138,7 +158,7 @@ class Canvas:
             lane.fill_id,
         )
 
-    def mask_again(self, targets, again, mask_id):
+    def mask_again(self, targets: Targets, again: torch.Tensor, mask_id: int) -> None:
         """Masks the rows of `again` (bool) after a commit, as if they had never been committed."""
         at, row = targets.places(), targets.canvas_row
         for state, empty in ((self.tokens, mask_id), (self.committed_at, -1), (self.committed, 0)):
@@ -149,14 +169,14 @@ class Canvas:
         running = (count > 0) & (self.status[row] <= ops.STATUS["finished"])
         self.status[row] = torch.where(running, ops.STATUS["running"], self.status[row])
 
-    def look_at_heads(self, targets, mask_id):
+    def look_at_heads(self, targets: Targets, mask_id: int) -> None:
         """Finds out whether the first target of each sequence is still a mask."""
         count = targets.position.shape[0]
         if count:
             row, at = targets.canvas_row, targets.l_offsets[:-1].clamp(max=count - 1)
             self.head_masked[row] = (self.tokens[row, targets.position[at]] == mask_id).long()
 
-    def settle(self, targets, lane, end_ids):
+    def settle(self, targets: Targets, lane: Lane, end_ids: torch.Tensor) -> None:
         """Takes up what somebody else wrote to the positions of `targets`, see `Step.settle`.
 
         A commit with a quota of 0 decides what a commit decides, and commits nothing.
@@ -182,24 +202,24 @@ class Canvas:
         self.forward[row] -= 1
         self.status.masked_fill_(failed, ops.STATUS["nan"])
 
-    def rewrite(self, q, change):
+    def rewrite(self, q: "Sequence", change: "Change") -> None:
         """Gives the row of a sequence the tokens of a `Change` that it has taken up.
 
         New positions were never committed. Other rows are not touched.
         """
-        source = change.source
+        source = cast("torch.Tensor", change.source)
         fill = torch.full_like(source, q.mask_id) if change.tokens is None else change.tokens
         sent = {"source": source, "fill": fill}
         sent = sent if self.device.type == "cpu" else moved(sent, self.device)
         source, length = sent["source"], source.shape[0]
         stays, at = source >= 0, source.clamp(min=0)
-        new = (sent["fill"], -1, 0.0)
+        new: tuple[Any, ...] = (sent["fill"], -1, 0.0)
         for state, value in zip((self.tokens, self.committed_at, self.committed), new, strict=True):
             state[q.row, :length] = torch.where(stays, state[q.row, at], value)
         start, end = q.current
         self.masks_left[q.row] = (self.tokens[q.row, start:end] == q.mask_id).sum()
 
-    def fetch(self, numbers):
+    def fetch(self, numbers: Iterable[torch.Tensor]) -> torch.Tensor:
         """Queues a copy of tensors ``[k]`` to the host, float64 and joined; it is there after the
         next `read_status`.
         """
@@ -208,7 +228,7 @@ class Canvas:
         host = torch.empty(joined.shape, dtype=joined.dtype, device="cpu", pin_memory=pin)
         return host.copy_(joined, non_blocking=True)
 
-    def read_status(self):
+    def read_status(self) -> list[list[int]]:
         """Status and `head_masked` of every row as lists: the one host read of a step."""
         self._status.copy_(self._read, non_blocking=True)
         devices.wait(self.device)

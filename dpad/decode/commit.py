@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
+import torch
+
 from dpad import ops
 from dpad.decode import adaptive, ancestral
 from dpad.decode.rules import AdaptiveRule, Credit
@@ -73,7 +75,9 @@ KINDS = {
 }
 
 
-def valued(option: str, value: float, steps: int | None = None, published: bool = False) -> Rule:
+def valued(
+    option: str, value: float | torch.Tensor, steps: int | None = None, published: bool = False
+) -> Rule:
     """The rule of an option that holds a threshold, factor or bound, see `threshold` and others."""
     kind = KINDS[option]
     number = ops.RULES[(published and kind.published) or kind.rule]
@@ -81,7 +85,7 @@ def valued(option: str, value: float, steps: int | None = None, published: bool 
     return Rule(number, score, float(value), steps, "carried")
 
 
-def threshold(value: float, steps: int | None = None) -> Rule:
+def threshold(value: float | torch.Tensor, steps: int | None = None) -> Rule:
     """Every position with score >= value, and always the best.
 
     With `steps` at most masks / steps of them per step, and as many more as earlier steps held
@@ -90,43 +94,45 @@ def threshold(value: float, steps: int | None = None) -> Rule:
     return valued("confidence_threshold", value, steps)
 
 
-def at_least(value: float, steps: int | None = None, schedule: str = "linear") -> Rule:
+def at_least(
+    value: float | torch.Tensor, steps: int | None = None, schedule: str = "linear"
+) -> Rule:
     """Every position with score >= value, and the best of a step's quota (SDAR's dynamic rule,
     arXiv 2510.06303); None: of one.
     """
     return Rule(ops.RULES["at_least"], "probability", float(value), steps, schedule)
 
 
-def sure_or_run(value: float, steps: int | None = None) -> Rule:
+def sure_or_run(value: float | torch.Tensor, steps: int | None = None) -> Rule:
     """Every position with score >= value if these are a step's quota, else those of the quota's
     positions from the first mask on that are masks (JetEngine).
     """
     return Rule(ops.RULES["threshold"], "run", float(value), steps)
 
 
-def factor(value: float, published: bool = False) -> Rule:
+def factor(value: float | torch.Tensor, published: bool = False) -> Rule:
     """The largest m with (j + 1)(1 - p_j) <= value for j = 2..m in descending order."""
     return valued("factor", value, published=published)
 
 
-def entropy_bound(value: float) -> Rule:
+def entropy_bound(value: float | torch.Tensor) -> Rule:
     """Ascending entropy, while the sum of all but the largest stays within the bound."""
     return valued("entropy_bound", value)
 
 
-def entropy_sum(value: float, steps: int | None = None) -> Rule:
+def entropy_sum(value: float | torch.Tensor, steps: int | None = None) -> Rule:
     """Ascending entropy, while the sum of all stays below the bound; at least one (JetEngine)."""
     return Rule(ops.RULES["entropy_sum"], "entropy", float(value), steps)
 
 
-def surest_within(value: float, steps: int | None = None) -> Rule:
+def surest_within(value: float | torch.Tensor, steps: int | None = None) -> Rule:
     """By descending probability, those whose entropies and those of all surer ones sum up to no
     more than the bound, the greatest of them left out; all in the last step (RND1).
     """
     return Rule(ops.RULES["threshold"], "within", float(value), steps)
 
 
-def threshold_of_tokens(value: float) -> Rule:
+def threshold_of_tokens(value: float | torch.Tensor) -> Rule:
     """The threshold where the mask may be predicted: such a position comes after all others, with
     its best other token (DAEDAL's program).
     """

@@ -1,11 +1,16 @@
 """The numbers of a step beside its layout, made on the host: draws, thresholds, quotas."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dpad.decode.lane import Lane
 from dpad.decode.layout import tensors_of
 from dpad.decode.packed import float64s, int64s, moved
+
+if TYPE_CHECKING:
+    from dpad.decode.sequence import Sequence
 
 
 @dataclass
@@ -35,11 +40,12 @@ class Controls:
     numbers: torch.Tensor | None = None
     most_k: int | None = None
 
-    def to(self, device):
+    def to(self, device: torch.device) -> "Controls":
         """The same on another device."""
         if self.rng.device == device:
             return self
-        return replace(self, **moved(tensors_of(self), device))
+        there: dict[str, Any] = moved(tensors_of(self), device)
+        return replace(self, **there)
 
 
 class Controller:
@@ -47,24 +53,25 @@ class Controller:
     not sent again.
     """
 
-    def __init__(self):
-        self._fixed = {}  # lane -> (ids of its sequences, controls that stay)
-        self._rules = {}  # lane -> (rule values and quotas as lists, as tensors)
+    def __init__(self) -> None:
+        # Lane -> (ids of its sequences, controls that stay).
+        self._fixed: dict[Lane, tuple[list[int], dict[str, Any]]] = {}
+        # Lane -> (rule values and quotas as lists, as tensors).
+        self._rules: dict[Lane, tuple[list[Any], tuple[Any, ...]]] = {}
 
-    def of(self, lane, live):
+    def of(self, lane: Lane, live: list["Sequence"]) -> Controls:
         """`Controls` of the step that sequences of one lane take next."""
         keys = [key for q in live for key in (q.seed, q.row_key, len(q.forwards))]
         rng = int64s(keys).view(-1, 3)
         plan = [(*q.schedule.of(q), q.schedule.numbers(q)) for q in live]
         made = self._rules.get(lane)
         if made is None or made[0] != plan:
-            value, quota, leave, numbers = zip(*plan, strict=True)
-            counts = int64s(quota + leave).view(2, -1)
-            if numbers[0] is None:
-                numbers = None
-            else:
-                numbers = torch.tensor(numbers, dtype=torch.float64, device="cpu")
-            made = self._rules[lane] = plan, (float64s(value), *counts.unbind(), numbers)
+            values, quotas, leaves, told = zip(*plan, strict=True)
+            counts = int64s(quotas + leaves).view(2, -1)
+            sent = None
+            if told[0] is not None:
+                sent = torch.tensor(told, dtype=torch.float64, device="cpu")
+            made = self._rules[lane] = plan, (float64s(values), *counts.unbind(), sent)
         value, quota, leave, numbers = made[1]
         override = None
         if any(q.first_alone and q.refresh for q in live):
@@ -79,12 +86,12 @@ class Controller:
             **self._constant(lane, live),
         )
 
-    def forget(self, lane):
+    def forget(self, lane: Lane) -> None:
         """Nobody is in it any more."""
         self._fixed.pop(lane, None)
         self._rules.pop(lane, None)
 
-    def _constant(self, lane, live):
+    def _constant(self, lane: Lane, live: list["Sequence"]) -> dict[str, Any]:
         """What stays as long as the same sequences are in the pass, by name."""
         key = [q.id for q in live]
         made = self._fixed.get(lane)
@@ -93,8 +100,9 @@ class Controller:
         return made[1]
 
 
-def _constant(lane, live):
-    fixed, asked = {}, [q.sampling for q in live]
+def _constant(lane: Lane, live: list["Sequence"]) -> dict[str, Any]:
+    fixed: dict[str, Any] = {}
+    asked = [q.sampling for q in live]
     if lane.filters is None:
         fixed["temperature"] = float64s(s.temperature for s in asked)
     else:  # a filter divides the logits by it, and draws are at 1
@@ -103,7 +111,7 @@ def _constant(lane, live):
         if lane.filters[0]:
             fixed["top_p"] = float64s(s.top_p or 1.0 for s in asked)
         if lane.filters[1]:
-            top_k = [s.top_k for s in asked]
+            top_k = [s.top_k or 1 for s in asked]
             fixed["top_k"] = int64s(top_k)
             fixed["most_k"] = power_of_two(max(top_k))
     if lane.drawn_order:
@@ -113,12 +121,12 @@ def _constant(lane, live):
     return fixed
 
 
-def power_of_two(n):
+def power_of_two(n: int) -> int:
     """The smallest one that is not below n >= 1."""
     return 1 << (n - 1).bit_length()
 
 
-def _first_position(q):
+def _first_position(q: "Sequence") -> torch.Tensor:
     """In a refresh the block's first position outranks everything, the others nothing."""
     alone = q.first_alone and q.refresh
     fill = -torch.inf if alone else torch.nan

@@ -1,13 +1,17 @@
 """A pass that is run now, all at once or a few layers at a time."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 
 from dpad.decode.controls import Controls
 from dpad.decode.forward import Layers
-from dpad.decode.layout import Layout
-from dpad.decode.step import DeviceStep
+from dpad.decode.layout import Layout, Targets
+from dpad.decode.step import Decision, DeviceStep
+
+if TYPE_CHECKING:
+    from dpad.decode.sequence import Sequence
 
 # A pass is long if it has more rows than these, and than so many times a typical one's.
 LONG_ROWS, LONG = 128, 4
@@ -18,7 +22,7 @@ LONG_CREDIT = 32  # rows of work that a long pass may do in each step at least
 class Pass:
     """A pass of sequences of one lane, on the device; `credit`: rows of work that it may do."""
 
-    live: list
+    live: list["Sequence"]
     step: DeviceStep
     layout: Layout
     controls: Controls
@@ -27,12 +31,14 @@ class Pass:
     scanned: torch.Tensor | None = None  # logits of all that replans look at
 
     @classmethod
-    def begin(cls, live, step, layout, controls):
+    def begin(
+        cls, live: list["Sequence"], step: DeviceStep, layout: Layout, controls: Controls
+    ) -> Self:
         """A pass of which nothing has run; layout and controls come from the host."""
         device = step.adapter.device
         return cls(live, step, layout.to(device), controls.to(device))
 
-    def run(self, credit=None):
+    def run(self, credit: float | None = None) -> bool:
         """Runs as many layers as `credit` more rows of work are worth, or all; whether none is
         left.
         """
@@ -46,9 +52,10 @@ class Pass:
         self.credit -= count * of_a_layer
         return self.layers.run(count)
 
-    def logits(self):
+    def logits(self) -> torch.Tensor:
         """Those that decide, ``[logit_rows, vocab]``, after the caller's own code."""
-        logits = self.step.logits(self.layers, self.layout, self.controls, self.live)
+        layers = cast("Layers", self.layers)
+        logits = self.step.logits(layers, self.layout, self.controls, self.live)
         if self.layout.scan_target is not None:
             self.scanned, logits = logits, logits[self.layout.scan_target]
         hooks = self.step.lane.hooks
@@ -56,21 +63,23 @@ class Pass:
             return logits
         return hooks.process_logits(self.live, self.layout.targets, logits, self.step.canvas)
 
-    def decide(self, logits):
+    def decide(self, logits: torch.Tensor) -> tuple[Targets, Decision]:
         """Commits; the `Targets` and the `Decision`."""
         decision = self.step.decide(self.layout, self.controls, logits, self.live)
         return self.layout.targets, decision
 
-    def scan_of(self, number):
+    def scan_of(self, number: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """What the replan of a sequence of the pass scans, see `dpad.decode.replan.Seen`."""
-        if self.scanned is None or not self.live[number].scans:
+        sizes, position = self.layout.scan_sizes, self.layout.scan_position
+        if self.scanned is None or sizes is None or position is None:
             return None
-        begin = sum(self.layout.scan_sizes[:number])
-        rows = slice(begin, begin + self.layout.scan_sizes[number])
-        return self.scanned[rows], self.layout.scan_position[rows]
+        if not self.live[number].scans:
+            return None
+        rows = slice(sum(sizes[:number]), sum(sizes[: number + 1]))
+        return self.scanned[rows], position[rows]
 
 
-def long_ones(live):
+def long_ones(live: list["Sequence"]) -> set["Sequence"]:
     """The sequences whose next pass is long beside those of the others."""
     rows = {q: q.rows for q in live}
     typical = sorted(rows.values())[(len(rows) - 1) // 2]

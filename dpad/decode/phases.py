@@ -1,11 +1,15 @@
 """Phases: what a pass of a sequence computes and predicts, as data, and what comes after it."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from dpad import ops
 from dpad.decode.attention import WIDE_ROWS
+
+if TYPE_CHECKING:
+    from dpad.decode.sequence import Sequence
 
 NOTHING = torch.empty(0, dtype=torch.int64, device="cpu")
 _ALL, _SUFFIX, _BLOCK = (ops.SCOPES[name] for name in ("all", "suffix", "block"))
@@ -37,17 +41,19 @@ class Place(NamedTuple):
 
 # "next" saves the block before and predicts the first token of the next one from its last row;
 # "measure" computes everything for a `Replan` to look at, and commits nothing.
-PHASES = {
-    "measure": lambda q: Place(*q.current, _ALL, 0, q.current[1]),
-    "refresh": lambda q: Place(*q.current, _ALL, q.refreshed_from, q.current[0]),
-    "denoise": lambda q: Place(*q.part, _scope(q), _exact(q), max(q.part[0], q.open_from)),
+PHASES: dict[str, Callable[["Sequence"], Place]] = {
+    "measure": lambda q: Place(q.current[0], q.current[1], _ALL, 0, q.current[1]),
+    "refresh": lambda q: Place(q.current[0], q.current[1], _ALL, q.refreshed_from, q.current[0]),
+    "denoise": lambda q: Place(
+        q.part[0], q.part[1], _scope(q), _exact(q), max(q.part[0], q.open_from)
+    ),
     "prefill": lambda q: Place(unseen(q), q.window[0], _ALL, unseen(q), q.window[0]),
     "next": lambda q: Place(q.window[0], q.window[0] + 1, _ALL, _exact(q), q.window[0]),
-    "save": lambda q: Place(*q.window, _BLOCK, 0, q.window[1]),
+    "save": lambda q: Place(q.window[0], q.window[1], _BLOCK, 0, q.window[1]),
 }
 
 
-def phase_of(q):
+def phase_of(q: "Sequence") -> str:
     """The phase of the next pass of a sequence."""
     if not q.causal:
         if q.replan is not None and q.replan.measures:
@@ -61,17 +67,17 @@ def phase_of(q):
     return "prefill" if opens and q.saves_apart and q.cache != "none" else "denoise"
 
 
-def unseen(q):
+def unseen(q: "Sequence") -> int:
     """How many leading positions a pass of a block-causal sequence does not look at."""
     return 0 if q.context is None else max(q.window[1] - q.context, 0)
 
 
-def seen_until(q, place):
+def seen_until(q: "Sequence", place: Place) -> int:
     """Where the block of a block-causal pass ends: the rest of it is looked at, too."""
     return q.window[1] if q.phase == "denoise" else place.end
 
 
-def behind(q, place):
+def behind(q: "Sequence", place: Place) -> torch.Tensor:
     """int64 positions behind the place that its rows look at."""
     if not q.causal:
         return q.kept
@@ -79,14 +85,14 @@ def behind(q, place):
     return torch.arange(place.end, last, device="cpu") if last > place.end else NOTHING
 
 
-def rows_of(q, place):
+def rows_of(q: "Sequence", place: Place) -> int:
     """Rows that the pass computes, without a predecessor that may join it."""
     first = min(place.first, place.start) if place.scope == _ALL else place.start
     more = seen_until(q, place) - place.end if q.causal else q.kept.numel()
     return q.streams * (place.end - first + (0 if place.scope == _BLOCK else more))
 
 
-def is_short(q):
+def is_short(q: "Sequence") -> bool:
     """Whether the next pass has few rows, and about as many in every block: a denoising step, or a
     refresh that looks back on some blocks only.
     """
@@ -95,7 +101,7 @@ def is_short(q):
     return q.looks_back and not q.scans and q.rows < WIDE_ROWS * q.streams
 
 
-def passed(q, status, head_masked):
+def passed(q: "Sequence", status: int, head_masked: int) -> int | None:
     """Takes up a pass of `q` that was made; the status of its block if that is done, else None.
 
     `head_masked`: whether the first of its targets is still a mask.
@@ -115,7 +121,7 @@ def passed(q, status, head_masked):
     if q.lane.remasks:  # until its last time what is committed may be masked again
         done = done and q.step >= q.schedule.steps_of(q.block)
     if q.all_steps or q.bounded:
-        done = (done and not q.all_steps) or q.step >= q.schedule.steps[q.block]
+        done = (done and not q.all_steps) or q.step >= q.schedule.steps_of(q.block)
     if not done or (status == _DONE and q.next_part()):
         return None
     whole = status in (_DONE, _FINISHED) or not q.whole_saves
@@ -125,7 +131,7 @@ def passed(q, status, head_masked):
     return status
 
 
-def _scope(q):
+def _scope(q: "Sequence") -> int:
     scope = CACHED_SCOPE[q.attention, q.cache]
     # The first row of a part of a block has no row before it to be predicted from, so the whole
     # block is computed until it is known (Fast-dLLM v2, arXiv 2509.26328).
@@ -134,7 +140,7 @@ def _scope(q):
     return scope
 
 
-def _exact(q):
+def _exact(q: "Sequence") -> int:
     """How many slots have their final K/V, of those that a pass need not compute."""
     if not q.causal:
         return 0

@@ -6,27 +6,33 @@ Nothing here depends on tokens: a plan follows from the seed, the row keys and t
 from collections import OrderedDict
 from dataclasses import replace
 from itertools import chain, pairwise
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from dpad import ops
 from dpad.decode import phases
+from dpad.decode.attention import Sizes
 from dpad.decode.layout import Layout
 from dpad.decode.packed import int64s
+
+if TYPE_CHECKING:
+    from dpad.decode.sequence import Sequence
 
 _LAYOUTS = 8  # kept, of the passes that were laid out last
 
 
-def _columns(rows):
+def _columns(rows: list[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
     """int64 ``[n]`` tensors, one per column of a list of rows."""
     return int64s(chain.from_iterable(zip(*rows, strict=True))).view(-1, len(rows)).unbind()
 
 
-def draw_suffix(sequences):
+def draw_suffix(sequences: list["Sequence"]) -> None:
     """Draws the kept sets of sequences that begin a block, all of one kind of suffix.
 
     Text behind a block is no scratchpad: it stays, and so does what a `Replan` looks at.
     """
+    rows: list[tuple[int, ...]]
     rows = [(q.seed, q.row_key, q.block, q.redraws, q.current[1], q.length) for q in sequences]
     longest = max(q.length - q.current[1] for q in sequences)
     how = sequences[0].suffix.parameters()
@@ -36,9 +42,9 @@ def draw_suffix(sequences):
         q.kept = drawn if q.text is None else _with_text(q, drawn)
 
 
-def _with_text(q, drawn):
+def _with_text(q: "Sequence", drawn: torch.Tensor) -> torch.Tensor:
     """The drawn positions and those that are not to be dropped, ascending."""
-    stays = q.text.clone()
+    stays = cast("torch.Tensor", q.text).clone()
     if q.replan is not None and (pinned := q.replan.pinned(q)) is not None:
         stays[pinned] = True
     stays[: q.current[1]] = False
@@ -52,11 +58,11 @@ class Planner:
     A layout is found again by the ids of its sequences, never by the rows they have.
     """
 
-    def __init__(self, shift):
+    def __init__(self, shift: int) -> None:
         self.shift = shift
-        self._layouts = OrderedDict()
+        self._layouts: OrderedDict[tuple[Any, ...], Layout] = OrderedDict()
 
-    def layout(self, live):
+    def layout(self, live: list["Sequence"]) -> Layout:
         """The next pass of sequences that share a lane and have their kept sets, on the host."""
         for q in live:
             q.planned = q.place
@@ -70,18 +76,18 @@ class Planner:
             self._layouts.move_to_end(key)
         return layout
 
-    def _build(self, live):
+    def _build(self, live: list["Sequence"]) -> Layout:
         first, streams = live[0], live[0].streams
         behind = [phases.behind(q, q.planned) for q in live]
-        rows = []
+        rows: list[tuple[int, ...]] = []
         for stream in range(streams):
             for q, kept in zip(live, behind, strict=True):
-                unseen = phases.unseen(q)
-                held = q.row, q.start + stream * q.capacity + unseen, q.length
-                given = kept.shape[0], unseen, q.predecessor
+                skipped = phases.unseen(q)
+                held = q.row, q.start + stream * q.capacity + skipped, q.length
+                given = kept.shape[0], skipped, q.predecessor
                 rows.append((*q.planned, *given, *held, stream * q.prompt_length))
-        start, end, scope, begin, first_target, *held = _columns(rows)
-        kept_count, unseen, predecessor, canvas_row, kv_start, length, hidden = held
+        start, end, scope, begin, first_target, *more = _columns(rows)
+        kept_count, unseen, predecessor, canvas_row, kv_start, length, hidden = more
         # Passes that only denoise see one block to its end: its keys are the limit of all rows.
         block_length = first.lane.causal_block
         if block_length and not any(q.refresh or q.cache == "none" for q in live):
@@ -125,20 +131,29 @@ class Planner:
         return layout
 
 
-def _sizes(q_offsets, kv_start, n_keys):
+def _sizes(q_offsets: torch.Tensor, kv_start: torch.Tensor, n_keys: torch.Tensor) -> Sizes:
     """(rows, K/V start, keys) of every stream of a sequence."""
     offsets, starts, keys = q_offsets.tolist(), kv_start.tolist(), n_keys.tolist()
     rows = [end - begin for begin, end in pairwise(offsets)]
     return tuple(zip(rows, starts, keys, strict=True))
 
 
-def _scanned(live, shift, position, q_offsets, logit_row, target, l_offsets):
+def _scanned(
+    live: list["Sequence"],
+    shift: int,
+    position: torch.Tensor,
+    q_offsets: torch.Tensor,
+    logit_row: torch.Tensor,
+    target: torch.Tensor,
+    l_offsets: torch.Tensor,
+) -> dict[str, Any]:
     """The rows that reach the head where replans look at the whole answer, see `Layout`.
 
     Of a sequence that scans, those whose position is visible, of its answer, and predicted by a row
     of the pass; of the others their targets.
     """
-    rows, positions, own, sizes = [], [], [], []
+    rows, positions, own = [], [], []
+    sizes: list[int] = []
     for stream_b in range(q_offsets.shape[0] - 1):
         q, begin = live[stream_b % len(live)], sum(sizes[: stream_b % len(live)])
         logit = slice(*l_offsets[stream_b : stream_b + 2].tolist())

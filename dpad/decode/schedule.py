@@ -1,23 +1,27 @@
 """Schedules: how many positions a rule commits in each step of each block of one sequence."""
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 
 from dpad import ops
 from dpad.decode import ancestral
-from dpad.decode.commit import NO_LIMIT
+from dpad.decode.commit import NO_LIMIT, Rule
 from dpad.decode.rules import MOST_NUMBERS
+
+if TYPE_CHECKING:
+    from dpad.decode.sequence import Sequence
 
 
 @lru_cache(maxsize=64)
-def _times(eps, steps):
+def _times(eps: float, steps: int) -> torch.Tensor:
     """Times fall linearly from 1 to eps in float32, as published."""
     return torch.linspace(1, eps, steps + 1, device="cpu")
 
 
 @lru_cache(maxsize=64)
-def _steps(steps, blocks):
+def _steps(steps: int, blocks: int) -> list[int]:
     return ops.transfer_schedule(steps, blocks).tolist()
 
 
@@ -29,12 +33,18 @@ class Schedule:
     as the last of these; None: all.
     """
 
-    def __init__(self, rule, block_lengths, first_alone=False, blocks=None):
+    def __init__(
+        self,
+        rule: Rule,
+        block_lengths: list[int],
+        first_alone: bool = False,
+        blocks: int | None = None,
+    ) -> None:
         self.rule, self.lengths, self.first_alone = rule, block_lengths, first_alone
         self.is_quota = rule.number == ops.RULES["quota"]
         self.counted = self.is_quota or rule.number == ops.RULES["at_least"] or rule.score == "run"
         self.carried = rule.steps is not None and rule.schedule == "carried"
-        self.steps = None
+        self.steps: list[int] | None = None
         if rule.steps is not None:
             steps, count = _steps(rule.steps, blocks or len(block_lengths)), len(block_lengths)
             self.steps = [*steps[:count], *steps[-1:] * (count - len(steps))]
@@ -44,7 +54,7 @@ class Schedule:
             min(n, m) for n, m in zip(self.lengths, self.steps or self.lengths, strict=True)
         ]
 
-    def of(self, q):
+    def of(self, q: "Sequence") -> tuple[float, int, int]:
         """(rule value, quota, masks to leave) of the step that `q` takes next.
 
         Where the masks to leave are >= 0, the quota is what only the device knows: the masks left
@@ -61,7 +71,7 @@ class Schedule:
             return value, *self._carried(q)
         return value, self._quota, -1
 
-    def numbers(self, q):
+    def numbers(self, q: "Sequence") -> tuple[float, ...] | None:
         """What the device is told of an adaptive rule in the step that `q` takes next, or None."""
         if self.rule.score == "ancestral":
             return self._ancestral(q)
@@ -72,7 +82,7 @@ class Schedule:
         progress = (before + min(q.step, each)) / max(sum(self._most), 1)
         return *own, *(MOST_NUMBERS - len(own)) * (0.0,), float(self.lengths[q.block]), progress
 
-    def _ancestral(self, q):
+    def _ancestral(self, q: "Sequence") -> tuple[float, ...]:
         if q.phase == "next":  # its one token is drawn now
             return ancestral.numbers(None, 1.0, 1.0)
         eps, n = self.rule.eps, self.steps_of(q.block)
@@ -82,11 +92,11 @@ class Schedule:
         time = float(_times(eps, n)[q.step]) if q.step < n else None
         return ancestral.numbers(self.rule.remask, time, step, last)
 
-    def steps_of(self, block):
+    def steps_of(self, block: int) -> int:
         """Its fixed steps, or as many as masks."""
         return self.lengths[block] if self.steps is None else self.steps[block]
 
-    def _step(self, q):
+    def _step(self, q: "Sequence") -> tuple[float, int]:
         rule = self.rule
         if self.steps is None:
             return rule.value, 1 if self.counted else NO_LIMIT
@@ -106,38 +116,39 @@ class Schedule:
             return rule.value, max(1, self.lengths[q.block] // self.steps[q.block])
         return rule.value, self._linear(q) if rule.schedule == "linear" else self._dream(q)
 
-    def taken(self, q):
+    def taken(self, q: "Sequence") -> None:
         """Counts the masks that a fixed quota fills in the step that `of` was asked about last."""
         if self.is_quota and q.phase in ("refresh", "denoise"):
             q.masks -= min(self._quota, q.masks)
 
-    def most_steps(self, block):
+    def most_steps(self, block: int) -> int:
         """Steps after which the block must be done, if each fills a mask or waits as it may."""
         return self.lengths[block] + (0 if self.steps is None else self.steps[block])
 
-    def _linear(self, q):
+    def _linear(self, q: "Sequence") -> int:
         """LLaDA's quota; steps without one are not taken: they would change nothing."""
-        n, masks = self.steps[q.block], self.lengths[q.block]
+        n, masks = self.steps_of(q.block), self.lengths[q.block]
         if q.step >= min(n, masks):
             return 1
         return masks // n + (q.step < masks % n)
 
-    def _left(self, block, step):
+    def _left(self, block: int, step: int) -> int:
         """Masks that RND1's steps before `step` leave: their share of the steps that are left, in
         float32 and rounded down, as published.
         """
-        n = self.steps[block]
+        n = self.steps_of(block)
         share = torch.tensor(max(n - step, 0) / n, dtype=torch.float32, device="cpu")
         return int(share * self.lengths[block])
 
-    def _share(self, block, step):
+    def _share(self, block: int, step: int) -> float:
         """1 - t_{step+1} / t_step, beyond every draw from the last step on."""
-        times = _times(self.rule.eps, self.steps[block])
-        if step >= self.steps[block] - 1:
+        steps = self.steps_of(block)
+        times = _times(self.rule.eps, steps)
+        if step >= steps - 1:
             return float("inf")
         return float(1 - times[step + 1] / times[step])
 
-    def _dream(self, q):
+    def _dream(self, q: "Sequence") -> int:
         """floor(m (1 - t_{i+1} / t_i)), m the masks, or their mean over the rows of the cohort that
         are in the same step; all at the last step. The block decoders do not take step 0.
         """
@@ -146,7 +157,7 @@ class Schedule:
             if self.first_alone and step == 0:
                 return 1
             step += not self.first_alone
-        if step >= self.steps[q.block] - 1:
+        if step >= self.steps_of(q.block) - 1:
             return max(q.masks, 1)
         together = [
             r.masks
@@ -154,13 +165,13 @@ class Schedule:
             if not r.ended and (r.block, r.step) == (q.block, q.step) and r.masks
         ]
         mean = torch.tensor(sum(together), device="cpu") / max(len(together), 1)
-        times = _times(self.rule.eps, self.steps[q.block])
+        times = _times(self.rule.eps, self.steps_of(q.block))
         return int(mean * (1 - times[step + 1] / times[step]))
 
-    def _carried(self, q):
+    def _carried(self, q: "Sequence") -> tuple[int, int]:
         """(quota, masks to leave): what the steps so far may leave is the block's masks less its
         share of each of them. Before a block's first step the host knows its masks.
         """
         whole = self.lengths[q.block]
-        leave = max(whole - whole // self.steps[q.block] * (q.step + 1), 0)
+        leave = max(whole - whole // self.steps_of(q.block) * (q.step + 1), 0)
         return (whole - leave, -1) if q.step == 0 else (0, leave)

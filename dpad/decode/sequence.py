@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -10,14 +10,20 @@ from dpad import ops
 from dpad.decode import phases
 from dpad.decode.commit import Rule
 from dpad.decode.lane import NO_HOOKS, Hooks, Sampling, lane_of
-from dpad.decode.replan import Replan, windows
+from dpad.decode.replan import Change, Replan, windows
 from dpad.decode.schedule import Schedule
 from dpad.decode.suffix import Suffix
 
 _IDS = count()  # no two sequences of a process share an id
 
 
-def blocks_of(prompt_length, length, block_length, causal=False):
+# Stands in fields until their value is known.
+_LATER: Any = None
+
+
+def blocks_of(
+    prompt_length: int, length: int, block_length: int, causal: bool = False
+) -> list[tuple[int, int]]:
     """The positions [start, end) that each block generates, left to right; the last may be shorter.
 
     Blocks are counted from the prompt's end, or if `causal` from position 0: the first one may then
@@ -96,7 +102,7 @@ class Sequence:
     suffix: Suffix
     cache: str = "none"
     sampling: Sampling = field(default_factory=Sampling)
-    end_ids: tuple = ()
+    end_ids: tuple[int, ...] = ()
     early_stop: bool = True
     stop_in: str = "block"
     fill_id: int = 0
@@ -114,15 +120,15 @@ class Sequence:
     context: int | None = None
     bounded: bool = False
     whole_saves: bool = False
-    shown: int | None = None
+    shown: int = _LATER
     hooks: Hooks = NO_HOOKS
     replan: Replan | None = None
-    capacity: int | None = None
+    capacity: int = _LATER
     given: torch.Tensor | None = None
     number: int = 0
-    cohort: list | None = None
+    cohort: list["Sequence"] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.id = next(_IDS)
         self.length = self.tokens.shape[0]
         self.causal = self.attention == "block-causal"
@@ -140,40 +146,47 @@ class Sequence:
         self.predecessor = not (self.causal or self.published_shift)
         self.plan_schedule()
         self.lane = lane_of(self)
-        self.row = self.start = self.planned = None
+        self.row: int = _LATER  # while it is admitted
+        self.start: int = _LATER
+        self.planned: phases.Place = _LATER
         self.block = self.saved = 0  # saved: leading slots whose K/V is exact
         self.shared = 0  # of these, taken from another sequence
         self.redraws = 0  # how often it was replanned: keys the draws of its suffix
         self.reported = self.prompt_length  # up to here `Hooks.on_block` has seen it
         self.enter()
-        self.kept_by_block, self.kept_at, self.changes = [], {}, []
-        self.forwards, self.times = [], []
-        self.reason = self.error = self.result = None
+        self.kept_by_block: list[torch.Tensor] = []
+        self.kept_at: dict[int, torch.Tensor] = {}
+        self.changes: list[tuple[int, Change]] = []
+        self.forwards: list[int] = []
+        self.times: list[float] = []
+        self.reason: str | None = None
+        self.error: Exception | None = None
+        self.result: Result = _LATER  # after its end
 
     @property
-    def phase(self):
+    def phase(self) -> str:
         """The phase of the next pass, see `dpad.decode.phases`."""
         return phases.phase_of(self)
 
     @property
-    def place(self):
+    def place(self) -> phases.Place:
         """Where the next pass stands, a `phases.Place`."""
         return phases.PHASES[self.phase](self)
 
     @property
-    def targets(self):
+    def targets(self) -> tuple[int, int]:
         """The positions [start, end) that the next pass predicts."""
         place = self.place
         return place.first_target, place.end
 
     @property
-    def width(self):
+    def width(self) -> int:
         """How many positions the next pass predicts."""
         start, end = self.targets
         return end - start
 
     @property
-    def shareable(self):
+    def shareable(self) -> int:
         """Leading positions, whole blocks of the prompt, whose K/V may come from elsewhere."""
         if not self.causal or self.cache == "none" or self.streams == 2 or self.saves_apart:
             return 0
@@ -183,53 +196,55 @@ class Sequence:
         return max(whole - self.block_length, 0) if self.first_given else whole
 
     @property
-    def looks_back(self):
+    def looks_back(self) -> bool:
         """Whether a refresh computes no more than the `look_back` blocks before its own."""
         whole = self.refresh_period is not None and self.block % self.refresh_period == 0
         return self.look_back is not None and not whole and self.block > 0
 
     @property
-    def refreshed_from(self):
+    def refreshed_from(self) -> int:
         """The first slot that a refresh computes."""
-        return self.blocks[max(self.block - self.look_back, 0)][0] if self.looks_back else 0
+        if self.look_back is None or not self.looks_back:
+            return 0
+        return self.blocks[max(self.block - self.look_back, 0)][0]
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         """Rows of the next pass, without a predecessor that may join it."""
         return phases.rows_of(self, self.place)
 
     @property
-    def refresh(self):
+    def refresh(self) -> bool:
         """Whether the next pass computes more than those that denoise a block."""
         return self.phase != "denoise" or (self.causal and self.saved < self.window[0])
 
     @property
-    def ended(self):
+    def ended(self) -> bool:
         return self.reason is not None or self.error is not None
 
     @property
-    def streams(self):
+    def streams(self) -> int:
         """Forwards that the sequence takes at a time: two with guidance."""
         return 2 if self.sampling.guidance else 1
 
     @property
-    def slots(self):
+    def slots(self) -> int:
         """K/V slots that it needs, in all its streams."""
         return self.streams * self.capacity
 
     @property
-    def plan_key(self):
+    def plan_key(self) -> tuple[Any, ...]:
         """What its part of a pass follows from; of no other sequence, whatever row that has."""
         return self.id, self.block, self.redraws, self.planned
 
     @property
-    def scans(self):
+    def scans(self) -> bool:
         """Whether the next pass hands the logits of the whole answer to the replan."""
         if self.replan is None or not self.replan.scans:
             return False
         return self.place.scope != ops.SCOPES["block"]
 
-    def obstacle(self):
+    def obstacle(self) -> str | None:
         """Why its short passes cannot be captured as graphs, or None."""
         if self.cache == "none":
             return "cache='none' has no cached steps"
@@ -238,11 +253,11 @@ class Sequence:
         name = self.hooks.within_step()
         return name and f"{name} is called in the middle of every step"
 
-    def release(self):
+    def release(self) -> None:
         """After its end: lets go of the caller's code and of other sequences."""
-        self.hooks, self.lane, self.cohort, self.replan = NO_HOOKS, None, None, None
+        self.hooks, self.lane, self.cohort, self.replan = NO_HOOKS, _LATER, None, None
 
-    def advance(self):
+    def advance(self) -> bool:
         """To the next block; False when there is none."""
         if self.block + 1 == len(self.blocks):
             return False
@@ -252,18 +267,18 @@ class Sequence:
         self.enter()
         return True
 
-    def plan_schedule(self):
+    def plan_schedule(self) -> None:
         """The schedule of the blocks as they are."""
         lengths = [self.block_length] * len(self.blocks)
         if not self.causal:  # tokens may be given behind the prompt, too
             text = self.tokens != self.mask_id if self.text is None else self.text
-            text = text.tolist()
-            lengths = [e - s - sum(text[s:e]) for s, e in self.blocks]
+            given = text.tolist()
+            lengths = [e - s - sum(given[s:e]) for s, e in self.blocks]
         # A `Replan` may ask for a block beyond `block_length`.
         self.widest = max(self.block_length, max(end - start for start, end in self.blocks))
         self.schedule = Schedule(self.rule, lengths, self.first_alone, self.steps_of)
 
-    def next_part(self):
+    def next_part(self) -> bool:
         """To the next part of the block; False when there is none."""
         if self.part[1] == self.current[1]:
             return False
@@ -271,28 +286,31 @@ class Sequence:
         self.head_known = False
         return True
 
-    def _enter_part(self, number):
+    def _enter_part(self, number: int) -> None:
         self.part_number = number
-        self.part = self.window if self.causal else self.current
+        self.part: tuple[int, int] = self.window if self.causal else self.current
         if self.sub_block_length:
             (begin, last), step = self.window, self.sub_block_length
             start = begin + number * step
             self.part = start, min(start + step, last)
 
-    def enter(self):
+    def enter(self) -> None:
         """At the first part of a block that has masks to fill."""
-        self.step, self.kept = 0, None
-        start, end = self.current = self.blocks[self.block]
+        self.step = 0
+        self.kept: torch.Tensor = _LATER
+        self.current: tuple[int, int] = self.blocks[self.block]
+        start, end = self.current
         begin = start - start % self.block_length if self.causal else start
-        self.window = begin, end
-        self.open_from = start + int(self.first_given and start == begin)
+        self.window: tuple[int, int] = (begin, end)
+        self.open_from: int = start + int(self.first_given and start == begin)
         self.masks = self.schedule.lengths[self.block]  # as far as a fixed quota counts them
-        self.outcome, self.block_cached = None, False
+        self.outcome: int | None = None
+        self.block_cached = False
         step = self.sub_block_length or self.block_length
         self._enter_part((self.open_from - begin) // step)
         self.head_known = self.part[0] < self.open_from
 
-    def check_progress(self):
+    def check_progress(self) -> None:
         """Each step fills a mask or waits for its schedule: one that goes on is a fault, not work.
         A caller's function in the loop may mask positions again, as often as it likes.
         """
@@ -304,8 +322,8 @@ class Sequence:
                     f"{most} were expected of {type(self.replan).__name__}"
                 )
             return
-        most = self.schedule.most_steps(self.block)
-        if self.step > most and self.hooks.on_step is None:
+        expected = self.schedule.most_steps(self.block)
+        if self.step > expected and self.hooks.on_step is None:
             raise RuntimeError(
                 f"row {self.number}, block {self.block}: not done after {self.step} steps, which "
                 "is more than its masks can take: what the device reports does not change"

@@ -4,20 +4,26 @@ Everything here is queued without looking at a value, so that a step can run eag
 as a graph (`dpad.decode.graphs`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
 from dpad import ops
 from dpad.decode import adaptive, ancestral
+from dpad.decode.cache import KVArena
 from dpad.decode.commit import NO_LIMIT
+from dpad.decode.controls import Controls
 from dpad.decode.filters import filter_logits
 from dpad.decode.forward import Layers, guided
 from dpad.decode.lane import Lane
-from dpad.decode.layout import Targets
+from dpad.decode.layout import Layout, Targets
+from dpad.models.adapter import Adapter
 
 if TYPE_CHECKING:
+    from dpad.decode.adaptive import Memory
     from dpad.decode.canvas import Canvas
     from dpad.decode.sequence import Sequence
 
@@ -37,26 +43,24 @@ class DeviceStep:
     given.
     """
 
-    def __init__(self, adapter, arena, canvas, lane):
+    def __init__(self, adapter: Adapter, arena: KVArena, canvas: "Canvas", lane: Lane) -> None:
         self.adapter, self.arena, self.canvas, self.lane = adapter, arena, canvas, lane
         self.memory = None
         if lane.remembered:
             self.memory = canvas.memory(lane.remembered, adapter.vocab_size)
-        ids = lambda values: torch.tensor(  # noqa: E731
-            values, dtype=torch.int64, device=adapter.device
-        )
+        ids = partial(torch.tensor, dtype=torch.int64, device=adapter.device)
         self.end_ids, self.suppress, self.exclude, self.mask_id = map(
             ids, (lane.end_ids, lane.suppress, lane.exclude, [lane.mask_id])
         )
         self.barred = ids((*lane.suppress, lane.mask_id))
 
-    def __call__(self, layout, controls):
+    def __call__(self, layout: Layout, controls: Controls) -> Decision:
         """The whole step, for those who have nothing to do in between; a `Decision`."""
         layers = self.layers(layout)
         layers.run()
         return self.decide(layout, controls, self.logits(layers, layout, controls))
 
-    def layers(self, layout):
+    def layers(self, layout: Layout) -> Layers:
         """The `Layers` of a pass, none of which has run."""
         tokens = self.canvas.gather(layout, self.lane.mask_id, self.lane.hides_given)
         every = layout
@@ -64,12 +68,19 @@ class DeviceStep:
             rows = torch.arange(layout.rows, device=tokens.device)
             every = replace(layout, logit_row=rows, l_offsets=layout.q_offsets)
         elif layout.scan_row is not None:
-            every = replace(layout, logit_row=layout.scan_row, l_offsets=layout.scan_offsets)
+            offsets = cast("torch.Tensor", layout.scan_offsets)
+            every = replace(layout, logit_row=layout.scan_row, l_offsets=offsets)
         hidden = self.adapter.embed(tokens)
         limit = layout.key_limit
         return Layers(self.adapter, hidden, every, self.arena, every.logit_row, key_limit=limit)
 
-    def logits(self, layers, layout, controls, live=None):
+    def logits(
+        self,
+        layers: Layers,
+        layout: Layout,
+        controls: Controls,
+        live: list["Sequence"] | None = None,
+    ) -> torch.Tensor:
         """Logits ``[logit_rows, vocab]`` of the targets of a pass whose layers have run, or of all
         that it scans, guidance mixed in; `live` are its sequences, for a lane with hooks.
         """
@@ -78,25 +89,36 @@ class DeviceStep:
             return self._whole_logits(layout, live, logits, self.canvas)
         if not self.lane.guided:
             return logits
-        if layout.scan_row is None:
-            return guided(logits, layout.targets.spread(controls.guidance))
-        sizes = layout.scan_offsets[: controls.guidance.shape[0] + 1].diff()
-        return guided(logits, torch.repeat_interleave(controls.guidance, sizes))
+        guidance = cast("torch.Tensor", controls.guidance)
+        if layout.scan_offsets is None:
+            return guided(logits, layout.targets.spread(guidance))
+        sizes = layout.scan_offsets[: guidance.shape[0] + 1].diff()
+        return guided(logits, torch.repeat_interleave(guidance, sizes))
 
     @property
-    def _whole_logits(self):
-        return self.lane.hooks and self.lane.hooks.whole_logits
+    def _whole_logits(self) -> Callable[..., Any] | None:
+        hooks = self.lane.hooks
+        return None if hooks is None else hooks.whole_logits
 
-    def decide(self, layout, controls, logits, live=None):
+    def decide(
+        self,
+        layout: Layout,
+        controls: Controls,
+        logits: torch.Tensor,
+        live: list["Sequence"] | None = None,
+    ) -> Decision:
         """Scores the logits and commits by rule; a `Decision`."""
         lane, targets, hooks = self.lane, layout.targets, self.lane.hooks
         if lane.score == "credit":
             masked = self.canvas.eligible(targets, lane.mask_id)
-            logits = adaptive.credited(logits, targets, masked, controls.numbers, self.memory)
+            told, memory = cast("torch.Tensor", controls.numbers), cast("Memory", self.memory)
+            logits = adaptive.credited(logits, targets, masked, told, memory)
         decisive = logits if lane.filters is None else self._filtered(logits, targets, controls)
-        temperature, race = controls.temperature, None
+        temperature = controls.temperature
+        race: ancestral.Race | None = None
         if lane.score == "ancestral":
-            race = ancestral.Race(decisive, targets, self.canvas, controls.numbers, lane.mask_id)
+            told = cast("torch.Tensor", controls.numbers)
+            race = ancestral.Race(decisive, targets, self.canvas, told, lane.mask_id)
             decisive, temperature = race.logits, temperature * race.at_random
         noise = None
         if hooks is not None and hooks.noise is not None and targets.position.shape[0]:
@@ -113,24 +135,25 @@ class DeviceStep:
             lane.round_scores,
         )
         if lane.scaled_scores is not None:
-            scores = self._scores_of(token, logits, targets, controls)
-        drawn, probability = token, scores[0]
+            scores = list(self._scores_of(token, logits, targets, controls))
+        probability, margin, entropy = scores
+        drawn = token
         if race is not None:
             drawn, ranked = race.decided(token, probability)
             token = drawn
         elif lane.score == "no_mask":
             drawn, probability, ranked = self._without_masks(token, scores[0], logits, layout)
         else:
-            ranked = self._ranked(targets, controls, scores, live, logits)
+            ranked = self._ranked(targets, controls, (probability, margin, entropy), live, logits)
         rule = (controls.rule_value, self._quota(targets, controls), lane, self.end_ids)
         self.canvas.commit(targets, drawn, ranked, probability, *rule)
-        if lane.remasks:
+        if lane.remasks and race is not None and race.again is not None:
             self.canvas.mask_again(targets, race.again, lane.mask_id)
         if lane.tells_head:
             self.canvas.look_at_heads(targets, lane.mask_id)
         return Decision(logits, token, scores[0])
 
-    def _quota(self, targets, controls):
+    def _quota(self, targets: Targets, controls: Controls) -> torch.Tensor:
         """The most positions that each sequence commits, int64 ``[batch]``."""
         if self.lane.score == "run":  # its quota is in the ranking
             return torch.full_like(controls.quota, NO_LIMIT)
@@ -139,7 +162,9 @@ class DeviceStep:
         left, leave = self.canvas.masks_left[targets.canvas_row], controls.masks_to_leave
         return torch.where(leave >= 0, left - leave, controls.quota)
 
-    def _without_masks(self, token, probability, logits, layout):
+    def _without_masks(
+        self, token: torch.Tensor, probability: torch.Tensor, logits: torch.Tensor, layout: Layout
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(token, probability, what is ranked) where a model may predict the mask: there the best
         other token, of the soft-max without the mask, ranked below all others (DAEDAL's program).
         """
@@ -157,20 +182,34 @@ class DeviceStep:
         ranked = torch.where(masked, without - 2, probability)
         return torch.where(masked, best, token), torch.where(masked, without, probability), ranked
 
-    def _filtered(self, logits, targets, controls):
+    def _filtered(self, logits: torch.Tensor, targets: Targets, controls: Controls) -> torch.Tensor:
         """Logits / temperature without what the filters leave out."""
-        lane, limits = self.lane, (controls.scale, controls.top_p, controls.top_k)
+        lane, scale = self.lane, cast("torch.Tensor", controls.scale)
         if lane.within_top_p:
             logits = logits.index_fill(-1, self.barred, -torch.inf)
-        limits = (None if x is None else targets.spread(x)[:, None] for x in limits)
-        nucleus = (lane.top_k_first, lane.within_top_p)
-        return filter_logits(logits, *limits, self.suppress, controls.most_k, *nucleus)
+        top_p, top_k = (
+            None if limit is None else targets.spread(limit)[:, None]
+            for limit in (controls.top_p, controls.top_k)
+        )
+        return filter_logits(
+            logits,
+            targets.spread(scale)[:, None],
+            top_p,
+            top_k,
+            self.suppress,
+            controls.most_k,
+            lane.top_k_first,
+            lane.within_top_p,
+        )
 
-    def _scores_of(self, token, logits, targets, controls):
+    def _scores_of(
+        self, token: torch.Tensor, logits: torch.Tensor, targets: Targets, controls: Controls
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The scores that `logits` give tokens which were drawn from filtered ones."""
         if self.lane.scaled_scores:
-            logits = logits / targets.spread(controls.scale)[:, None].to(logits.dtype)
-        _, _, *rest = ops.confidence(
+            scale = targets.spread(cast("torch.Tensor", controls.scale))
+            logits = logits / scale[:, None].to(logits.dtype)
+        _, _, margin, entropy = ops.confidence(
             logits,
             targets.l_offsets,
             targets.position,
@@ -183,9 +222,16 @@ class DeviceStep:
         )
         wide = logits.float().index_fill(-1, self.exclude, -torch.inf)
         drawn = wide.gather(-1, token[:, None])[:, 0]
-        return [(drawn - wide.logsumexp(-1)).exp().double(), *rest]
+        return (drawn - wide.logsumexp(-1)).exp().double(), margin, entropy
 
-    def _ranked(self, targets, controls, scores, live, logits):
+    def _ranked(
+        self,
+        targets: Targets,
+        controls: Controls,
+        scores: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        live: list["Sequence"] | None,
+        logits: torch.Tensor,
+    ) -> torch.Tensor:
         """What the commit rule ranks: one of the model's scores, or draws."""
         lane, hooks = self.lane, self.lane.hooks
         if hooks is not None and hooks.order is not None and targets.position.shape[0]:
@@ -201,8 +247,9 @@ class DeviceStep:
             return self._surest_within(probability, entropy, targets, controls)
         if lane.score in adaptive.RULES:
             masked = self.canvas.eligible(targets, lane.mask_id)
-            seen = (targets, logits, probability, masked, controls.numbers, self.suppress)
-            ranked = adaptive.ranked(lane.score, adaptive.Seen(*seen, self.memory))
+            told = cast("torch.Tensor", controls.numbers)
+            seen = (targets, logits, probability, masked, told, self.suppress, self.memory)
+            ranked = adaptive.ranked(lane.score, adaptive.Seen(*seen))
         else:
             ranked = {
                 "probability": probability,
@@ -215,14 +262,16 @@ class DeviceStep:
             # The n best of score / t + Gumbel noise are n draws without replacement from
             # softmax(score / t) (arXiv 1903.06059).
             drawn = ops.uniform(controls.rng, targets.l_offsets, targets.position)
-            temperature = targets.spread(controls.order_temperature)
+            temperature = targets.spread(cast("torch.Tensor", controls.order_temperature))
             ranked = ranked / temperature - torch.log(-torch.log(drawn))
         if controls.score_override is not None:
             override = controls.score_override
             ranked = torch.where(override.isnan(), ranked, override)
         return ranked
 
-    def _sure_or_run(self, score, targets, controls):
+    def _sure_or_run(
+        self, score: torch.Tensor, targets: Targets, controls: Controls
+    ) -> torch.Tensor:
         """The scores where as many as the quota reach the threshold; else infinite for the quota's
         positions from the first mask on, and the others last.
         """
@@ -237,7 +286,9 @@ class DeviceStep:
         enough = targets.spread(count >= controls.quota) | score.isnan()
         return torch.where(enough, score, torch.inf * run)
 
-    def _surest_within(self, score, entropy, targets, controls):
+    def _surest_within(
+        self, score: torch.Tensor, entropy: torch.Tensor, targets: Targets, controls: Controls
+    ) -> torch.Tensor:
         """Infinite where the entropies of the masks with the highest scores, this one's among them,
         sum up to at most the rule's value, the greatest of them left out; the others last.
         """
@@ -276,7 +327,7 @@ class Step:
     lane: Lane
     end_ids: torch.Tensor
 
-    def settle(self):
+    def settle(self) -> None:
         """Takes up what was written to the blocks of this pass: masks left, ends, what is traced.
 
         A position that holds a mask again was never committed; one that was filled counts as

@@ -7,7 +7,10 @@ imported when one of them is used.
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpad.eval.harness import DPadLM
 
 __all__ = ["DPadLM", "main", "register"]
 

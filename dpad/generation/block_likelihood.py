@@ -1,19 +1,37 @@
 """Likelihoods of block-causal models: each block of an answer, given the clean ones before it."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from dpad.decode.cache import KVArena
 from dpad.decode.decoder import NaNLogitsError
 from dpad.decode.forward import guided, run_layers
 from dpad.decode.layout import Layout
 from dpad.generation.row_key import key_of
+from dpad.models.adapter import Adapter
+
+if TYPE_CHECKING:
+    from dpad.generation.likelihood import _Masks
+
+Scored = tuple[Tensor, int]  # ids int64 ``[length]``, how many of them are the prompt
 
 
-def by_blocks(model_parts, texts, keys, draw, micro_batch, progress):
+def by_blocks(
+    model_parts: tuple[Adapter, KVArena, int, float],
+    texts: list[Scored],
+    keys: list[int],
+    draw: Callable[[int, int], "_Masks"],
+    micro_batch: int | None,
+    progress: bool,
+) -> list[tuple[float, float, int]]:
     """(value, standard error, masked blocks) of each text, of its answer's blocks together.
 
     `model_parts` are the arguments of a `BlockScorer`; `draw(length, key)` gives the masks of a
@@ -53,12 +71,12 @@ class Place:
     given: int | None
 
 
-def places(text, prompt, adapter):
+def places(text: Tensor, prompt: int, adapter: Adapter) -> list[Place]:
     """The `Place` of every block that holds tokens of the answer ``text[prompt:]``.
 
     Where row i - 1 predicts position i, a block's first token comes from the block before it.
     """
-    block, found = adapter.block_length, []
+    block, found = adapter.block_length or 0, []
     for start in range(prompt // block * block, len(text), block):
         first, last = max(start, prompt), min(start + block, len(text))
         given = first if adapter.shift and first == start else None
@@ -72,11 +90,18 @@ class BlockScorer:
     What of the last block lies behind the answer stays masked, as the model was trained.
     """
 
-    def __init__(self, adapter, arena, mask_id, guidance):
+    def __init__(self, adapter: Adapter, arena: KVArena, mask_id: int, guidance: float) -> None:
         self.adapter, self.arena, self.mask_id = adapter, arena, mask_id
         self.guidance, self.streams = guidance, 2 if guidance else 1
 
-    def run(self, texts, blocks, masks, size, bar):
+    def run(
+        self,
+        texts: list[Scored],
+        blocks: list[list[Place]],
+        masks: list[list[Tensor]],
+        size: int,
+        bar: tqdm,
+    ) -> tuple[list[list[Tensor]], list[float]]:
         """(per text and block float64 ``[masks]``, the masked tokens' log-probabilities summed; per
         text float64, the sum of those that are `given`).
 
@@ -107,11 +132,15 @@ class BlockScorer:
         sums = iter(torch.tensor(sums, dtype=torch.float64, device="cpu").split(counts))
         return [[next(sums) for _ in of_text] for of_text in masks], given
 
-    def _clean(self, texts, blocks):
+    def _clean(
+        self, texts: list[Scored], blocks: list[list[Place]]
+    ) -> tuple[list[dict[int, int]], list[float]]:
         """K/V of the blocks before each text's last one: (per stream, number of the text -> its
         first slot; per text, the sum of the log-probabilities of the tokens that are given).
         """
-        starts, parts, rows, answers, begun = [], [], [], [], 0
+        starts: list[dict[int, int]] = []
+        parts: list[tuple[Tensor, int, int, int]] = []
+        rows, answers, begun = [], [], 0
         some = [number for number, of_text in enumerate(blocks) if of_text[-1].start]
         for stream in range(self.streams):
             starts.append({})
@@ -130,10 +159,17 @@ class BlockScorer:
                 found[number] = value
         return starts, found
 
-    def _masked(self, texts, clean, jobs, longest):
+    def _masked(
+        self,
+        texts: list[Scored],
+        clean: list[dict[int, int]],
+        jobs: list[tuple[int, Place, Tensor]],
+        longest: int,
+    ) -> list[float]:
         """The masked tokens' log-probabilities, summed, of (number of the text, place, mask)."""
         base = self.arena.slots - self.streams * len(jobs) * longest
-        parts, rows, answers = [], [], []
+        parts: list[tuple[Tensor, int, int, int]] = []
+        rows, answers = [], []
         for stream in range(self.streams):
             for number, place, mask in jobs:
                 ids, prompt = texts[number]
@@ -150,23 +186,30 @@ class BlockScorer:
                 answers.append(ids[masked])
         return self._sums(parts, rows, torch.cat(answers[: len(jobs)]))
 
-    def _hidden(self, tokens, prompt, stream):
+    def _hidden(self, tokens: Tensor, prompt: int, stream: int) -> Tensor:
         """The tokens as a stream of guidance sees them: the second one without the prompt."""
         tokens = tokens.clone()
         if stream:
             tokens[:prompt] = self.mask_id
         return tokens
 
-    def _sums(self, parts, rows, answers, limited=False):
+    def _sums(
+        self,
+        parts: list[tuple[Tensor, int, int, int]],
+        rows: list[Tensor],
+        answers: Tensor,
+        limited: bool = False,
+    ) -> list[float]:
         """One pass of (tokens, first position, end, first slot), each a sequence; the sum of the
         log-probabilities of `answers` in each of the first stream, as the `rows` of each predict
         them. `limited`: a row sees no block behind its own.
         """
-        device, host = self.adapter.device, {"dtype": torch.int64, "device": "cpu"}
-        position = torch.cat([torch.arange(first, end, **host) for _, first, end, _ in parts])
-        sizes = torch.tensor([(end - first, start, end) for _, first, end, start in parts], **host)
+        device, host = self.adapter.device, partial(torch.tensor, dtype=torch.int64, device="cpu")
+        of_parts = [torch.arange(first, end, device="cpu") for _, first, end, _ in parts]
+        position = torch.cat(of_parts)
+        sizes = host([(end - first, start, end) for _, first, end, start in parts])
         offsets = F.pad(sizes[:, 0].cumsum(0), (1, 0))
-        counts = torch.tensor([len(of_part) for of_part in rows], **host)
+        counts = host([len(of_part) for of_part in rows])
         logit_row = torch.cat([r + at for r, at in zip(rows, offsets.tolist(), strict=False)])
         limit = self.adapter.key_limit(position, int(position.max()) + 1) if limited else None
         layout = Layout(
@@ -198,7 +241,7 @@ class BlockScorer:
         return [-float(values.sum()) for values in shares]
 
 
-def losses(adapter, logits, answers, mask_id):
+def losses(adapter: Adapter, logits: Tensor, answers: Tensor, mask_id: int) -> Tensor:
     """Minus the log-probability of each of `answers`, int64 ``[rows]``, by logits ``[rows,
     vocab]``: float64 ``[rows]`` on the CPU.
     """
@@ -207,7 +250,7 @@ def losses(adapter, logits, answers, mask_id):
     return F.cross_entropy(logits.float(), answers, reduction="none").double().cpu()
 
 
-def _groups(counts, size):
+def _groups(counts: list[int], size: int) -> Iterator[tuple[int, int]]:
     """Ranges [first, end) of neighbours that have at least `size` together, where there are as
     many.
     """

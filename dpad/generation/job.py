@@ -49,7 +49,7 @@ class Job:
         supplied: Mapping[str, Any],
         conventions: Conventions,
         hooks: dict[str, Any],
-        given: tuple[Tensor, Tensor | None],
+        given: tuple[Tensor | None, Tensor | None],
         seed: int | None = None,
         keys: list[int] | None = None,
     ) -> None:
@@ -113,6 +113,13 @@ class Job:
             self.seed = int(torch.randint(2**63 - 1, (1,), device="cpu"))
         self.sequences = self._sequences(keys, len(blocks[0][0]))
 
+    @property
+    def _columns(self) -> tuple[Tensor, Tensor | None]:
+        """`given`, of which a result is made."""
+        ids, mask = self.given
+        assert ids is not None
+        return ids, mask
+
     def _length_rules(self, end_ids: tuple[int, ...]) -> list[LengthRules] | None:
         """The `LengthRules` of each row, or None."""
         if not self.quirks.get("length_rules"):
@@ -125,7 +132,8 @@ class Job:
         history = self.config.output_history
         if not any(self.hooks.values()) and not history:
             return None
-        view = CanvasView(*self.given, self.config.max_new_tokens, self.recipe.mask_id)
+        ids, mask = self._columns
+        view = CanvasView(ids, mask, self.config.max_new_tokens, self.recipe.mask_id)
         return StepHooks(view, self.adapter.shift, **self.hooks, keeps_history=history)
 
     def _hooks(self) -> Hooks:
@@ -194,8 +202,8 @@ class Job:
         the input with its gaps filled.
         """
         if self.config.infill:
-            return filled(*self.given, self.sequences, self.recipe.pad_id)
-        ids, ends = self.given[0], () if self.quirks.get("raw_canvas") else self.recipe.end_ids
+            return filled(*self._columns, self.sequences, self.recipe.pad_id)
+        ids, ends = self._columns[0], () if self.quirks.get("raw_canvas") else self.recipe.end_ids
         columns, width = ids.shape[1], max(q.shown - q.prompt_length for q in self.sequences)
         out = ids.new_full((len(self.sequences), columns + width), self.recipe.pad_id)
         out[:, :columns] = ids
@@ -231,7 +239,7 @@ class Job:
             forwards=forwards,
             tokens_per_forward=committed / forwards,
             kept_suffix=[[k.cpu() for k in q.kept_by_block] for q in rows],
-            finish_reason=[q.reason for q in rows],
+            finish_reason=[q.reason or "" for q in rows],
             timings=timings,
             trace=trace,
             history=steps.joined_history() if steps and self.config.output_history else None,

@@ -282,7 +282,8 @@ class _Scorer:
 
     def _pass(self, part: list[tuple[torch.Tensor, int, torch.Tensor]]) -> list[float]:
         """The sums of (text, length of its prompt, mask of its answer) in one pass."""
-        device, live, start = self.adapter.device, [], 0
+        device, start = self.adapter.device, 0
+        live: list[Sequence] = []
         for row, (text, prompt, mask) in enumerate(part):
             q = self._noised(text, prompt, mask)
             q.row, q.start = row, start

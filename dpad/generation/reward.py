@@ -152,7 +152,8 @@ class Rewarded:
         self, q: Sequence, log_p: Tensor, position: Tensor, text: Tensor, noise: Tensor
     ) -> Tensor:
         """The noise of one of the candidates, drawn by the softmax of their scores."""
-        a, b = (q.schedule.numbers(q)[i] for i in (MASKED, STAYS))
+        told = cast("tuple[float, ...]", q.schedule.numbers(q))
+        a, b = told[MASKED], told[STAYS]
         sampling, column = q.sampling, log_p[:, :1]
         top_p = None if sampling.top_p is None else torch.full_like(column, sampling.top_p)
         top_k = None

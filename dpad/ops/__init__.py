@@ -522,7 +522,7 @@ def unmask_(
     length: torch.Tensor,
     end_ids: torch.Tensor,
     rule: int,
-    early_stop: bool,
+    early_stop: int,
     mask_id: int,
     fill_id: int,
 ) -> None:

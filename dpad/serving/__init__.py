@@ -4,7 +4,11 @@
 FastAPI is imported when `create_app` is used.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpad.serving.app import create_app
+    from dpad.serving.limits import Limits
 
 __all__ = ["Limits", "create_app"]
 

@@ -24,6 +24,7 @@ with dpad.patch(model, dpad.DPadGenerationConfig(max_new_tokens=32)) as handle:
     reveal_type(out.finish_reason)
 reveal_type(model)
 reveal_type(dpad.models.hf.AutoModel.from_pretrained("GSAI-ML/LLaDA-8B-Instruct"))
+reveal_type(dpad.models.hf.DreamModel(dpad.models.hf.DreamConfig()))
 reveal_type(dpad.supports(model))
 reveal_type(dpad.loglikelihood(model, [([1], [2])]))
 reveal_type(dpad.quantize(model))

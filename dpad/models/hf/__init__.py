@@ -15,8 +15,25 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from dpad.models.hf.a2d import (
+        A2DLlamaConfig,
+        A2DLlamaLMHeadModel,
+        A2DQwen2Config,
+        A2DQwen2LMHeadModel,
+        A2DQwen3Config,
+        A2DQwen3LMHeadModel,
+    )
+    from dpad.models.hf.bd3lm import BD3LM, BD3LMConfig
     from dpad.models.hf.checkpoint import Name
+    from dpad.models.hf.dream import DreamConfig, DreamModel
+    from dpad.models.hf.fast_dllm_v2 import Fast_dLLM_QwenConfig, Fast_dLLM_QwenForCausalLM
+    from dpad.models.hf.illada import ILLaDAConfig, ILLaDAForCausalLM
     from dpad.models.hf.interface import NativeConfig, NativeModel
+    from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
+    from dpad.models.hf.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM
+    from dpad.models.hf.llada_moe import LLaDAMoEConfig, LLaDAMoEModelLM
+    from dpad.models.hf.rnd1 import RND1LM, RND1Config
+    from dpad.models.hf.sdar import SDARConfig, SDARForCausalLM, SDARMoeConfig, SDARMoeForCausalLM
 
 
 __all__ = [
@@ -73,11 +90,13 @@ _CLASSES = (
 _TOKENIZERS = {"DreamTokenizer": "Qwen2TokenizerFast"}
 
 
-def __getattr__(name: str) -> Any:
-    for _, module, *classes in _CLASSES:
-        if name in classes:
-            return getattr(_import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # which has imported them
+
+    def __getattr__(name: str) -> Any:
+        for _, module, *classes in _CLASSES:
+            if name in classes:
+                return getattr(_import_module(f"{__name__}.{module}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _find(config: dict[str, Any]) -> tuple[type["NativeModel"], type["NativeConfig"]]:
