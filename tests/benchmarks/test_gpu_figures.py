@@ -144,13 +144,9 @@ def test_plots_and_summary(measured):
     for name in ("operators.png", "step.png", "generate.png"):
         assert (measured / name).read_bytes().startswith(b"\x89PNG")
     text = re.sub(" +", " ", (measured / "summary.md").read_text())
-    for words in (
-        "| tiny, 2 x 48 keys |",
-        "swiglu 3 x 192",
-        "not measured",
-        "the sampler's kernel",
-    ):
+    for words in ("| tiny, 2 x 48 keys |", "swiglu 3 x 192", "not measured"):
         assert words in text
+    assert "the sampler's kernel" not in text  # tiny shapes meet no goal
 
 
 MODULE = """
