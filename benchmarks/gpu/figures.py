@@ -21,7 +21,7 @@ INCOMPLETE = 75  # exit status: time was too short for some measurements
 NO_TIME, BEFORE = "no time left", "measured before"
 STOPPED = "it was under way when the process ended"
 LOST = ("CUDA error", "device-side assert", "an illegal memory access")
-SAME = ("device", "torch", "commit")  # figures of others are not continued
+SAME = ("device", "torch", "commit", "small")  # figures of others are not continued
 
 
 def failed(record):
@@ -37,7 +37,7 @@ class Figures:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.end = time.monotonic() + seconds
         self.lost, self.late, self.records = None, False, {}
-        self.machine = devices.describe(self.device)
+        self.machine = {**devices.describe(self.device), "small": small}
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         if found and all(found["machine"].get(n) == self.machine[n] for n in SAME):
             self.machine = found["machine"]

@@ -49,7 +49,10 @@ def machine_lines(found):
 
 
 def goal_rows(found):
-    for row in evaluate(found["cases"], found["limits"]) if "limits" in found else ():
+    """Tiny shapes meet no goal."""
+    if found.get("machine", {"small": True}).get("small"):
+        return
+    for row in evaluate(found["cases"], found["limits"]):
         figures = [f"{row[name]:.2f}" if name in row else "" for name in ("value", "scaled")]
         rest = [row["status"], row.get("decision", ""), row["note"]]
         yield [row["goal"], row["wanted"], *figures, *rest]
