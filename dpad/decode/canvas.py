@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from dpad import ops
 from dpad.decode import device as devices
@@ -74,15 +73,14 @@ class Canvas:
 
     def load(self, sequences: list["Sequence"]) -> None:
         """Begins sequences in their rows; other rows are not touched."""
-        tokens = sequences[0].tokens[None]
-        if len(sequences) > 1:
-            tokens = pad_sequence([q.tokens for q in sequences], batch_first=True)
-        width = tokens.shape[1]
-        rows = int64s(q.row for q in sequences)
+        width = max(q.length for q in sequences)
+        sent = {"rows": int64s(q.row for q in sequences)}
+        sent |= {str(q.row): q.tokens for q in sequences}
         if self.device.type != "cpu":
-            sent = moved({"rows": rows, "tokens": tokens}, self.device)
-            rows, tokens = sent["rows"], sent["tokens"]
-        self.tokens[:, :width].index_copy_(0, rows, tokens)
+            sent = moved(sent, self.device)
+        rows = sent["rows"]
+        for q in sequences:
+            self.tokens[q.row, : q.length] = sent[str(q.row)]
         self.committed_at[:, :width].index_fill_(0, rows, -1)
         self.committed[:, :width].index_fill_(0, rows, 0)
         self._state.index_fill_(1, rows, 0)

@@ -38,7 +38,7 @@ def draw_suffix(sequences: list["Sequence"]) -> None:
     how = sequences[0].suffix.parameters()
     kept, count = ops.suffix_sample(*_columns(rows), length=longest, **how)
     sizes = [size for n in count.tolist() for size in (n, longest - n)]
-    for q, drawn in zip(sequences, kept.view(-1).split(sizes)[::2], strict=True):
+    for q, drawn in zip(sequences, kept.view(-1).split_with_sizes(sizes)[::2], strict=True):
         q.kept = drawn if q.text is None else _with_text(q, drawn)
 
 

@@ -5,7 +5,8 @@ network, no processes.
 """
 
 from dpad.engine.engine import Engine
-from dpad.engine.request import Block, Draft, End, Request, RequestCancelled, Timings, Usage
+from dpad.engine.events import Block, Draft, End, Timings, Usage
+from dpad.engine.request import Request, RequestCancelled
 from dpad.engine.scheduler import EngineClosed, QueueFull
 
 __all__ = [

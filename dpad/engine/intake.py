@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from dpad.engine.request import STREAMS
+from dpad.engine.events import STREAMS
 from dpad.generation.api import merge
 from dpad.generation.conventions import Conventions
 from dpad.generation.inputs import split_prompts

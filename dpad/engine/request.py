@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import torch
 
 from dpad.decode.lane import Hooks
 from dpad.decode.sequence import Sequence
+from dpad.engine.events import Block, Draft, End, Event, Timings, Usage
 from dpad.generation.job import before_end
 from dpad.generation.output import DPadOutput
 
@@ -22,66 +22,9 @@ if TYPE_CHECKING:
     from dpad.engine.engine import Engine
     from dpad.generation.job import Job
 
-STREAMS = (None, "blocks", "drafts")
-
 
 class RequestCancelled(RuntimeError):
     """The request was cancelled before its text had ended."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """`prompt_tokens`, `completion_tokens` (those before the first end id) and `forwards`."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    forwards: int
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds since the request was submitted: until it was admitted (`queued`), until its first
-    block was finished (`first_block`), until its end (`total`); None for what did not happen.
-    """
-
-    queued: float | None
-    first_block: float | None
-    total: float
-
-
-@dataclass(frozen=True)
-class Block:
-    """A finished block: `tokens`, int64 ``[n]`` on the CPU, up to the first end id, which is
-    included. It never changes any more.
-    """
-
-    tokens: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What the current block looks like after a step; the next one may differ.
-
-    `tokens` int64 ``[block]``: what is committed, and the model's prediction elsewhere;
-    `confidence` float64 ``[block]``: probability of what it predicts; `open` bool ``[block]``:
-    where nothing is committed yet. All on the CPU.
-    """
-
-    tokens: torch.Tensor
-    confidence: torch.Tensor
-    open: torch.Tensor
-
-
-@dataclass(frozen=True)
-class End:
-    """The last event of every request.
-
-    `reason`: "stop" (an end id), "length", "criteria", "cancelled", "timeout" or "error".
-    """
-
-    reason: str
-    usage: Usage
-    timings: Timings
 
 
 class Request:
@@ -116,7 +59,7 @@ class Request:
         self.admitted: float | None = None
         self.first_block: float | None = None
         self.cancelled = False
-        self._events: list[Block | Draft | End] = []
+        self._events: list[Event] = []
         self._news, self._future = threading.Condition(), Future[DPadOutput]()
         self._future.set_running_or_notify_cancel()
         # Of those who wait in an event loop.
@@ -148,7 +91,7 @@ class Request:
     def __await__(self) -> Generator[Any, None, DPadOutput]:
         return asyncio.wrap_future(self._future).__await__()
 
-    def __iter__(self) -> Iterator[Block | Draft | End]:
+    def __iter__(self) -> Iterator[Event]:
         """Its events, each as soon as it is there; `End` is the last one."""
         taken = 0
         while True:
@@ -158,7 +101,7 @@ class Request:
             yield self._events[taken]
             taken += 1
 
-    async def __aiter__(self) -> AsyncIterator[Block | Draft | End]:
+    async def __aiter__(self) -> AsyncIterator[Event]:
         loop, taken = asyncio.get_running_loop(), 0
         listener = loop, asyncio.Event()
         with self._news:
@@ -237,7 +180,7 @@ class Request:
         tokens = torch.where(masked, step.token, tokens)
         self._publish(Draft(tokens.cpu(), step.probability.cpu(), masked.cpu()))
 
-    def _publish(self, event: Block | Draft | End) -> None:
+    def _publish(self, event: Event) -> None:
         with self._news:
             self._events.append(event)
             self._news.notify_all()
