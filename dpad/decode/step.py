@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 
 from dpad import ops
-from dpad.decode import adaptive, ancestral
+from dpad.decode import adaptive, ancestral, ranking
 from dpad.decode.cache import KVArena
 from dpad.decode.commit import NO_LIMIT
 from dpad.decode.controls import Controls
@@ -110,7 +110,7 @@ class DeviceStep:
         """Scores the logits and commits by rule; a `Decision`."""
         lane, targets, hooks = self.lane, layout.targets, self.lane.hooks
         if lane.score == "credit":
-            masked = self.canvas.eligible(targets, lane.mask_id)
+            masked = self.eligible(targets)
             told, memory = cast("torch.Tensor", controls.numbers), cast("Memory", self.memory)
             logits = adaptive.credited(logits, targets, masked, told, memory)
         decisive = logits if lane.filters is None else self._filtered(logits, targets, controls)
@@ -144,7 +144,9 @@ class DeviceStep:
         elif lane.score == "no_mask":
             drawn, probability, ranked = self._without_masks(token, scores[0], logits, layout)
         else:
-            ranked = self._ranked(targets, controls, (probability, margin, entropy), live, logits)
+            ranked = ranking.ranked(
+                self, targets, controls, (probability, margin, entropy), live, logits
+            )
         rule = (controls.rule_value, self._quota(targets, controls), lane, self.end_ids)
         self.canvas.commit(targets, drawn, ranked, probability, *rule)
         if lane.remasks and race is not None and race.again is not None:
@@ -152,6 +154,10 @@ class DeviceStep:
         if lane.tells_head:
             self.canvas.look_at_heads(targets, lane.mask_id)
         return Decision(logits, token, scores[0])
+
+    def eligible(self, targets: Targets) -> torch.Tensor:
+        """Bool ``[logit_rows]``: the target is still a mask."""
+        return self.canvas.eligible(targets, self.lane.mask_id)
 
     def _quota(self, targets: Targets, controls: Controls) -> torch.Tensor:
         """The most positions that each sequence commits, int64 ``[batch]``."""
@@ -223,88 +229,6 @@ class DeviceStep:
         wide = logits.float().index_fill(-1, self.exclude, -torch.inf)
         drawn = wide.gather(-1, token[:, None])[:, 0]
         return (drawn - wide.logsumexp(-1)).exp().double(), margin, entropy
-
-    def _ranked(
-        self,
-        targets: Targets,
-        controls: Controls,
-        scores: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        live: list["Sequence"] | None,
-        logits: torch.Tensor,
-    ) -> torch.Tensor:
-        """What the commit rule ranks: one of the model's scores, or draws."""
-        lane, hooks = self.lane, self.lane.hooks
-        if hooks is not None and hooks.order is not None and targets.position.shape[0]:
-            return hooks.order(live, targets.position, self.canvas.eligible(targets, lane.mask_id))
-        if lane.random_order or lane.score == "uniform":
-            return ops.uniform(controls.rng, targets.l_offsets, targets.position)
-        probability, margin, entropy = scores
-        if lane.score == "position":
-            return torch.where(probability.isnan(), probability, -targets.position.double())
-        if lane.score == "run":
-            return self._sure_or_run(probability, targets, controls)
-        if lane.score == "within":
-            return self._surest_within(probability, entropy, targets, controls)
-        if lane.score in adaptive.RULES:
-            masked = self.canvas.eligible(targets, lane.mask_id)
-            told = cast("torch.Tensor", controls.numbers)
-            seen = (targets, logits, probability, masked, told, self.suppress, self.memory)
-            ranked = adaptive.ranked(lane.score, adaptive.Seen(*seen))
-        else:
-            ranked = {
-                "probability": probability,
-                "credit": probability,
-                "margin": margin,
-                "entropy": entropy,
-                "negative_entropy": -entropy,
-            }[lane.score]
-        if lane.drawn_order:
-            # The n best of score / t + Gumbel noise are n draws without replacement from
-            # softmax(score / t) (arXiv 1903.06059).
-            drawn = ops.uniform(controls.rng, targets.l_offsets, targets.position)
-            temperature = targets.spread(cast("torch.Tensor", controls.order_temperature))
-            ranked = ranked / temperature - torch.log(-torch.log(drawn))
-        if controls.score_override is not None:
-            override = controls.score_override
-            ranked = torch.where(override.isnan(), ranked, override)
-        return ranked
-
-    def _sure_or_run(
-        self, score: torch.Tensor, targets: Targets, controls: Controls
-    ) -> torch.Tensor:
-        """The scores where as many as the quota reach the threshold; else infinite for the quota's
-        positions from the first mask on, and the others last.
-        """
-        batch, position = targets.length.shape[0], targets.position
-        of = targets.spread(torch.arange(batch, device=position.device))
-        masked = self.canvas.eligible(targets, self.lane.mask_id)
-        sure = masked & (score >= targets.spread(controls.rule_value))
-        count = torch.zeros_like(targets.length).index_add_(0, of, sure.long())
-        masks = torch.where(masked, position, NO_LIMIT)
-        first = torch.full_like(targets.length, NO_LIMIT).scatter_reduce_(0, of, masks, "amin")
-        run = torch.where(position - targets.spread(first) < targets.spread(controls.quota), 1, -1)
-        enough = targets.spread(count >= controls.quota) | score.isnan()
-        return torch.where(enough, score, torch.inf * run)
-
-    def _surest_within(
-        self, score: torch.Tensor, entropy: torch.Tensor, targets: Targets, controls: Controls
-    ) -> torch.Tensor:
-        """Infinite where the entropies of the masks with the highest scores, this one's among them,
-        sum up to at most the rule's value, the greatest of them left out; the others last.
-        """
-        masked = self.canvas.eligible(targets, self.lane.mask_id)
-        of = targets.spread(torch.arange(targets.length.shape[0], device=score.device))
-        by = score.masked_fill(~masked, -torch.inf).argsort(descending=True, stable=True)
-        by = by[of[by].argsort(stable=True)]  # a sequence's targets, the surest first
-        nats = entropy.where(masked, 0.0)[by]
-        total = torch.nn.functional.pad(nats.cumsum(0), (1, 0))
-        before = targets.spread(total[targets.l_offsets[:-1]])
-        # No entropy reaches 64 nats: lifted apart, sequences do not see each other's greatest.
-        lift = 64.0 * of
-        greatest = (nats + lift).cummax(0).values - lift
-        within = total[1:] - before - greatest <= targets.spread(controls.rule_value)
-        rank = torch.where(within, torch.inf, -torch.inf).to(score.dtype)
-        return score.scatter(0, by, rank).where(~score.isnan(), score)
 
 
 @dataclass
