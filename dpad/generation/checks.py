@@ -263,11 +263,13 @@ def check_refresh(config: DPadGenerationConfig) -> None:
         raise ValueError(
             "refresh = 'recent' and cache = 'none': without a cache every pass computes everything"
         )
-    if config.refresh_period is not None and config.refresh != "recent":
-        raise ValueError(
-            f"refresh_period = {config.refresh_period} goes with refresh = 'recent': a full "
-            "refresh comes with every block otherwise"
-        )
+    for name in ("refresh_period", "look_back"):
+        value = getattr(config, name)
+        if value is not None and config.refresh != "recent":
+            raise ValueError(
+                f"{name} = {value} goes with refresh = 'recent': a full refresh comes with every "
+                "block otherwise"
+            )
 
 
 def check_length(

@@ -89,6 +89,7 @@ class DPadGenerationConfig(GenerationConfig):
             rows that grow with its length and not with its square. An approximation. On CUDA such
             passes are replayed as graphs, as cached steps are.
         refresh_period: with "recent", everything is computed anew every so many blocks.
+        look_back: with "recent", how many blocks before its own a block computes anew; default 1.
         early_stop: end a row when a finished block holds an end-of-text id; with block-causal
             attention as soon as no mask precedes one.
         seed: of all random draws; None draws one, returned with the output.

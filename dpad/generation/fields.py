@@ -130,6 +130,7 @@ _TABLE = {
     "cache": (_cache, None),
     "refresh": (one_of("full", "recent"), "full"),
     "refresh_period": (whole(1), None),
+    "look_back": (whole(1), None),
     "early_stop": (flag, None),
     "seed": (int64, None),
     "row_keys": (several(int64, "a list of 64-bit integers"), None),

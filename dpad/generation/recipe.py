@@ -68,7 +68,7 @@ class Recipe:
             "early_stop": bool(config.early_stop) and not kept.get("length_rules"),
             "stop_in": kept.get("stop_in", "text" if self.causal else "block"),
             "fill_id": self._fill_id(),
-            "look_back": 1 if config.refresh == "recent" else None,
+            "look_back": (config.look_back or 1) if config.refresh == "recent" else None,
             "refresh_period": config.refresh_period,
             "published_shift": kept.get("published_shift", False),
             "attention": adapter.attention,

@@ -57,6 +57,7 @@ class Options(Body):
     length: str | dict[str, int | float | bool] | None = None
     refresh: str | None = None
     refresh_period: Count | None = None
+    look_back: Count | None = None
     sub_block_length: Count | None = None
     alg: str | None = None
     alg_temp: Annotated[float, Field(ge=0, le=100)] | None = None

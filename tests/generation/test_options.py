@@ -23,6 +23,7 @@ WHOLE = {
     "micro_batch": 2,
     "num_return_sequences": 3,
     "refresh_period": 4,
+    "look_back": 2,
     "seed": 7,
     "mask_token_id": 9,
     "eos_token_id": 4,

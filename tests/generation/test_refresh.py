@@ -24,8 +24,11 @@ SUFFIXES = (
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_the_rows_of_a_refresh_begin_at_the_block_before(shift):
-    q = sequence([1] * 5, 40, cache="dual", look_back=1, refresh_period=3)
+@pytest.mark.parametrize(
+    ("look_back", "begin"), [(1, [0, 5, 13, 0, 29]), (2, [0, 5, 5, 0, 21]), (9, [0, 5, 5, 0, 5])]
+)
+def test_the_rows_of_a_refresh_begin_some_blocks_before(shift, look_back, begin):
+    q = sequence([1] * 5, 40, cache="dual", look_back=look_back, refresh_period=3)
     q.row = q.start = 0
     firsts, plan = [], Planner(shift)
     for _ in q.blocks:
@@ -36,7 +39,7 @@ def test_the_rows_of_a_refresh_begin_at_the_block_before(shift):
         assert layout.logit_row[0] == q.current[0] - shift - firsts[-1]
         assert q.rows == layout.rows
         q.advance()
-    assert firsts == [0, 5, 13, 0, 29]  # every third block computes everything
+    assert firsts == begin  # every third block computes everything
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -63,6 +66,17 @@ def test_a_period_of_one_is_a_full_refresh(make):
         )
 
 
+def test_looking_further_back_computes_more():
+    model, spent = tiny(), []
+    for look_back in (None, 1, 2, 3):
+        out = dpad.generate(
+            model, [[1, 2, 3]], cache="dual", look_back=look_back, return_dict_in_generate=True,
+            **RECENT | {"threshold": 1.1},
+        )  # fmt: skip
+        spent.append(out.timings["positions"])
+    assert spent[0] == spent[1] < spent[2] < spent[3]
+
+
 @pytest.mark.parametrize("make", [tiny, random_calls.dream])
 def test_a_row_alone_in_a_batch_and_in_an_engine(make):
     model = make()
@@ -85,5 +99,7 @@ def test_what_means_nothing_is_refused():
         dpad.generate(tiny(), [[1]], cache="none", **RECENT)
     with pytest.raises(ValueError, match="refresh_period = 2 goes with"):
         dpad.generate(tiny(), [[1]], cache="dual", refresh_period=2, **OPTIONS)
+    with pytest.raises(ValueError, match="look_back = 1 goes with"):
+        dpad.generate(tiny(), [[1]], cache="dual", look_back=1, **OPTIONS)
     with pytest.raises(ValueError, match="refresh"):
         dpad.DPadGenerationConfig(refresh="sometimes")

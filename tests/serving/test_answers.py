@@ -65,7 +65,7 @@ def test_content_in_parts(client, problems):
     (
         {"length": "daedal"},
         {"length": {"initial_length": 16, "low_confidence": 0.2}, "cache": "dual"},
-        {"refresh": "recent", "refresh_period": 2, "cache": "prefix"},
+        {"refresh": "recent", "refresh_period": 4, "look_back": 2, "cache": "prefix"},
         {"refine": 0.25, "commit": "streaming"},
     ),
     ids=str,

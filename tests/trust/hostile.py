@@ -52,6 +52,7 @@ ARGUMENTS = dict.fromkeys(FIELDS, ANYTHING) | {
     "eps": (*REAL, 0.0, 1.5),
     "refresh": NAME,
     "refresh_period": (*COUNT, 0),
+    "look_back": (*COUNT, 0),
     "sub_block_length": (*COUNT, 0, 2),
     "moon": (1,),
     "streamer": (3, "x"),
