@@ -16,6 +16,7 @@ if _typing.TYPE_CHECKING:  # the same names, for type checkers
     from dpad.decode.ancestral import Remask as Remask
     from dpad.decode.daedal import Daedal as Daedal
     from dpad.decode.decoder import NaNLogitsError as NaNLogitsError
+    from dpad.decode.edit import Edit as Edit
     from dpad.decode.refine import Refine as Refine
     from dpad.decode.suffix import Suffix as Suffix
     from dpad.engine import Engine as Engine
@@ -61,6 +62,7 @@ _PUBLIC = {
     "LogLikelihood": "dpad.generation.likelihood",
     "Suffix": "dpad.decode.suffix",
     "Daedal": "dpad.decode.daedal",
+    "Edit": "dpad.decode.edit",
     "Remask": "dpad.decode.ancestral",
     "Refine": "dpad.decode.refine",
     "Reward": "dpad.generation.reward",

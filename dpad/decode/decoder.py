@@ -415,6 +415,8 @@ class Decoder:
             change = q.replan.change(q, numbers, done is not None)
             if change is not None:
                 return self._changed(q, change)
+            if q.replan.finished:
+                done = FINISHED
         if done is None:
             if q.place != q.planned:
                 self._parts = None  # another kind of pass follows

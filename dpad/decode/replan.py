@@ -61,13 +61,15 @@ class Replan:
     """Changes nothing; a base for those that do. It may keep state: each sequence has its own.
 
     `scans`: it wants the logits of the whole answer from passes that compute more than the block.
-    `ended`: the text has its end, whatever the last block holds. `measures`: the next pass commits
+    `ended`: the text has its end, whatever the last block holds. `finished`: it ends with the block
+    that is done. `measures`: the next pass commits
     nothing, it is only looked at. `most_steps`: forwards after which the sequence must have ended;
     None: eight for each position.
     """
 
     scans = False
     ended = False
+    finished = False
     measures = False
     most_steps: int | None = None
 

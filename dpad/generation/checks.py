@@ -195,6 +195,15 @@ def check_refine(adapter: Adapter, config: DPadGenerationConfig, hooks: Mapping[
     warnings.warn(f"{named}: {has} and was not trained to see what is kept behind", stacklevel=2)
 
 
+def check_edit(config: DPadGenerationConfig, hooks: Mapping[str, Any]) -> None:
+    """What editing needs of the call; ValueError by name and value. `hooks`: Dream's."""
+    given = [n for n, hook in hooks.items() if hook is not None]
+    if config.edit is not None and given:
+        raise ValueError(
+            f"edit = {config.edit!r} and generation_{given[0]}_hook_func: the hook edits itself"
+        )
+
+
 def check_drawn(
     adapter: Adapter, config: DPadGenerationConfig, kept_quirks: Mapping[str, Any]
 ) -> None:

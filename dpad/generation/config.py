@@ -68,6 +68,8 @@ class DPadGenerationConfig(GenerationConfig):
             tokens again (ReMDM).
         refine: a `dpad.Refine`, its ratio, or a dict of its fields: the least certain tokens of the
             finished answer are masked and decoded again. Experimental.
+        edit: a `dpad.Edit`, its threshold, or a dict of its fields: tokens of the current block are
+            replaced while it is decoded. LLaDA2.1 was trained for it.
         alg_temp: draw a fixed quota from softmax(score / alg_temp); 0 takes the best.
         eps: last of the times of Dream's and of ancestral steps, which fall linearly from 1.
         temperature: Gumbel noise on the logits; 0 is greedy.
@@ -159,6 +161,7 @@ class DPadGenerationConfig(GenerationConfig):
                 )
         self._check_drawn(given)
         self._check_refined()
+        self._check_edited()
         if self.alg_temp and (other or self.alg not in ("maskgit_plus", *QUOTA_ALGS[1:3])):
             raise ValueError(f"alg_temp = {self.alg_temp!r}: it draws a fixed quota, see steps")
         if self.remasking == "random" and (self.alg != "maskgit_plus" or self.alg_temp):
@@ -203,6 +206,18 @@ class DPadGenerationConfig(GenerationConfig):
             raise ValueError(
                 f"refine = {self.refine!r} and {other[0]} = {value!r} do not go together"
             )
+
+    def _check_edited(self) -> None:
+        """What changes tokens in other ways than an edit."""
+        if self.edit is None:
+            return
+        names = ("compatible", "length", "remask", "refine", "sub_block_length")
+        other = [n for n in names if getattr(self, n) is not None]
+        other += [n for n in ("infill", "output_history") if getattr(self, n)]
+        other += ["alg"] * (self.alg in DRAWN_ALGS)
+        if other:
+            value = getattr(self, other[0])
+            raise ValueError(f"edit = {self.edit!r} and {other[0]} = {value!r} do not go together")
 
     def _check_adaptive(self) -> None:
         """An adaptive rule is a decoder's own."""

@@ -6,6 +6,7 @@ from typing import Any
 from dpad.decode import commit
 from dpad.decode.ancestral import remask
 from dpad.decode.daedal import Daedal
+from dpad.decode.edit import Edit
 from dpad.decode.refine import Refine
 from dpad.decode.rules import adaptive_rule
 from dpad.decode.suffix import Suffix
@@ -76,17 +77,21 @@ _length = _object(
 )
 
 
-def _refine(name: str, value: Any) -> Refine:
-    """A `Refine`, its fields, or its ratio."""
-    if isinstance(value, Refine):
-        return value
-    if isinstance(value, dict) and not set(value) - set(Refine.fields):
-        return Refine(**value)
-    ratio = plain(value)
-    if isinstance(ratio, float):
-        return Refine(ratio)
-    fields = ", ".join(Refine.fields)
-    refuse(name, value, f"a dpad.Refine, its ratio, or a dict of its fields ({fields})")
+def _by_first(made: type[Any], what: str) -> Kind:
+    """A `Refine` or `Edit`, its fields, or the number that is its first field, in words `what`."""
+
+    def check(name: str, value: Any) -> Any:
+        if isinstance(value, made):
+            return value
+        if isinstance(value, dict) and not set(value) - set(made.fields):
+            return made(**value)
+        first = plain(value)
+        if isinstance(first, float):
+            return made(first)
+        fields, kind = ", ".join(made.fields), made.__name__
+        refuse(name, value, f"a dpad.{kind}, its {what}, or a dict of its fields ({fields})")
+
+    return check
 
 
 def _cache(name: str, value: Any) -> str:
@@ -122,7 +127,8 @@ _TABLE = {
     "top_k": (whole(1), None),
     "cfg_scale": (real(0), 0.0),
     "remask": (remask, None),
-    "refine": (_refine, None),
+    "refine": (_by_first(Refine, "ratio"), None),
+    "edit": (_by_first(Edit, "threshold"), None),
     "remasking": (one_of("low_confidence", "random"), "low_confidence"),
     "logits_eos_inf": (flag, False),
     "confidence_eos_eot_inf": (flag, False),

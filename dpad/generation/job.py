@@ -13,6 +13,7 @@ from dpad.decode.sequence import Sequence, blocks_of
 from dpad.decode.workspace import Workspace
 from dpad.generation.checks import (
     check_behind,
+    check_edit,
     check_growth,
     check_hooks,
     check_left,
@@ -60,6 +61,7 @@ class Job:
         check_hooks(hooks, config, len(prompts))
         check_growth(config, supplied)
         check_refine(adapter, config, hooks)
+        check_edit(config, hooks)
         if self.quirks.get("coupled") and config.cache == "dual" and len(prompts) > 1:
             raise ValueError(
                 f"compatible = {config.compatible!r} and cache = 'dual' with {len(prompts)} rows: "

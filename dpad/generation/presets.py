@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from dpad.decode.edit import Edit
 from dpad.decode.suffix import Suffix
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ MORE_PRESETS = {
     "fast-dllm-v2/accuracy": _by_blocks(1.0, **_SUB_BLOCKS),
     # `generate` of the released LLaDA2.0.
     "llada2/released": _by_blocks(0.95, max_new_tokens=2048, block_length=32),
+    # The same of LLaDA2.1, arXiv 2602.08676.
+    "llada2.1/released": _by_blocks(0.95, max_new_tokens=2048, block_length=32, edit=Edit()),
     # RND1's generation configuration.
     "rnd1/released": {
         "max_new_tokens": 256,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dpad.decode import ancestral, commit
 from dpad.decode.daedal import Growth
+from dpad.decode.edit import Editing
 from dpad.decode.lane import Sampling
 from dpad.decode.refine import Refining
 from dpad.decode.sequence import blocks_of
@@ -157,6 +158,10 @@ class Recipe:
         elif config.refine is not None and config.refine.ratio:
             most = 2 * length + (config.steps or 0) + 2
             fields["replan"] = Refining(config.refine, most)
+        elif config.edit is not None:  # the end of the text may be edited, too
+            early = self.options["early_stop"]
+            fields["replan"] = Editing(config.edit, self.end_ids, early, length)
+            fields["early_stop"] = False
         return {"shown": shown, **fields}
 
     def _sampling(self, untrained_mask: bool) -> Sampling:

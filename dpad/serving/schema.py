@@ -54,6 +54,7 @@ class Options(Body):
     commit: str | dict[str, str | int | float] | None = None
     remask: str | dict[str, str | int | float] | None = None
     refine: float | dict[str, str | int | float] | None = None
+    edit: float | dict[str, int | float] | None = None
     length: str | dict[str, int | float | bool] | None = None
     refresh: str | None = None
     refresh_period: Count | None = None

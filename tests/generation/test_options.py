@@ -47,6 +47,7 @@ def test_the_tables_of_this_file_are_complete():
         "alg",
         "commit",
         "length",
+        "edit",
         "refine",
         "remask",
         "remasking",
