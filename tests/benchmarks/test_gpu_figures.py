@@ -1,9 +1,11 @@
 """The measurements of `benchmarks.gpu`, on the CPU at small shapes."""
 
 import json
+import os
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -251,7 +253,8 @@ def test_what_ended_the_process_is_tried_again_last(program):
     assert found["last"]["seconds"] == 1.0 and found["differs"]["seconds"] == 2.0
 
 
-def test_what_hangs_ends_the_process(pytester):
+def test_what_hangs_ends_the_process(pytester, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the process runs elsewhere
     pytester.makepyfile(test_it=MODULE.replace('raise ValueError("odd")', "pause()"))
     options = ("-p", "benchmarks.gpu.conftest", "--small", "--figures", "it.json")
     result = pytester.runpytest_subprocess(*QUIET, *options, "--patience", "3", "test_it.py")

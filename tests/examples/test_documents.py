@@ -1,8 +1,10 @@
 """Every Python block of the README and the documents runs, in order, as shown."""
 
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import dpad
@@ -45,10 +47,13 @@ def test_generate_runs(capsys):
 
 
 def test_commit_rules_run(capsys):
-    space = run("docs/commit_rules.md")
+    run("docs/commit_rules.md")
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 8 and int(printed[6].split()[0]) > 10
-    assert space["out"].refined.shape == (1, 2)
+    sevens = [line.split() for line in printed if line.endswith("sevens")]
+    assert len(printed) == 9 and int(sevens[0][0]) > 10
+    forwards, refined = printed[7].split(maxsplit=1)
+    assert json.loads(forwards)[0] > 1 and np.shape(json.loads(refined)) == (1, 2)
+    assert json.loads(printed[8])[0] > 1  # edited
 
 
 def test_migration_runs():
