@@ -1,7 +1,7 @@
 """What `dpad serve` costs and gives under load, in one run.
 
     python -m benchmarks.serve [--small] [--requests 48] [--rounds 3] [--output FILE]
-    python -m benchmarks.serve --dtype float32 --block 16 --parts
+    python -m benchmarks.serve --dtype float32 --block 32 --parts
 
 A random model of 57 million parameters is served by two processes of `dpad serve`: one decodes 16
 requests at a time, the other one. They take turns. The tables have the form of ``vllm bench
@@ -174,7 +174,7 @@ def main(arguments=None):
     parser.add_argument("--requests", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    parser.add_argument("--block", type=int, default=32, help=f"divides {CANVAS}; a multiple of 4")
+    parser.add_argument("--block", type=int, default=16, help=f"divides {CANVAS}; a multiple of 4")
     parser.add_argument(
         "--parts", nargs="*", choices=PARTS, default=PARTS, help="batching is always run"
     )

@@ -1,5 +1,6 @@
 """``dpad serve``."""
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,9 @@ EXAMPLES = (
     "dpad serve demo --max-sequences 4 --queue 16 --timeout 60 --set cache=dual",
 )
 TOKENS = 65536  # K/V slots, where they fit
+# In bfloat16 on a CPU, torch keeps compiled code for every number of rows, about 1 MB each; passes
+# of a server have hundreds of them. Read at the first product; entries of each cache.
+PRODUCT_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 
 @asks(load=loader)
@@ -79,6 +83,8 @@ def command(
         raise ValueError(
             f"--host {host} lets other machines ask: give --api-key (or DPAD_API_KEY), or --public"
         )
+    for variable in PRODUCT_CACHES:
+        os.environ.setdefault(variable, "64")
     limits = Limits(body=max_body, choices=max_choices, seconds=timeout)
     config = configuration(preset, assignments(more or ()))
     loaded, tokenizer = load()
