@@ -147,7 +147,7 @@ def _call(
     adapter, handle = adapter_of(model), getattr(model, "_dpad_handle", None)
     base = handle.config if handle is not None else None
     extra = {} if custom_generate is None else loop_options(custom_generate, options)
-    config = merge(model, base, generation_config, options)
+    config = merge(model, base, generation_config, options, adapter)
     pad_id = token_ids(adapter, config)[2]
     ids, mask = read_inputs(*prompt, pad_id)
     if config.num_return_sequences > 1:

@@ -162,6 +162,8 @@ def _warn_of_padding(ids: Tensor, pad_id: int) -> None:
     One such id at an end may belong to the text (Dream begins texts with it); several, or more in
     one row than in another, do not.
     """
+    if not (ids[:, :: max(1, ids.shape[1] - 1)] == pad_id).any():
+        return
     pads = (ids == pad_id).long()
     runs = [side.cumprod(-1).sum(-1) for side in (pads, pads.flip(-1))]
     for run, side in zip(runs, ("begins", "ends"), strict=True):

@@ -22,9 +22,10 @@ def stored_options(model: object) -> dict[str, Any]:
     """Field -> value of the defaults that the model brings along; empty if it brings none.
 
     In this order: a `DPadGenerationConfig` as ``model.generation_config``; one in the folder that
-    the model was loaded from; any other ``model.generation_config``, or file, of which only the
-    length and the special tokens hold: temperature and the like belong to another sampler. Tokens
-    that Transformers copied from the model's configuration say nothing new.
+    the model was loaded from; any other ``model.generation_config``, of which only the length and
+    the special tokens hold: temperature and the like belong to another sampler; the same of the
+    file, where Transformers made that configuration of the model's own. Tokens that were copied
+    from the model's configuration say nothing new.
 
     Raises:
         ValueError: a file of dpad's that holds something else, with its path.
@@ -40,8 +41,12 @@ def stored_options(model: object) -> dict[str, Any]:
             return DPadGenerationConfig(**saved).given()
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
-    values = saved if config is None else vars(config)
-    return news(model, {n: values.get(n) for n in SHARED})
+    options: dict[str, Any] = {}
+    if config is None or getattr(config, "_from_model_config", False):
+        options = news(model, {n: saved.get(n) for n in SHARED})
+    if config is not None:
+        options |= news(model, {n: getattr(config, n, None) for n in SHARED})
+    return options
 
 
 def news(model: object, values: Mapping[str, Any]) -> dict[str, Any]:

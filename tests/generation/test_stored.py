@@ -93,6 +93,29 @@ def test_of_another_configuration_only_what_means_the_same_holds(llada, tmp_path
     assert stored_options(llada) == {} and in_force(llada) == plain
 
 
+def test_a_file_of_somebody_else_holds_with_and_without_a_patch(llada, tmp_path):
+    llada.save_pretrained(tmp_path)
+    (tmp_path / FILE_NAME).write_text(json.dumps({"max_new_tokens": 9, "eos_token_id": 4}))
+    model, same = load(tmp_path), {"max_new_tokens": 9, "eos_token_id": 4}
+    assert stored_options(model) == same
+    with dpad.patch(model):
+        assert stored_options(model) == same
+        model.generation_config.max_new_tokens = 11  # of what was derived
+        assert stored_options(model) == {**same, "max_new_tokens": 11}
+
+
+def test_what_is_derived_follows_the_configuration(llada):
+    with dpad.patch(llada):
+        derived = llada.generation_config
+        assert llada.generation_config is derived
+        for ids in (4, [4, 5]):
+            llada.config.eos_token_id = ids
+            assert llada.generation_config.eos_token_id == ids
+        llada.config.eos_token_id.append(6)
+        assert llada.generation_config.eos_token_id == [4, 5, 6]
+        assert stored_options(llada) == {}
+
+
 def test_bad_files_are_named(llada, tmp_path, prompts):
     llada.save_pretrained(tmp_path)
     model, path = load(tmp_path), tmp_path / FILE_NAME

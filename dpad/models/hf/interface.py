@@ -1,9 +1,11 @@
 """What Transformers, PEFT and pipelines look for on a model, for classes without its `generate`."""
 
+import copy
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
@@ -14,6 +16,9 @@ from dpad.values import Kind
 FILE_NAME = "generation_config.json"
 # Arguments of `from_pretrained` that a configuration has fields of the same name for.
 _OF_THE_LOADER = ("attn_implementation", "dtype", "torch_dtype", "quantization_config")
+# Model -> the fields of its configuration, and what was made of them.
+_DERIVED: WeakKeyDictionary[PreTrainedModel, tuple[dict[str, Any], GenerationConfig]]
+_DERIVED = WeakKeyDictionary()
 
 
 class NativeConfig(PretrainedConfig):
@@ -156,13 +161,25 @@ class NativeModel(_Model):
             return _prepared
         generates = "generate" in vars(self) or hasattr(type(self), "generate")
         if name == "generation_config" and generates:
-            return GenerationConfig.from_model_config(self.config)
+            return _derived(self)
         if name in ("generate", "generation_config"):
             raise AttributeError(
                 f"{type(self).__name__} has no {name!r} of its own: dpad.patch(model) gives it "
                 "one, or call dpad.generate(model, ...)"
             )
         return super().__getattr__(name)
+
+
+def _derived(model: PreTrainedModel) -> GenerationConfig:
+    """What Transformers makes of the model's configuration; the same object while that is as it
+    was, for making it takes longer than a forward of a small model.
+    """
+    fields = vars(model.config)
+    seen, config = _DERIVED.get(model, (None, None))
+    if config is None or seen != fields:
+        config = GenerationConfig.from_model_config(model.config)
+        _DERIVED[model] = copy.deepcopy(fields), config
+    return config
 
 
 def refuse_inputs(
