@@ -96,12 +96,12 @@ def closed(client, prompts, clients):
 def poisson(client, prompts, rate, seed):
     """(list of `Seen`, seconds) of requests that arrive at random, `rate` a second.
 
-    Gaps are drawn from the exponential distribution by `seed`. Whoever waits for a free thread here
-    is timed from its arrival all the same.
+    The arrivals of a Poisson process, given that so many come in that time, are uniform: so the
+    load is as asked for, whatever `seed` draws. Whoever waits for a free thread here is timed from
+    its arrival all the same.
     """
-    draw, due = random.Random(seed), []
-    for _ in prompts:
-        due.append((due[-1] if due else 0.0) + draw.expovariate(rate))
+    draw, time_of_all = random.Random(seed), len(prompts) / rate
+    due = sorted(draw.uniform(0.0, time_of_all) for _ in prompts)
     begun = time.perf_counter()
     with ThreadPoolExecutor(MOST) as pool:
         waiting = []

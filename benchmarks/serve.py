@@ -139,7 +139,7 @@ def measure(options, folder):
         capacity = found[0][0][f"{CLIENTS} clients, {ROWS} rows"]["request_throughput"]
         parts = {
             "one client": lambda: one_client(clients[ROWS], model, tokenizer, prompts, body),
-            "busy": lambda: busy(clients[ROWS], prompts * 4, capacity),
+            "busy": lambda: busy(clients[ROWS], prompts * 8, capacity),
             "overload": lambda: overload(clients[ROWS], servers[ROWS][0], prompts * 12, capacity),
         }
         found += [parts[name]() for name in parts if name in options.parts]
