@@ -5,13 +5,11 @@
     python -m benchmarks.run --groups beside     only published ways beside dpad's: 10 minutes
 
 Each finished cell is a file under benchmarks/results/<machine>/; a run that was interrupted goes on
-where it stopped, and ``--fresh`` measures again. The tables are written to summary.md and all
-figures to results.json, both in benchmarks/results/, and the page of the group "beside" to
-beside.md there, with a chart.
+where it stopped, and ``--fresh`` measures again. The tables are written to benchmarks/results:
+summary.md, and beside.md with a chart. They show cells of other groups too, where a file is there.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -53,31 +51,31 @@ def parse(arguments):
 
 
 def planned(options):
-    """The cells of a run, in order; the shipped models are loaded here."""
+    """The cells of all groups, in order; the shipped models are loaded here."""
     most = max(options.problems, options.ordinary_problems, options.pair_rounds * options.batch, 2)
-    found = list(beside.cells(options)) if "beside" in options.groups else []
-    if set(options.groups) - {"large", "dream", "beside"}:
-        found += cells.cells(Tiny(most, options.seed), options)
-    if "dream" in options.groups:
-        found += cells.factors(Tiny(most, options.seed, "tiny_dream"), options, "dream")
-    if "large" in options.groups:
-        found += large.cells(options)
-    return [c for c in found if c.settings["kind"] in options.groups]
+    return [
+        *beside.cells(options),
+        *cells.cells(Tiny(most, options.seed), options),
+        *cells.factors(Tiny(most, options.seed, "tiny_dream"), options, "dream"),
+        *large.cells(options),
+    ]
 
 
-def measure(todo, store, where, fresh):
-    """Runs what is not there yet, with two progress bars; returns all records by name."""
+def measure(found, groups, store, where, fresh):
+    """Runs what is not there yet of the groups, with two progress bars; all records by name."""
     records = {}
-    with tqdm(total=len(todo), unit="cell", position=0) as outer:
-        for cell in todo:
+    with tqdm(total=len(found), unit="cell", position=0) as outer:
+        for cell in found:
             outer.set_description(cell.name)
             settings = {**cell.settings, "threads": where["threads"], "isa": where["isa"]}
-            record = None if fresh else store.get(cell.name, settings)
-            if record is None:
+            asked = cell.settings["kind"] in groups
+            record = None if fresh and asked else store.get(cell.name, settings)
+            if record is None and asked:
                 with tqdm(total=cell.rounds, unit="round", position=1, leave=False) as inner:
                     result = cell.run(inner.update)
                 record = store.put(cell.name, settings, where, result)
-            records[cell.name] = record
+            if record is not None:
+                records[cell.name] = record
             outer.update()
     return records
 
@@ -87,12 +85,10 @@ def main(arguments=None):
     torch.set_num_threads(options.threads)
     where = machine.describe()
     store = Store(options.out / machine.tag(where))
-    records = measure(planned(options), store, where, options.fresh)
-    everything = json.dumps(records, indent=1) + "\n"
-    (options.out / "results.json").write_text(everything, encoding="utf-8")
+    records = measure(planned(options), options.groups, store, where, options.fresh)
     page = report.summary(records, options.main)
     (options.out / "summary.md").write_text(page, encoding="utf-8")
-    written = ["summary.md", "results.json", *beside_page.write(records, options.out)]
+    written = ["summary.md", *beside_page.write(records, options.out)]
     tqdm.write(page)
     tqdm.write(f"written: {', '.join(str(options.out / name) for name in written)}")
     return 0

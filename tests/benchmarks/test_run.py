@@ -42,11 +42,11 @@ def test_every_cell_is_a_file_with_its_circumstances(finished):
     assert record["machine"]["threads"] == 1
     assert record["settings"]["cache"] == "dual"
     assert list(finished.glob("*"))
-    assert {"results.json", "summary.md"} <= {p.name for p in finished.iterdir()}
+    assert (finished / "summary.md").exists()
 
 
 def test_the_reference_is_checked_for_equal_tokens(finished):
-    everything = json.loads((finished / "results.json").read_text())
+    everything = {p.stem: json.loads(p.read_text()) for p in finished.glob("*/*.json")}
     pairs = [r["result"] for r in everything.values() if r["settings"]["kind"] == "pair"]
     assert len(pairs) == 12
     for result in pairs:
