@@ -42,8 +42,10 @@ def rows_of(isa: str) -> dict[torch.dtype, tuple[range, ...]]:
 
 def call(module: Any, x: Tensor) -> Tensor:
     """``module(x)``, by the operator where `module` is a plain Linear that it can stand in for."""
-    compiling = torch.compiler.is_compiling()  # which is to trace the module only
-    here = x.is_cpu and not compiling  # asked first: a GPU waits for the host
+    # The cheap questions first: small layers take no longer than the others. A graph is to trace
+    # the module only.
+    large = type(module) is nn.Linear and module.weight.numel() >= LEAST_WEIGHT
+    here = large and x.is_cpu and not torch.compiler.is_compiling()
     if here and is_plain(module) and stands_in(x, module.weight, module.bias):
         return ops.linear(x, module.weight, module.bias)
     return module(x)
