@@ -4,30 +4,17 @@ ended.
 
 import time
 from collections import deque
-from dataclasses import dataclass
 
 from dpad.decode.decoder import Decoder
+from dpad.decode.runner import Stats
 from dpad.decode.sequence import Sequence
 from dpad.decode.workspace import Workspace
 from dpad.models.adapter import Adapter
 
 
-@dataclass
-class Run:
-    """What a batch call took: `seconds` (plan, forward, commit, total) of the host, `steps`,
-    `passes`, `positions` (rows computed in them) and `replayed` passes.
-    """
-
-    seconds: dict[str, float]
-    steps: int
-    passes: int
-    positions: int
-    replayed: int
-
-
 def decode(
     adapter: Adapter, workspace: Workspace, sequences: list[Sequence], together: int | None = None
-) -> Run:
+) -> Stats:
     """Decodes sequences to their ends; the results are theirs.
 
     Args:
@@ -37,7 +24,7 @@ def decode(
         together: how many are decoded at a time, at most; None: all.
 
     Returns:
-        `Run`.
+        `Stats`, with the "total" among its seconds.
 
     Raises:
         MemoryError: the K/V arena does not fit.
@@ -59,6 +46,5 @@ def decode(
                         raise q.error
     finally:
         decoder.close()
-    seconds = {**decoder.seconds, "total": time.perf_counter() - begun}
-    counted = (decoder.steps, decoder.passes, decoder.positions, decoder.replayed)
-    return Run(seconds, *counted)
+    decoder.stats.seconds["total"] = time.perf_counter() - begun
+    return decoder.stats

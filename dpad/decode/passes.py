@@ -13,10 +13,6 @@ from dpad.decode.step import Decision, DeviceStep
 if TYPE_CHECKING:
     from dpad.decode.sequence import Sequence
 
-# A pass is long if it has more rows than these, and than so many times a typical one's.
-LONG_ROWS, LONG = 128, 4
-LONG_CREDIT = 32  # rows of work that a long pass may do in each step at least
-
 
 @dataclass
 class Pass:
@@ -77,10 +73,3 @@ class Pass:
             return None
         rows = slice(sum(sizes[:number]), sum(sizes[: number + 1]))
         return self.scanned[rows], position[rows]
-
-
-def long_ones(live: list["Sequence"]) -> set["Sequence"]:
-    """The sequences whose next pass is long beside those of the others."""
-    rows = {q: q.rows for q in live}
-    typical = sorted(rows.values())[(len(rows) - 1) // 2]
-    return {q for q, count in rows.items() if count > max(LONG_ROWS, LONG * typical)}

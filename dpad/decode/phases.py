@@ -43,7 +43,7 @@ class Place(NamedTuple):
 # "measure" computes everything for a `Replan` to look at, and commits nothing.
 PHASES: dict[str, Callable[["Sequence"], Place]] = {
     "measure": lambda q: Place(q.current[0], q.current[1], _ALL, 0, q.current[1]),
-    "refresh": lambda q: Place(q.current[0], q.current[1], _ALL, q.refreshed_from, q.current[0]),
+    "refresh": lambda q: Place(q.current[0], q.current[1], _ALL, _refreshed_from(q), q.current[0]),
     "denoise": lambda q: Place(
         q.part[0], q.part[1], _scope(q), _exact(q), max(q.part[0], q.open_from)
     ),
@@ -98,7 +98,7 @@ def is_short(q: "Sequence") -> bool:
     """
     if q.phase != "refresh":
         return not q.refresh
-    return q.looks_back and not q.scans and q.rows < WIDE_ROWS * q.streams
+    return _looks_back(q) and not q.scans and q.rows < WIDE_ROWS * q.streams
 
 
 def passed(q: "Sequence", status: int, head_masked: int) -> int | None:
@@ -129,6 +129,19 @@ def passed(q: "Sequence", status: int, head_masked: int) -> int | None:
         q.outcome = status
         return None
     return status
+
+
+def _looks_back(q: "Sequence") -> bool:
+    """Whether a refresh computes no more than the `look_back` blocks before its own."""
+    whole = q.refresh_period is not None and q.block % q.refresh_period == 0
+    return q.look_back is not None and not whole and q.block > 0
+
+
+def _refreshed_from(q: "Sequence") -> int:
+    """The first slot that a refresh computes."""
+    if q.look_back is None or not _looks_back(q):
+        return 0
+    return q.blocks[max(q.block - q.look_back, 0)][0]
 
 
 def _scope(q: "Sequence") -> int:

@@ -186,29 +186,6 @@ class Sequence:
         return end - start
 
     @property
-    def shareable(self) -> int:
-        """Leading positions, whole blocks of the prompt, whose K/V may come from elsewhere."""
-        if not self.causal or self.cache == "none" or self.streams == 2 or self.saves_apart:
-            return 0
-        begin, _ = self.blocks[0]
-        whole = begin - begin % self.block_length
-        # The block before a first token that its last row predicts has to be computed.
-        return max(whole - self.block_length, 0) if self.first_given else whole
-
-    @property
-    def looks_back(self) -> bool:
-        """Whether a refresh computes no more than the `look_back` blocks before its own."""
-        whole = self.refresh_period is not None and self.block % self.refresh_period == 0
-        return self.look_back is not None and not whole and self.block > 0
-
-    @property
-    def refreshed_from(self) -> int:
-        """The first slot that a refresh computes."""
-        if self.look_back is None or not self.looks_back:
-            return 0
-        return self.blocks[max(self.block - self.look_back, 0)][0]
-
-    @property
     def rows(self) -> int:
         """Rows of the next pass, without a predecessor that may join it."""
         return phases.rows_of(self, self.place)

@@ -121,12 +121,12 @@ class Scheduler:
         if not self.running:
             return None
         self.steps += 1
-        begun, count, before = time.perf_counter(), len(self.running), self.decoder.positions
+        begun, count, before = time.perf_counter(), len(self.running), self.decoder.stats.positions
         with self.decoder.stepping():
             ended = self.decoder.step()
         for q in ended:
             self._end(self.running.pop(q), q.reason, q.error)
-        return time.perf_counter() - begun, count, self.decoder.positions - before
+        return time.perf_counter() - begun, count, self.decoder.stats.positions - before
 
     def _drop(self) -> None:
         """Ends requests that were cancelled or whose time is up."""
@@ -235,6 +235,6 @@ class Scheduler:
         counts = {"running": len(self.running), "waiting": len(self.waiting)}
         counts |= {"submitted": self.submitted, "steps": self.steps, **self.outcomes}
         for name in ("passes", "positions", "replayed", "shared"):
-            counts[name] = 0 if self.decoder is None else getattr(self.decoder, name)
+            counts[name] = 0 if self.decoder is None else getattr(self.decoder.stats, name)
         slots = arena.slots - arena.ranges.free
         return counts | {"kv_slots": slots, "max_tokens": self.room.tokens}

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from dpad.decode.lane import Hooks
-from dpad.decode.loop import Run, decode
+from dpad.decode.loop import decode
 from dpad.decode.refine import Refining
+from dpad.decode.runner import Stats
 from dpad.decode.sequence import Sequence, blocks_of
 from dpad.decode.workspace import Workspace
 from dpad.generation.checks import (
@@ -187,17 +188,17 @@ class Job:
         most = 1 if self.config.batch_invariant else self.config.micro_batch
         return None if most is None or most >= len(self.prompts) else most
 
-    def run(self, workspace: Workspace) -> Run:
-        """Decodes the sequences; their `loop.Run`."""
+    def run(self, workspace: Workspace) -> Stats:
+        """Decodes the sequences; the decoder's `Stats`."""
         together = self._together()
         with self.conventions.streaming():
             return decode(self.adapter, workspace, self.sequences, together)
 
-    def result(self, run: Run) -> Tensor | DPadOutput:
-        """The tensor or `DPadOutput` that the caller gets; `run` is the `loop.Run`."""
+    def result(self, stats: Stats) -> Tensor | DPadOutput:
+        """The tensor or `DPadOutput` that the caller gets."""
         if not (self.config.return_dict_in_generate or self.config.trace):
             return self.token_ids()
-        return self.output({**run.seconds, **{n: getattr(run, n) for n in COUNTS}})
+        return self.output({**stats.seconds, **{n: getattr(stats, n) for n in COUNTS}})
 
     def token_ids(self) -> Tensor:
         """int64 ``[batch, columns]``: the input columns, then the answers, padded behind an end; or

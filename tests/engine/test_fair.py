@@ -73,10 +73,10 @@ def test_a_long_pass_may_be_cancelled_in_its_midst(model):
         long = engine.submit([1] * 40, seed=1, **{**LONG, "cache": "none"})
         short = [engine.submit([n], seed=2, **SHORT) for n in range(5)]
         engine.step()
-        assert engine._scheduler.decoder._begun_passes
+        assert engine._scheduler.decoder.runner.begun
         long.cancel()
         engine.step()
-        assert not engine._scheduler.decoder._begun_passes
+        assert not engine._scheduler.decoder.runner.begun
         for n, request in enumerate(short):
             expected = dpad.generate(model, [[n]], seed=2, **SHORT)
             assert torch.equal(request.result().sequences, expected)

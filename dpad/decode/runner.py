@@ -1,0 +1,245 @@
+"""The passes of a step: planned on the host, run on the device, and shown to those that look on."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from dpad.decode.batches import Batch, batches_of, grouped, spread_over_steps
+from dpad.decode.captured_step import CapturedStep
+from dpad.decode.controls import Controller, Controls
+from dpad.decode.lane import Lane
+from dpad.decode.layout import Layout, Targets
+from dpad.decode.passes import Pass
+from dpad.decode.plan import Planner
+from dpad.decode.replan import seen_by
+from dpad.decode.sequence import Sequence
+from dpad.decode.step import Decision, DeviceStep, Step
+from dpad.decode.workspace import Workspace
+from dpad.models.adapter import Adapter
+
+if TYPE_CHECKING:
+    from dpad.decode.canvas import Canvas
+
+LEAST_CREDIT = 32  # rows of work that a long pass may do in each step at least
+
+
+class Failures(dict[Sequence, Exception]):
+    """What ended a sequence in this step."""
+
+    def call(self, sequences: Iterable[Sequence], function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a caller's function; what it raises ends its sequences."""
+        try:
+            return function(*args)
+        except Exception as error:
+            self.update(dict.fromkeys(sequences, error))
+
+
+@dataclass
+class Stats:
+    """What was done so far: `seconds` of the host in "plan", "forward" and "commit", `steps`,
+    `passes`, `positions` (rows computed in them), `replayed` passes (a graph's), and `shared`
+    positions, whose K/V came from another sequence.
+    """
+
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("plan", "forward", "commit"), 0.0)
+    )
+    steps: int = 0
+    passes: int = 0
+    positions: int = 0
+    replayed: int = 0
+    shared: int = 0
+    _at: float = 0.0
+
+    def start(self) -> None:
+        """From now on time is counted."""
+        self._at = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Counts the time since the last lap, or since the start."""
+        now = time.perf_counter()
+        self.seconds[name] += now - self._at
+        self._at = now
+
+
+class Runner:
+    """Runs the passes of sequences that have their places, on one model and `Workspace`.
+
+    `share` is the `Decoder`'s.
+
+    Attributes:
+        begun: sequence -> its `Pass`, some layers of which have run.
+        numbers: sequence -> what its replan has asked the device for in this step.
+    """
+
+    def __init__(
+        self, adapter: Adapter, workspace: Workspace, share: float | None, stats: Stats
+    ) -> None:
+        self.adapter, self.workspace, self.share, self.stats = adapter, workspace, share, stats
+        self.graphs, self.canvas = workspace.graphs, cast("Canvas", workspace.canvas)
+        self.begun: dict[Sequence, Pass] = {}
+        self.numbers: dict[Sequence, torch.Tensor | None] = {}
+        self._planner, self._controller = Planner(adapter.shift), Controller()
+        self._device_steps: dict[Lane, DeviceStep] = {}
+        self._captured: dict[Lane, tuple[Layout, CapturedStep | None]] = {}
+        # The batches of the last step, while nothing that they depend on changes.
+        self._batches: list[Batch] | None = None
+
+    def device_step(self, lane: Lane) -> DeviceStep:
+        """The device's part of the steps of a lane.
+
+        Raises:
+            MemoryError: what its commit rule remembers does not fit.
+        """
+        if lane not in self._device_steps:
+            self.canvas.keep_spare_rows_free_of(lane.mask_id)
+            arena = self.workspace.arena
+            self._device_steps[lane] = DeviceStep(self.adapter, arena, self.canvas, lane)
+        return self._device_steps[lane]
+
+    def changed(self) -> None:
+        """Another pass follows than the last one: somebody came, left or moved on."""
+        self._batches = None
+
+    def prepare(self) -> None:
+        """Before the first pass of new sequences: the model may have changed since the last one."""
+        self.graphs.prepare(self.adapter, self.workspace.arena)
+        self._captured.clear()
+
+    def forget(self, q: Sequence, live: list[Sequence]) -> None:
+        """A sequence has gone, and `live` are left."""
+        self.changed()
+        self.begun.pop(q, None)
+        if all(other.lane != q.lane for other in live):
+            self._device_steps.pop(q.lane, None)
+            self._captured.pop(q.lane, None)
+            self._controller.forget(q.lane)
+
+    def run(self, ready: list[Sequence], failures: Failures) -> list[Sequence]:
+        """One forward of every sequence; returns those whose pass is complete."""
+        if failures:
+            self._batches = None
+        batches, spread = self._batches, list[Sequence]()
+        if batches is None:
+            spreads = self.share is not None
+            spread = spread_over_steps(ready, self.begun, spreads, self.graphs)
+            if spread:
+                ready = [q for q in ready if q not in spread]
+            batches = batches_of(ready, self.graphs)
+            self._batches = None if spread else batches
+        for batch in batches:
+            self._run(batch, failures)
+        return ready + self._run_long(spread, ready, failures) if spread else ready
+
+    def _run(self, batch: Batch, failures: Failures) -> None:
+        """Queues one pass and its commit."""
+        live, step = batch.live, self.device_step(batch.live[0].lane)
+        try:
+            layout, controls = self._planned(step, batch)
+            watched = any(q.hooks.on_step is not None or q.replan is not None for q in live)
+            graph = self._graph(step, layout, controls, watched) if batch.captured else None
+            if graph is not None:
+                self.stats.lap("plan")
+                graph(layout, controls)
+                self.stats.replayed += 1
+                self.stats.lap("forward")
+                targets, decision = graph.decided(layout) if watched else (None, None)
+                work: Pass | None = None
+            else:
+                work = Pass.begin(live, step, layout, controls)
+                self.stats.lap("plan")
+                work.run()
+                targets, decision = self._decided(work)
+        except Exception as error:
+            failures.update(dict.fromkeys(live, error))
+            return
+        self._taken(step, live, targets, decision, failures, work)
+
+    def _run_long(
+        self, spread: list[Sequence], others: list[Sequence], failures: Failures
+    ) -> list[Sequence]:
+        """Runs some layers of each pass that is spread; the sequences whose pass is complete."""
+        credit, complete = None, []
+        if others and self.share is not None:
+            credit = max(self.share * sum(q.rows for q in others), LEAST_CREDIT)
+        for q in spread:
+            try:
+                if q not in self.begun:
+                    step = self.device_step(q.lane)
+                    self.begun[q] = Pass.begin([q], step, *self._planned(step, Batch([q])))
+                if not self.begun[q].run(credit):
+                    continue
+                done = self.begun.pop(q)
+                self._taken(done.step, [q], *self._decided(done), failures, done)
+            except Exception as error:
+                failures[q] = error
+            complete.append(q)
+        return complete
+
+    def _planned(self, step: DeviceStep, batch: Batch) -> tuple[Layout, Controls]:
+        """The layout and the controls of a pass, on the host."""
+        if batch.layout is None:
+            batch.layout = self._planner.layout(batch.live)
+        self.stats.positions += batch.layout.rows
+        self.stats.passes += 1
+        return batch.layout, self._controller.of(step.lane, batch.live)
+
+    def _graph(
+        self, step: DeviceStep, layout: Layout, controls: Controls, watched: bool
+    ) -> CapturedStep | None:
+        """The captured step of a pass, or None; asked once for the passes of a layout."""
+        found = self._captured.get(step.lane)
+        if found is None or found[0] is not layout:
+            graph = self.graphs.step_for(step, layout, controls, watched)
+            found = self._captured[step.lane] = layout, graph
+        return found[1]
+
+    def _decided(self, work: Pass) -> tuple[Targets, Decision]:
+        """The `Targets` and the `Decision` of a pass whose layers have run."""
+        logits = work.logits()
+        self.stats.lap("forward")
+        return work.decide(logits)
+
+    def _taken(
+        self,
+        step: DeviceStep,
+        live: list[Sequence],
+        targets: Targets | None,
+        decision: Decision | None,
+        failures: Failures,
+        work: Pass | None = None,
+    ) -> None:
+        """After a commit: schedules go on, and those that look on are called."""
+        for q in live:
+            q.schedule.taken(q)
+        looked_at = any(q.hooks.on_step is not None and q.width for q in live)
+        if looked_at and targets is not None and decision is not None:
+            self._show(step, live, targets, decision, failures)
+        if any(q.replan is not None for q in live):
+            scanned = (lambda number: None) if work is None else work.scan_of
+            for seen in seen_by(live, targets, decision, scanned, self.canvas):
+                q = seen.q
+                self.numbers[q] = failures.call([q], q.replan.look, seen)
+
+    def _show(
+        self,
+        step: DeviceStep,
+        live: list[Sequence],
+        targets: Targets,
+        decision: Decision,
+        failures: Failures,
+    ) -> None:
+        """Calls those that look on, each with its own sequences."""
+        first = row = 0
+        for hooks, part in grouped(live, "hooks"):
+            last, rows = first + len(part), slice(row, row + sum(q.width for q in part))
+            if hooks.on_step is not None:
+                number = max(len(q.forwards) for q in part)
+                mine, decided = targets.part(first, last, rows), [t[rows] for t in decision]
+                rest = self.canvas, step.lane, step.end_ids
+                view = Step(number, part, mine, decided[0], decided[1], decided[2], *rest)
+                failures.call(part, hooks.on_step, view)
+            first, row = last, rows.stop
