@@ -16,8 +16,8 @@ import torch
 from dpad.decode import adaptive
 from dpad.decode.canvas import Canvas
 from dpad.decode.controls import Controls, power_of_two
-from dpad.decode.layout import Layout, Targets, tensors_of
-from dpad.decode.packed import Packed
+from dpad.decode.layout import Layout, Targets
+from dpad.decode.packed import Packed, tensors_of
 from dpad.decode.step import Decision, DeviceStep
 
 

@@ -1,13 +1,12 @@
 """The numbers of a step beside its layout, made on the host: draws, thresholds, quotas."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dpad.decode.lane import Lane
-from dpad.decode.layout import tensors_of
-from dpad.decode.packed import float64s, int64s, moved
+from dpad.decode.packed import float64s, int64s, sent
 
 if TYPE_CHECKING:
     from dpad.decode.sequence import Sequence
@@ -42,10 +41,7 @@ class Controls:
 
     def to(self, device: torch.device) -> "Controls":
         """The same on another device."""
-        if self.rng.device == device:
-            return self
-        there: dict[str, Any] = moved(tensors_of(self), device)
-        return replace(self, **there)
+        return self if self.rng.device == device else sent(self, device=device)[0]
 
 
 class Controller:

@@ -12,7 +12,8 @@ from dpad.decode.cache import KVArena
 from dpad.decode.captured_step import Bucket, CapturedStep, Inputs
 from dpad.decode.controls import Controls
 from dpad.decode.device import CAPTURES
-from dpad.decode.layout import Layout, tensors_of
+from dpad.decode.layout import Layout
+from dpad.decode.packed import tensors_of
 from dpad.decode.step import DeviceStep
 from dpad.models import linear_layers
 from dpad.models.adapter import Adapter

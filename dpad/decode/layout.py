@@ -1,13 +1,12 @@
 """One pass as the device sees it: tensors only."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 
 from dpad.decode.attention import Sizes
-from dpad.decode.packed import moved
+from dpad.decode.packed import sent
 
 
 @dataclass
@@ -101,12 +100,4 @@ class Layout:
 
     def to(self, device: torch.device) -> "Layout":
         """The same pass on another device."""
-        if self.slot.device == device:
-            return self
-        there: dict[str, Any] = moved(tensors_of(self), device)
-        return replace(self, **there)
-
-
-def tensors_of(fields: object) -> dict[str, torch.Tensor]:
-    """The tensors of a dataclass, by name."""
-    return {n: t for n, t in vars(fields).items() if isinstance(t, torch.Tensor)}
+        return self if self.slot.device == device else sent(self, device=device)[0]

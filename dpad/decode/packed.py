@@ -2,7 +2,8 @@
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from dataclasses import replace
+from typing import Any, Self
 
 import torch
 
@@ -28,12 +29,9 @@ class Packed:
     """
 
     def __init__(self, shapes: Mapping[str, tuple[Sequence[int], torch.dtype]]) -> None:
-        self.size = 0
-        self._places: dict[str, tuple[slice, torch.dtype, Sequence[int]]] = {}
-        for name, (shape, dtype) in shapes.items():
-            end = self.size + torch.Size(shape).numel()
-            self._places[name] = (slice(self.size, end), dtype, shape)
-            self.size = end
+        self._shapes = dict(shapes)
+        self._sizes = [torch.Size(shape).numel() for shape, _ in shapes.values()]
+        self.size = sum(self._sizes)
 
     @classmethod
     def like(cls, tensors: Mapping[str, torch.Tensor]) -> Self:
@@ -43,20 +41,32 @@ class Packed:
     def staging(self, device: torch.device) -> torch.Tensor:
         """int64 ``[size]`` on the host, from where copies to `device` need not be waited for."""
         pin = devices.pinned(device)
-        return torch.zeros(self.size, dtype=torch.int64, device="cpu", pin_memory=pin)
+        return torch.empty(self.size, dtype=torch.int64, device="cpu", pin_memory=pin)
 
     def views(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
         """The tensors in a buffer, by name."""
-        return {
-            name: buffer[part].view(dtype).view(shape)
-            for name, (part, dtype, shape) in self._places.items()
-        }
+        parts = zip(self._shapes.items(), buffer.split_with_sizes(self._sizes), strict=True)
+        return {name: part.view(dtype).view(shape) for (name, (shape, dtype)), part in parts}
 
 
 def moved(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     """The host's tensors of a dict on `device`, by one copy that nobody waits for."""
     packed = Packed.like(tensors)
     staging = packed.staging(device)
-    for name, view in packed.views(staging).items():
-        view.copy_(tensors[name])
+    torch.cat([t.flatten().view(torch.int64) for t in tensors.values()], out=staging)
     return packed.views(staging.to(device, non_blocking=True))
+
+
+def tensors_of(fields: object) -> dict[str, torch.Tensor]:
+    """The tensors of a dataclass, by name."""
+    return {n: t for n, t in vars(fields).items() if isinstance(t, torch.Tensor)}
+
+
+def sent(*parts: Any, device: torch.device) -> list[Any]:
+    """Dataclasses of the host with their tensors on `device`, by one copy; no two have a name in
+    common.
+    """
+    found = [tensors_of(part) for part in parts]
+    there = moved({n: t for tensors in found for n, t in tensors.items()}, device)
+    made = zip(parts, found, strict=True)
+    return [replace(part, **{n: there[n] for n in tensors}) for part, tensors in made]

@@ -8,6 +8,7 @@ import torch
 from dpad.decode.controls import Controls
 from dpad.decode.forward import Layers
 from dpad.decode.layout import Layout, Targets
+from dpad.decode.packed import sent
 from dpad.decode.step import Decision, DeviceStep
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ class Pass:
     ) -> Self:
         """A pass of which nothing has run; layout and controls come from the host."""
         device = step.adapter.device
-        return cls(live, step, layout.to(device), controls.to(device))
+        if layout.slot.device != device:
+            layout, controls = sent(layout, controls, device=device)
+        return cls(live, step, layout, controls)
 
     def run(self, credit: float | None = None) -> bool:
         """Runs as many layers as `credit` more rows of work are worth, or all; whether none is

@@ -41,14 +41,14 @@ def pretended_cuda():
 class PretendedCuda(TorchDispatchMode):
     """Runs the operators on tensors of the device.
 
-    `reads` counts how often the host waited for values, `slow_sends` the copies to the device that
-    it waited for, as they were not from pinned memory or not called non-blocking; `captures` and
-    `replays` those of graphs. `stream` is the current one.
+    `reads` counts how often the host waited for values, `sends` the copies to the device, and
+    `slow_sends` those of them that it waited for, as they were not from pinned memory or not called
+    non-blocking; `captures` and `replays` those of graphs. `stream` is the current one.
     """
 
     def __init__(self):
         super().__init__()
-        self.reads = self.slow_sends = self.captures = self.replays = 0
+        self.reads = self.sends = self.slow_sends = self.captures = self.replays = 0
         self.stream, self.capturing = _Stream(self), False
         self._memory = {}  # storage of a meta tensor: storage on the host
         self._pinned = {}  # storage: a tensor that keeps it
@@ -187,6 +187,7 @@ class PretendedCuda(TorchDispatchMode):
 
     def _sends(self, source, non_blocking=False, **_):
         self.refuse_in_captures("a copy from the host")
+        self.sends += 1
         if non_blocking and storage_of(source) in self._pinned:
             self._leaving.append((source, source.clone()))
         else:

@@ -96,6 +96,28 @@ def test_the_tokens_of_the_cpu_with_one_read_per_step(model, prompts, runs, cuda
     assert len(runs) == 2
 
 
+@pytest.mark.parametrize("name", ["threshold", "quota", "prefix", "drawn", "filtered", "no cache"])
+def test_a_pass_is_one_copy(model, prompts, cuda, monkeypatch, name):
+    """Layout and controls travel together, replayed or not; canvases once, when they begin."""
+    others, step = [], Decoder.step
+
+    def counted(decoder):
+        # Padding is sent before a capture.
+        count = lambda: cuda.sends - cuda.captures - decoder.stats.passes  # noqa: E731
+        before = count()
+        ended = step(decoder)
+        others.append(count() - before)
+        return ended
+
+    monkeypatch.setattr(Decoder, "step", counted)
+    model.to("cuda")
+    for graphs in (False, True):
+        others.clear()
+        with dpad.patched(model, cuda_graphs=graphs):
+            decode(model, prompts, **SETTINGS[name])
+        assert others == [1] + [0] * (len(others) - 1)
+
+
 def test_with_cuda_as_the_default_device(model, prompts, runs):
     wanted = expected(model, prompts)
     runs.clear()
