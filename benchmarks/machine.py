@@ -27,11 +27,10 @@ def cpu_model():
     return platform.processor() or platform.machine()
 
 
-def _git(*arguments):
+def output(*command):
+    """What a program prints, or None where it is not there or fails."""
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
@@ -40,7 +39,7 @@ def _git(*arguments):
 def describe():
     """Everything that a figure depends on besides its settings, as plain values."""
     info = dpad.build_info()
-    changed = _git("status", "--porcelain", "--untracked-files=no")
+    changed = output("git", "status", "--porcelain", "--untracked-files=no")
     return {
         "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "cpu": cpu_model(),
@@ -53,7 +52,7 @@ def describe():
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "dpad": dpad.__version__,
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": output("git", "rev-parse", "HEAD"),
         "changed_files": None if changed is None else len(changed.splitlines()),
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }

@@ -7,17 +7,15 @@ run. "dpad" multiplies by `grouped_product`, which chooses; the other lines say 
     python -m benchmarks.routed_mlp --threads 1 --json out.json
 """
 
-import argparse
-import json
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch.nn import functional as F
 from transformers import Qwen3MoeConfig
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from benchmarks.machine import cpu_model
-from benchmarks.ops import Case, measure, report, require, short
+from benchmarks.cases import Case, short
+from benchmarks.ops import run
 from dpad import ops
 from dpad.models.linear_layers import grouped_product
 
@@ -44,8 +42,12 @@ def distinct(x, router):
     return x[best[:, -1] < best[:, -2]]
 
 
+def name_of(rows, hidden, width, dtype):
+    return f"routed MLP {rows} rows, {hidden} x {width} {short(dtype)}"
+
+
 def case_of(rows, hidden, width, dtype):
-    """One comparison; a third function is the same block with its own grouped products."""
+    """One comparison, also with the block's own grouped products, and with others in ours."""
     sizes = {"hidden_size": hidden, "moe_intermediate_size": width}
     config = Qwen3MoeConfig(
         **sizes, num_experts=EXPERTS, num_experts_per_tok=TOP_K, norm_topk_prob=True
@@ -61,55 +63,23 @@ def case_of(rows, hidden, width, dtype):
         return block(x)[0]
 
     functions = {
-        "loop": lambda: stock("eager"),
-        "stock grouped_mm": lambda: stock("grouped_mm"),
-        "by grouped_mm": lambda: routed(x[0], block, grouped_mm),
-        "by grouped_linear": lambda: routed(x[0], block, ops.grouped_linear),
+        "dpad": lambda: routed(x[0], block, grouped_product),
+        "Transformers' loop over experts": lambda: stock("eager"),
+        "Transformers' grouped_mm": lambda: stock("grouped_mm"),
+        "dpad's operators and grouped_mm": lambda: routed(x[0], block, grouped_mm),
+        "dpad's operators, grouped_linear": lambda: routed(x[0], block, ops.grouped_linear),
     }
-    groups = {
-        "Transformers' loop over experts": ["loop"],
-        "Transformers' grouped_mm": ["stock grouped_mm"],
-        "dpad's operators and grouped_mm": ["by grouped_mm"],
-        "dpad's operators, grouped_linear": ["by grouped_linear"],
-    }
-    name = f"routed MLP {rows} rows, {hidden} x {width} {short(dtype)}"
-    return Case(name, lambda: routed(x[0], block, grouped_product), functions, groups)
-
-
-def check(case, tolerance):
-    want = case.theirs["loop"]()
-    for name, function in {"ours": case.ours, **case.theirs}.items():
-        error = (function().double() - want.double()).abs().max().item()
-        allowed = tolerance * want.double().abs().max().item()
-        require(error <= allowed, f"{case.name}, {name}: error {error:.1e}, allowed {allowed:.1e}")
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch's pool")
-    parser.add_argument("--repeats", type=int, default=21, help="timed turns of every function")
-    parser.add_argument("--only", default="", help="cases whose name contains this text")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    args = parser.parse_args()
-    if args.threads < 1 or args.repeats < 2:
-        parser.error("--threads must be at least 1 and --repeats at least 2")
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    machine = {"processor": cpu_model(), "threads": args.threads, "torch": torch.__version__}
-    machine["isa"] = ops.cpu_isa()
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    results = []
-    for hidden, width in SIZES:
-        for dtype in (torch.float32, torch.bfloat16):
-            for rows in (32, 256):
-                case = case_of(rows, hidden, width, dtype)
-                if args.only in case.name:
-                    check(case, 1e-5 if dtype == torch.float32 else 2**-6)
-                    results.append(report(case, measure(case, args.repeats)))
-    if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "cases": results}, indent=1) + "\n")
+    name = name_of(rows, hidden, width, dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-6
+    size = 3 * dtype.itemsize * EXPERTS * hidden * width  # about every expert is read
+    return Case(name, functions, lambda: stock("eager"), tolerance, size)
 
 
 if __name__ == "__main__":
-    with torch.inference_mode():
-        main()
+    cases = (
+        (rows, *size, dtype)
+        for size in SIZES
+        for dtype in (torch.float32, torch.bfloat16)
+        for rows in (32, 256)
+    )
+    run(__doc__.splitlines()[0], [(name_of(*case), partial(case_of, *case)) for case in cases])

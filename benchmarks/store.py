@@ -1,8 +1,16 @@
-"""Finished cells on disk: a run that was interrupted goes on where it stopped."""
+"""Results as JSON files: a run that was interrupted goes on where it stopped."""
 
 import json
 import os
 from pathlib import Path
+
+
+def write_json(path, value):
+    """Writes plain values whole or not at all; the folder is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 class Store:
@@ -23,10 +31,7 @@ class Store:
         return record if record["settings"] == json.loads(json.dumps(settings)) else None
 
     def put(self, name, settings, machine, result):
-        """Writes a cell whole or not at all, and returns its record."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Writes a cell and returns its record."""
         record = {"cell": name, "settings": settings, "machine": machine, "result": result}
-        partial = self._path(name).with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, self._path(name))
+        write_json(self._path(name), record)
         return json.loads(json.dumps(record))

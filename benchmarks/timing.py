@@ -55,8 +55,8 @@ class Timer:
                     times[name].append(seconds)
         return times
 
-    def median(self, function, repeats=50, hot=False):
-        return statistics.median(self.turns({"it": function}, repeats, hot=hot)["it"])
+    def median(self, function, repeats=50, warm_up=3, hot=False):
+        return statistics.median(self.turns({"it": function}, repeats, warm_up, hot)["it"])
 
 
 def summary(values):

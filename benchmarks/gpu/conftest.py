@@ -8,10 +8,8 @@ other one has; the names of its sizes, the sizes and those with --small; the sec
 at `least`; and of how many `models` it is, all by default.
 """
 
-import os
-import threading
+import signal
 from pathlib import Path
-from signal import SIGKILL
 
 import pytest
 import torch
@@ -21,14 +19,14 @@ from benchmarks.gpu import models
 from benchmarks.gpu.figures import BEFORE, INCOMPLETE, STOPPED, Figures
 from dpad.models.adapter import find_adapter
 
-FIGURES, RECORD, WATCH = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
+FIGURES, RECORD = pytest.StashKey(), pytest.StashKey()
 
 
 def pytest_addoption(parser):
     add = parser.getgroup("figures of a GPU").addoption
     add("--figures", type=Path, help="file of the figures; what it holds is kept")
     add("--seconds", type=float, default=float("inf"), help="time after which nothing is begun")
-    add("--patience", type=float, help="seconds after which a measurement ends the process")
+    add("--patience", type=int, default=0, help="seconds until a measurement ends the process")
     add("--small", action="store_true", help="tiny shapes, on the CPU too, to try the measurements")
 
 
@@ -84,11 +82,8 @@ def pytest_runtest_setup(item):
         pytest.skip(reason)
     figures.put({**record, "problem": STOPPED})
     figures.release()
-    if (patience := item.config.getoption("patience")) is not None:
-        # What waits for a kernel that never ends can be stopped by nothing else.
-        item.stash[WATCH] = watch = threading.Timer(patience, os.kill, (os.getpid(), SIGKILL))
-        watch.daemon = True
-        watch.start()
+    # What waits for a kernel that never ends can be stopped by nothing but the system.
+    signal.alarm(item.config.getoption("patience"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -97,8 +92,7 @@ def pytest_runtest_makereport(item, call):
     if call.when == "teardown" or (call.when == "setup" and report.passed):
         return report
     figures, record = item.config.stash[FIGURES], item.stash[RECORD]
-    if (watch := item.stash.get(WATCH, None)) is not None:
-        watch.cancel()
+    signal.alarm(0)
     record["took"] = round(call.duration, 1)
     if call.excinfo is not None:
         record |= figures.reason(record["case"], call.excinfo.value)
@@ -134,11 +128,6 @@ def figures(request):
 
 
 @pytest.fixture(scope="session")
-def device(figures):
-    return figures.device
-
-
-@pytest.fixture(scope="session")
 def limits(figures):
     return figures.limits
 
@@ -156,9 +145,10 @@ def shape(model, figures):
 
 @pytest.fixture(scope="module")
 def network(shape, figures):
-    """A model of that shape."""
+    """A model of that shape; of small ones outputs are compared closely."""
     figures.release()
-    return models.build(shape, figures.device, models.dtype_of(figures.small), models.LONGEST)
+    dtype = torch.float32 if figures.small else torch.bfloat16
+    return models.build(shape, figures.device, dtype, models.LONGEST)
 
 
 @pytest.fixture(scope="module")

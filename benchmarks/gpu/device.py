@@ -1,7 +1,5 @@
 """What the machine is, and what its device can do at most."""
 
-import shutil
-import subprocess
 from typing import NamedTuple
 
 import torch
@@ -45,21 +43,14 @@ def copy_bandwidth(device, size):
     return 2 * size / Timer(device).median(lambda: target.copy_(source), repeats=10)
 
 
-def _output(*command):
-    if shutil.which(command[0]) is None:
-        return None
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
-
-
 def describe(device):
     """Everything a figure depends on, as plain values, but for `copy_bandwidth`."""
-    query = ("nvidia-smi", "--query-gpu=name,driver_version,clocks.sm", "--format=csv,noheader")
+    query = ("--query-gpu=name,driver_version,clocks.sm", "--format=csv,noheader")
     about = {
         **machine.describe(),
         "cuda": torch.version.cuda,
-        "nvidia_smi": _output(*query),
-        "nvcc": _output("nvcc", "--version"),
+        "nvidia_smi": machine.output("nvidia-smi", *query),
+        "nvcc": machine.output("nvcc", "--version"),
         "device": "cpu",
     }
     if is_cuda(device):

@@ -7,15 +7,15 @@ it says why there are none: `problem`, where the function failed or its outputs 
 
 import gc
 import json
-import os
 import sys
 import time
 
 import pytest
 import torch
 
+from benchmarks.cases import in_a_line
 from benchmarks.gpu import device as devices
-from benchmarks.gpu.timing import in_a_line
+from benchmarks.store import write_json
 
 INCOMPLETE = 75  # exit status: time was too short for some measurements
 NO_TIME, BEFORE = "no time left", "measured before"
@@ -64,11 +64,8 @@ class Figures:
     def put(self, record):
         """Writes a record, and with it the whole file or nothing."""
         self.records[record["case"]] = record
-        cases = list(self.records.values())
-        content = {"machine": self.machine, "limits": self.limits._asdict(), "cases": cases}
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
+        about = {"machine": self.machine, "limits": self.limits._asdict()}
+        write_json(self.path, {**about, "cases": list(self.records.values())})
 
     def reason(self, case, error):
         """What a record says of an exception."""

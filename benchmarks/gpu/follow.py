@@ -12,8 +12,9 @@ import torch
 
 import dpad
 from benchmarks.gpu import models, plain
-from benchmarks.gpu.models import BLOCK, MASK_ID
-from tests.doubles.reference_decoder import reference
+from benchmarks.gpu.models import BLOCK
+from tests.doubles.plain_llada import PlainLLaDA
+from tests.doubles.reference_decoder import choose
 
 ALLOWED = 0.1  # of the largest logit, as between the logits of two forwards in bfloat16
 
@@ -41,16 +42,13 @@ def equal_tokens(device):
     """
     batch, length, new, differ = 2, 40, 2 * BLOCK, {}
     model = models.build(models.TINY["tiny"], device, torch.float32, length + new)
-    ids, mode = models.prompt(batch, length, device), {"cache": "dual", "head": "block"}
-    with dpad.patch(model) as handle:
+    ids = models.prompt(batch, length, device)
+    kinds = {"plain torch": (), "reference": (PlainLLaDA, choose)}
+    with dpad.patch(model):
         for per_step in (1, 2, 4, 8):
             out = model.generate(ids, **options(new, per_step)).sequences
-            rule = ("quota", new // per_step)
-            other = {
-                "plain torch": plain.decode(handle.adapter, ids, new, per_step),
-                "reference": reference(model, ids, new, mask_id=MASK_ID, rule=rule, **mode).tokens,
-            }
-            for name, tokens in other.items():
+            for name, kind in kinds.items():
+                tokens = plain.decode(model, ids, new, per_step, *kind)
                 differ[f"{name}, {per_step} tokens per step"] = int((tokens != out).sum())
     found = {"tokens": 4 * batch * new, "different": differ}
     wrong = [name for name, count in differ.items() if count]
@@ -58,7 +56,7 @@ def equal_tokens(device):
 
 
 class Follower:
-    """A `commit` of `plain.decode`: commits what a `dpad` trace of one row tells, and compares.
+    """A `choose` of the plain decoder: what a `dpad` trace of one row tells, compared.
 
     `decisions` counts commits, `same` those that the plain logits alone would have made, `worst` is
     the largest gap as a share of the largest logit.
@@ -69,21 +67,22 @@ class Follower:
         self.decisions = self.same = 0
         self.worst = 0.0
 
-    def __call__(self, logits, block, quota):
+    def __call__(self, logits, open_, rule, quota, mask_id):
         event = next(self.events)
         size = logits.abs().max().item()
         logits = logits[0].float()
-        logits[:, MASK_ID] = -torch.inf
+        logits[:, mask_id] = -torch.inf
         places = [(p - self.length) % BLOCK for p in event["positions"]]
         at, given = (torch.tensor(n, device=logits.device) for n in (places, event["tokens"]))
         best, token = logits.max(-1)
-        score = (best - logits.logsumexp(-1)).masked_fill(block[0] != MASK_ID, -torch.inf)
+        score = (best - logits.logsumexp(-1)).masked_fill(~open_[0], -torch.inf)
         last, chosen = score.topk(quota)
         gaps = torch.cat((best[at] - logits[at, given], last[-1] - score[at]))
         self.worst = max(self.worst, gaps.max().item() / size)
         self.decisions += len(places)
         self.same += int(((token[at] == given) & torch.isin(at, chosen)).sum())
-        block[0, at] = given
+        token[at] = given
+        return token[None], torch.zeros_like(open_).index_fill(1, at, True)
 
     def record(self):
         found = {"decisions": self.decisions, "same": self.same, "worst_gap": self.worst}
@@ -92,13 +91,13 @@ class Follower:
         return {**found, "problem": f"gap {self.worst:.2g} of the largest logit in a decision"}
 
 
-def followed(model, handle, keys, per_step):
+def followed(model, device, keys, per_step):
     """A record of the plain decoder on the path of `generate`, one sequence of `keys`."""
     new = 2 * BLOCK
-    ids = models.prompt(1, keys - new, handle.adapter.device)
+    ids = models.prompt(1, keys - new, device)
     out = model.generate(ids, trace=True, **options(new, per_step))
     follower = Follower(out.trace, keys - new)
-    canvas = plain.decode(handle.adapter, ids, new, per_step, follower)
+    canvas = plain.decode(model, ids, new, per_step, choose=follower)
     found = follower.record()
     if not torch.equal(canvas, out.sequences):
         found["problem"] = "the trace does not lead to the tokens that were returned"

@@ -66,11 +66,6 @@ class Step:
         """Tokens ``[batch, keys]``."""
         return self._canvas.tokens
 
-    @property
-    def rows(self):
-        """Rows that are computed, of all sequences."""
-        return self._layout.rows
-
     def logits(self):
         layers = self._step.layers(self._layout)
         layers.run()

@@ -35,42 +35,30 @@ class Stage(NamedTuple):
     least: int = 30  # seconds: with less left it is not begun
 
 
-def _tests(limit, chosen, **environment):
-    cores = len(os.sched_getaffinity(0))
-    many = importlib.util.find_spec("xdist") is not None and cores >= WORKERS
-    workers = f"-n {WORKERS}" if many else ""
-    return Stage(limit, f"{{python}} -m pytest -p no:cacheprovider {workers} {chosen}", environment)
-
-
-def _sanitizer(tool, limit):
-    command = f"compute-sanitizer --tool {tool} --error-exitcode 9 {{python}} -m "
-    # Without torch's cache every tensor is an allocation that the tool can watch.
-    environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    return Stage(limit, command + "benchmarks.gpu.shapes", environment)
-
-
-def _figures(limit, chosen):
-    command = "{python} -m pytest -vv --tb=short -p no:cacheprovider {small} "
-    command += "--figures {out}/figures.json --seconds {seconds} --patience 60 benchmarks/gpu/"
-    return Stage(limit, command + chosen, least=40)
-
-
 BUILD = "setup.py --quiet build_ext --inplace"
+PYTEST = "{python} -m pytest -p no:cacheprovider "
+TESTS = PYTEST + "{workers} tests/"
+FIGURES = PYTEST + "-vv --tb=short {small} --figures {out}/figures.json --seconds {seconds} "
+FIGURES += "--patience 60 benchmarks/gpu/"
+SHAPES = " --error-exitcode 9 {python} -m benchmarks.gpu.shapes"
+ON_CUDA = {"DPAD_DEVICES": "cuda", "DPAD_CASES": "20"}
+# Without torch's cache every tensor is an allocation that a tool can watch.
+WATCHED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
 STAGES = {
-    "operators": _tests(130, "tests/ops", DPAD_DEVICES="cuda", DPAD_CASES="20"),
-    "memcheck": _sanitizer("memcheck", 70),
-    "step_times": _figures(200, "test_step.py"),
-    "operator_times": _figures(150, "test_operators.py"),
-    "generate_times": _figures(120, "test_generate.py -k not(throughput)"),
-    "gaps": _figures(60, "test_gaps.py"),
-    "products": _figures(100, "test_products.py"),
-    "throughput": _figures(90, "test_generate.py -k throughput"),
-    "decoding": _tests(60, "tests/generation tests/decode -k cuda"),
-    "racecheck": _sanitizer("racecheck", 70),
-    "initcheck": _sanitizer("initcheck", 60),
-    "synccheck": _sanitizer("synccheck", 60),
-    "generation": _tests(110, "tests/generation tests/decode"),
-    "artefacts": _tests(40, "tests/artefacts"),
+    "operators": Stage(130, TESTS + "ops", ON_CUDA),
+    "memcheck": Stage(70, "compute-sanitizer --tool memcheck" + SHAPES, WATCHED),
+    "step_times": Stage(200, FIGURES + "test_step.py"),
+    "operator_times": Stage(150, FIGURES + "test_operators.py"),
+    "generate_times": Stage(120, FIGURES + "test_generate.py -k not(throughput)"),
+    "gaps": Stage(60, FIGURES + "test_gaps.py"),
+    "products": Stage(100, FIGURES + "test_products.py"),
+    "throughput": Stage(90, FIGURES + "test_generate.py -k throughput"),
+    "decoding": Stage(60, TESTS + "generation tests/decode -k cuda"),
+    "racecheck": Stage(70, "compute-sanitizer --tool racecheck" + SHAPES, WATCHED),
+    "initcheck": Stage(60, "compute-sanitizer --tool initcheck" + SHAPES, WATCHED),
+    "synccheck": Stage(60, "compute-sanitizer --tool synccheck" + SHAPES, WATCHED),
+    "generation": Stage(110, TESTS + "generation tests/decode"),
+    "artefacts": Stage(40, TESTS + "artefacts"),
 }
 
 
@@ -98,8 +86,9 @@ def build(log, limit):
 def once(stage, limit, figures):
     """Exit status and output of a stage's command, as `run` gives them."""
     out = figures.path.parent
-    words = {"python": sys.executable, "out": out, "seconds": max(1, limit - MARGIN)}
-    words["small"] = "--small" if figures.small else ""
+    many = importlib.util.find_spec("xdist") is not None and len(os.sched_getaffinity(0)) >= WORKERS
+    words = {"workers": f"-n{WORKERS}" if many else "", "small": "--small" if figures.small else ""}
+    words |= {"python": sys.executable, "out": out, "seconds": max(1, limit - MARGIN)}
     command = [word.format(**words) for word in stage.command.split()]
     try:
         return run(list(filter(None, command)), stage.environment, limit, out / "log.txt")

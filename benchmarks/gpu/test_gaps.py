@@ -1,8 +1,9 @@
 """Times the gap behind a small kernel in a CUDA graph."""
 
-import json
+import ctypes
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,26 +41,41 @@ def slope(function, device, few, many, repeats):
     return {"seconds": each, "busy": busy, "gap": each - busy, "kernels": seen["kernels"] / many}
 
 
-def dependent_launch(arch, folder):
-    """Figures of `gap.cu`, which torch cannot stand in for: it launches no kernel so."""
-    compiler, program = shutil.which("nvcc"), str(folder / "gap")
+def launcher(arch, folder):
+    """`launch` of `gap.cu`, compiled into a folder."""
+    compiler, module = shutil.which("nvcc"), str(folder / "gap.so")
     if compiler is None:
-        return {"skipped": "nvcc is not installed: programmatic dependent launch needs gap.cu"}
-    target = f"arch=compute_{arch},code=sm_{arch}"
-    command = [compiler, "-std=c++17", "-O2", "-gencode", target, "-o", program, str(GAP)]
-    for step in (command, [program]):
-        done = subprocess.run(step, capture_output=True, text=True, timeout=90, check=False)
-        if done.returncode != 0:
-            return {"problem": (done.stderr or "no message").splitlines()[0]}
-    return {"microseconds": json.loads(done.stdout)}
+        pytest.skip("nvcc is not installed: programmatic dependent launch needs gap.cu")
+    command = [compiler, "-shared", "-Xcompiler", "-fPIC", "-std=c++17", "-O2", f"-arch=sm_{arch}"]
+    command += ["-o", module, str(GAP)]
+    subprocess.run(command, check=True, timeout=90)
+    launch = ctypes.CDLL(module).launch
+    launch.restype, pointer = ctypes.c_char_p, ctypes.c_void_p
+    launch.argtypes = (pointer, pointer, ctypes.c_int, ctypes.c_int, ctypes.c_bool)
+    return launch
+
+
+def queue(launch, data, size, early):
+    """One kernel on the current stream."""
+    stream = torch.cuda.current_stream().cuda_stream
+    error = launch(stream, data.data_ptr(), size, data.numel(), early)
+    if error is not None:
+        raise RuntimeError(error.decode())
 
 
 @measured(DEPENDENT, least=15)
-def test_dependent_launch(record, device, tmp_path):
-    """Expectation 4: what such launches save."""
-    if not is_cuda(device):
+def test_dependent_launch(record, figures, repeats, tmp_path):
+    """Expectation 4: what such launches save, in microseconds."""
+    if not is_cuda(figures.device):
         pytest.skip("no CUDA device")
-    record.update(dependent_launch(architecture(device), tmp_path))
+    arch = architecture(figures.device)
+    launch, data = launcher(arch, tmp_path), torch.zeros(32 * 4096, device=figures.device)
+    record["microseconds"] = found = {"dependent_launch": int(arch) >= 90}
+    for kind in ("plain", "early") if found["dependent_launch"] else ("plain",):
+        for name, size in (("empty", 0), ("small", data.numel())):
+            call = partial(queue, launch, data, size, kind == "early")
+            each = slope(call, figures.device, 64, 512, repeats)["seconds"]
+            found[f"{name}, {kind}"] = 1e6 * each
 
 
 @measured("gap, {name}, {rows} x {width}", "name, rows, width", SIZES, SMALL, least=3)

@@ -38,15 +38,15 @@ def floor(shape, limits, batch, keys, per_step, new=NEW, window=None, back=False
 
 
 @pytest.fixture
-def decoded(record, network, handle, repeats):
+def decoded(record, network, handle, figures, repeats):
     """A function that times `generate` and gives ids and output."""
 
     def decode(batch, keys, per_step, new=NEW, **more):
-        ids = models.prompt(batch, keys - new, handle.adapter.device)
+        ids = models.prompt(batch, keys - new, figures.device)
         given, kept = follow.options(new, per_step, **more), []
         run = lambda: kept.append(network.generate(ids, **given))  # noqa: E731
         # The first call, which may capture graphs, is discarded.
-        took = seconds(run, repeats, handle.adapter.device, warm_up=1)
+        took = seconds(run, repeats, figures.device, warm_up=1)
         forwards, wanted = int(kept[-1].forwards[0]), new // per_step
         record.update(new_tokens=new, forwards=forwards, graphs=graphs(handle))
         record.update(seconds={"dpad": took}, tokens_per_second=batch * new / took)
@@ -58,14 +58,14 @@ def decoded(record, network, handle, repeats):
 
 
 @measured("equal tokens in float32 at a small shape")
-def test_equal_tokens(record, device):
-    record.update(follow.equal_tokens(device))
+def test_equal_tokens(record, figures):
+    record.update(follow.equal_tokens(figures.device))
 
 
 @pytest.fixture(scope="module")
 def checked(network, handle, figures):
     """The plain decoder on dpad's path."""
-    return follow.followed(network, handle, 96 if figures.small else 1024, 8)
+    return follow.followed(network, figures.device, 96 if figures.small else 1024, 8)
 
 
 @measured("{model}, decisions followed at {keys} keys, 8 tokens per step", "keys", (1024,), (96,))
@@ -80,13 +80,13 @@ def test_followed(record, checked, keys):
     [(1, 96, 8), (1, 96, 1)],
     least=15,
 )
-def test_generate(record, checked, decoded, handle, shape, limits, batch, keys, per_step):
+def test_generate(record, figures, checked, decoded, network, shape, batch, keys, per_step):
     ids, tokens = decoded(batch, keys, per_step)
-    record["floor"] = floor(shape, limits, batch, keys, per_step)
-    kept, device = [], handle.adapter.device
-    run = lambda: kept.append(plain.decode(handle.adapter, ids, NEW, per_step))  # noqa: E731
+    record["floor"] = floor(shape, figures.limits, batch, keys, per_step)
+    kept = []
+    run = lambda: kept.append(plain.decode(network, ids, NEW, per_step))  # noqa: E731
     # Of the partner's warm-up the shortest decoding is enough, and comes first.
-    took = record["seconds"]["plain torch"] = seconds(run, 2, device, warm_up=int(per_step == 8))
+    took = record["seconds"]["plain torch"] = seconds(run, 2, figures.device, int(per_step == 8))
     record["speed_up"] = took / record["seconds"]["dpad"]
     record["same_tokens"] = (kept[-1] == tokens)[:, -NEW:].double().mean().item()
     if "problem" in checked:

@@ -1,14 +1,13 @@
 """Times of CUDA graphs, times by the clock, and what a profiler saw."""
 
 import math
-import statistics
-import time
 from collections import Counter
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.cases import in_a_line
 from benchmarks.timing import Timer, is_cuda
 from dpad.decode.device import CAPTURES
 
@@ -41,16 +40,9 @@ def per_call(function, many, device, repeats=50, work=0):
 
 def seconds(function, repeats, device, warm_up=2):
     """Median seconds of a call that ends with a look at the device, as a decoder's step does."""
-    times = []
     wait = torch.cuda.synchronize if is_cuda(device) else lambda: None
-    for turn in range(repeats + warm_up):
-        wait()
-        begun = time.perf_counter()
-        function()
-        wait()
-        if turn >= warm_up:
-            times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    wait()
+    return Timer("cpu").median(lambda: (function(), wait()), repeats, warm_up)
 
 
 def profiled(function, device):
@@ -76,11 +68,6 @@ def profiled(function, device):
         "waits": sum(calls[name] for name in SYNCS) - cuda,  # the last one is ours
         "operators": sum(n for name, n in calls.items() if name.startswith(("aten::", "dpad::"))),
     }
-
-
-def in_a_line(error):
-    """An exception's text, the beginning of a long one."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def tried(function, *arguments):

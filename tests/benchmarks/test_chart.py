@@ -82,7 +82,11 @@ def test_the_readme_says_of_how_many_runs_the_chart_is_the_lowest():
 
 
 @pytest.mark.parametrize(
-    "operator, against", [("confidence", "float64"), ("block_attention", "exact")]
+    "operator, against",
+    [
+        ("confidence", ("float64", "float64 soft-max")),
+        ("block_attention", ("exact", "SDPA flash, exact length")),
+    ],
 )
 def test_operator_figures_of_the_readme_are_the_lowest(operator, against):
     words = " ".join(readme().split())
@@ -92,6 +96,6 @@ def test_operator_figures_of_the_readme_are_the_lowest(operator, against):
         for path in chart.RESULTS.rglob("operators*.json")
         for case in json.loads(path.read_text(encoding="utf-8"))["cases"]
         for ratio in case["ratios"].values()
-        if case["case"].startswith(operator) and ratio["expression"] == against
+        if case["case"].startswith(operator) and ratio["expression"] in against
     ]
     assert ratios and said <= min(ratios)

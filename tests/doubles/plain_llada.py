@@ -29,11 +29,13 @@ class PlainLLaDA:
         low, high = wide.chunk(2, dim=-1)
         return (wide * cos + torch.cat((-high, low), dim=-1) * sin).to(x.dtype)
 
+    def _projected(self, block, x):
+        """q, k and v ``[batch, heads, rows, head_dim]``."""
+        found = block.q_proj(x), block.k_proj(x), block.v_proj(x)
+        return (y.unflatten(-1, (-1, self.size)).transpose(1, 2) for y in found)
+
     def _attend(self, block, x, cos, sin, past, at):
-        q, k, v = (
-            y.unflatten(-1, (-1, self.size)).transpose(1, 2)
-            for y in (block.q_proj(x), block.k_proj(x), block.v_proj(x))
-        )
+        q, k, v = self._projected(block, x)
         q, k = self._rotate(q, cos, sin), self._rotate(k, cos, sin)
         if past is not None and at is None:
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)

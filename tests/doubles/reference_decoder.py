@@ -97,8 +97,8 @@ class _OwnForward:
 class _Pruned:
     """Passes over prompt, block and kept suffix, with the cache of a mode."""
 
-    def __init__(self, model, cache, head):
-        self.plain, self.cache, self.head = PlainLLaDA(model), cache, head
+    def __init__(self, plain, cache, head):
+        self.plain, self.cache, self.head = plain, cache, head
 
     def begin(self, tokens, active, block, kept):
         self.block, self.active = block, active
@@ -136,15 +136,15 @@ class _Pruned:
         return self.plain.head(hidden)[:, mine], ids.numel()
 
 
-def _decode(passes, ids, new_tokens, mask_id, rule, block_length, kept, early_stop, fill_id):
-    """The loop that both decoders share; `early_stop` holds the end ids or is empty."""
+def _decode(passes, ids, new_tokens, mask_id, rule, block_length, kept, stop, choose=choose):
+    """The loop that both decoders share; `stop`: end ids or none, and what fills a stopped row."""
     batch, prompt = ids.shape
     length, device = prompt + new_tokens, ids.device
     tokens = torch.cat((ids, ids.new_full((batch, new_tokens), mask_id)), dim=1)
     out = Decoded(tokens, torch.full_like(tokens, -1), ids.new_zeros(batch))
     starts = range(prompt, length, block_length)
     steps = linear_schedule(rule[1], len(starts)) if rule[0] == "quota" and rule[1] else None
-    live, ends = torch.arange(batch, device=device), torch.tensor(early_stop, device=device)
+    live, ends = torch.arange(batch, device=device), torch.tensor(stop[0], device=device)
     for number, start in enumerate(starts):
         end = min(start + block_length, length)
         suffix = torch.arange(end, length, device=device) if kept is None else kept(number)
@@ -169,9 +169,9 @@ def _decode(passes, ids, new_tokens, mask_id, rule, block_length, kept, early_st
                 active = active[still]
                 passes.keep(still)
             step += 1
-        if early_stop:
+        if stop[0]:
             ended = torch.isin(tokens[live, start:end], ends).any(-1)
-            tokens[live[ended], end:] = fill_id
+            tokens[live[ended], end:] = stop[1]
             live = live[~ended]
             if not live.numel():
                 break
@@ -206,7 +206,7 @@ def ordinary(model, ids, new_tokens, *, mask_id, block_length=32, steps=None, at
         attention_mask = torch.cat((attention_mask, ones), dim=1)
     begun = time.perf_counter()
     passes = _OwnForward(model, attention_mask)
-    out = _decode(passes, ids, new_tokens, mask_id, rule, block_length, None, (), None)
+    out = _decode(passes, ids, new_tokens, mask_id, rule, block_length, None, ((), None))
     out.seconds = time.perf_counter() - begun
     return out
 
@@ -225,6 +225,8 @@ def reference(
     end_ids=(),
     fill_id=None,
     head="all",
+    forward=PlainLLaDA,
+    choose=choose,
 ):
     """Decodes by DPad's and Fast-dLLM's algorithm in plain torch.
 
@@ -239,6 +241,7 @@ def reference(
         end_ids: early stop at these ids in a finished block; empty: none.
         fill_id: what a stopped row is filled with; default the first end id.
         head: "all" gives the head every row that was computed, as published; "block" the block's.
+        forward: of the model, a kind of `PlainLLaDA`; choose: in the place of `choose`.
 
     Returns:
         `Decoded`.
@@ -251,7 +254,7 @@ def reference(
     end_ids = tuple(end_ids)
     fill_id = end_ids[0] if fill_id is None and end_ids else fill_id
     begun = time.perf_counter()
-    passes = _Pruned(model, cache, head)
-    out = _decode(passes, ids, new_tokens, mask_id, rule, block_length, kept, end_ids, fill_id)
+    passes, stop = _Pruned(forward(model), cache, head), (end_ids, fill_id)
+    out = _decode(passes, ids, new_tokens, mask_id, rule, block_length, kept, stop, choose)
     out.seconds = time.perf_counter() - begun
     return out
