@@ -21,7 +21,6 @@ the whole suffix. Intervals are at 95 %, over problems.
 """
 
 import argparse
-import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -31,6 +30,7 @@ import torch
 
 import dpad
 from benchmarks.rules import table
+from benchmarks.store import write_json
 from dpad.demo.task import COUNTS, END, END_ID, MASK, STEPS, solve
 
 SAMPLERS = {"first hitting": {"alg": "first_hitting"}, "ancestral": {"alg": "ancestral"}}
@@ -195,8 +195,7 @@ def main(arguments=None):
     more = ["right, %", "step named, %", "coverage", "entropy", "perplexity", "divergence"]
     print(table([*head, *more], gaps), flush=True)
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        write_json(options.out, found)
     return found
 
 

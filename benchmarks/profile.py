@@ -10,7 +10,6 @@ benchmarks/results/<machine>/profile.json and are printed as a table.
 """
 
 import argparse
-import json
 import time
 from collections import Counter
 
@@ -21,6 +20,7 @@ from benchmarks import machine
 from benchmarks.large import DROPOUT
 from benchmarks.quantize import BLOCK, COMMITS, MID, PROMPT, RESULTS, mid_model
 from benchmarks.report import table
+from benchmarks.store import write_json
 
 # Mode -> options of `generate`; the weights are float32 but for those of `INT8`.
 MODES = {
@@ -116,9 +116,7 @@ def main(arguments=None):
     chosen = {"canvas": options.canvas, "width": options.width, "bfloat16": options.bfloat16}
     if not options.no_save:
         path = RESULTS / machine.tag(here) / "profile.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({**chosen, "rows": found, "machine": here}, indent=1)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_json(path, {**chosen, "rows": found, "machine": here})
     return found
 
 

@@ -10,7 +10,6 @@ is one of work.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import dpad
 from benchmarks.quantize import MID, mid_fields
 from benchmarks.report import table
 from benchmarks.stats import paired_difference, ratio, wilson
+from benchmarks.store import write_json
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 
 WAYS = {"full": {}, "recent": {"refresh": "recent"}, "recent, full each 4": {
@@ -148,8 +148,7 @@ def main(arguments=None):
     torch.set_num_threads(options.threads)
     found = (accuracy if options.what == "accuracy" else times)(options)
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        write_json(options.out, found)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the rule is approximated; each problem has its own seed.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 import dpad
 from benchmarks.report import table
 from benchmarks.stats import paired_difference, wilson
+from benchmarks.store import write_json
 from dpad.models.hf import LLaDAModelLM
 
 PLANNING = Path(__file__).parents[1] / "examples" / "planning"
@@ -190,8 +190,7 @@ def main(arguments=None):
         task = task_of(name, options)
         found[name] = {group: GROUPS[group](task, name) for group in options.groups}
     if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        write_json(options.out, found)
 
 
 if __name__ == "__main__":

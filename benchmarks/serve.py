@@ -9,7 +9,6 @@ serve``; the first token of a stream comes with its first block.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ import torch
 
 import dpad
 from benchmarks import load, machine, served, stats
+from benchmarks.store import write_json
 from dpad import threads
 from dpad.prompting import encode_text
 
@@ -188,7 +188,7 @@ def main(arguments=None):
     print(f"{found['parameters']:,} parameters")
     print(*map(line, found["checks"]), sep="\n")
     if options.output is not None:
-        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(options.output, found)
     return 0 if all(check["met"] for check in found["checks"]) else 1
 
 

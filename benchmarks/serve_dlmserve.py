@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks import load, machine, served, stats
+from benchmarks.store import write_json
 
 SIZES = {"d_model": 256, "n_heads": 8, "n_kv_heads": 8, "n_layers": 6, "mlp_hidden_size": 768}
 RELEASED = {"size": 126464, "mask_id": 126336, "end_id": 126081}
@@ -158,7 +159,7 @@ def main(arguments=None):
               f"{failed} failed")  # fmt: skip
     if options.output is not None:
         whole = {"machine": machine.describe(), "found": found, "ratios": ratios}
-        options.output.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        write_json(options.output, whole)
 
 
 if __name__ == "__main__":
