@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from dpad import ops
+from dpad.ops import _dispatch
 from tests.doubles.recorded_calls import Pool, Recording, alone, reads, storage_of
 
 CUDA, HOST = torch.device("cuda", 0), torch.device("cpu")
@@ -27,12 +28,12 @@ _COPY, _TO = torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default
 def pretended_cuda():
     """Pretends for this thread; gives the `PretendedCuda`. Afterwards all is as it was."""
     device, has_kernel = PretendedCuda(), ops.has_kernel
-    kernels = {name: found | {"cuda"} for name, found in ops._KERNELS.items()}
+    kernels = {name: found | {"cuda"} for name, found in _dispatch.KERNELS.items()}
     own = lambda op, kind: has_kernel(op, "cpu" if kind == "cuda" else kind)  # noqa: E731
     with ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(torch.cuda, **device.functions()))
         stack.enter_context(mock.patch.object(ops, "has_kernel", own))
-        stack.enter_context(mock.patch.dict(ops._KERNELS, kernels))
+        stack.enter_context(mock.patch.dict(_dispatch.KERNELS, kernels))
         stack.enter_context(device)
         stack.enter_context(_Names(device))
         yield device

@@ -7,6 +7,7 @@ import dpad
 from dpad.decode.decoder import Decoder
 from dpad.decode.rules import KINDS
 from dpad.decode.step import DeviceStep
+from dpad.ops import _dispatch
 from tests.doubles.pretended_cuda import CUDA, pretended_cuda
 from tests.generation.common import MASK_ID, pad
 
@@ -218,9 +219,9 @@ def test_a_capture_computes_nothing(cuda):
 
 
 def test_everything_is_restored_after_an_error():
-    before = dict(vars(torch.cuda)), dict(dpad.ops._KERNELS), dpad.ops.has_kernel
+    before = dict(vars(torch.cuda)), dict(_dispatch.KERNELS), dpad.ops.has_kernel
     with pytest.raises(KeyError), pretended_cuda():
         assert torch.zeros(1, device="cuda").device == CUDA
         raise KeyError
-    assert before == (dict(vars(torch.cuda)), dict(dpad.ops._KERNELS), dpad.ops.has_kernel)
+    assert before == (dict(vars(torch.cuda)), dict(_dispatch.KERNELS), dpad.ops.has_kernel)
     assert torch.zeros(1, device="meta").device.type == "meta"

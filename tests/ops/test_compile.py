@@ -15,6 +15,7 @@ from torch._inductor.utils import run_and_get_code
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dpad import ops
+from dpad.ops import _dispatch
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +69,7 @@ def test_tests_of_operators_compiled(test, compiled_operators):
 @pytest.mark.parametrize("name", NAMES[NAMES.index("suffix_gather") :])
 def test_cuda_kernels_trace(name, monkeypatch):
     """Choosing the kernel for tensors on a GPU leaves one call in the graph; no GPU is needed."""
-    monkeypatch.setitem(ops._KERNELS, name, {"cuda"})
+    monkeypatch.setitem(_dispatch.KERNELS, name, {"cuda"})
     targets = []
 
     def backend(module, inputs):

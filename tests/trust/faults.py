@@ -7,7 +7,7 @@ import random
 import signal
 import time
 
-from dpad import ops
+from dpad.ops import _dispatch
 from tests.trust.report import Report
 from tests.trust.subject import EngineSubject, Subject, calls
 
@@ -20,7 +20,7 @@ class Failing:
     """Stands before the operators: the `number`th call of them raises."""
 
     def __init__(self, number=0):
-        self.number, self.seen, self.plain = number, 0, ops._run
+        self.number, self.seen, self.plain = number, 0, _dispatch.run
 
     def __call__(self, *arguments):
         self.seen += 1
@@ -29,11 +29,11 @@ class Failing:
         return self.plain(*arguments)
 
     def __enter__(self):
-        ops._run = self
+        _dispatch.run = self
         return self
 
     def __exit__(self, *_):
-        ops._run = self.plain
+        _dispatch.run = self.plain
 
 
 def run_operators(seed, cases, make=Subject):

@@ -1,0 +1,75 @@
+"""Bad arguments of the operators of `dpad.ops.sampling`."""
+
+import math
+
+import torch
+from bad_values import (
+    HALVES,
+    LARGEST,
+    NAN,
+    expanded,
+    inside,
+    part,
+    same,
+    with_value,
+    wrong_dtype,
+    wrong_size,
+)
+from op_samples import ints
+
+BAD = {
+    "confidence": [
+        *[({"logits": lambda a, d=d: a["logits"].to(d)}, "logits", "has dtype") for d in HALVES],
+        *wrong_dtype("l_offsets", "position", "rng", "suppress", "exclude"),
+        *wrong_dtype("temperature", value=torch.float32),
+        *wrong_size("l_offsets", "position", "rng"),
+        ({"logits": part("logits", 0)}, "logits", r"\[67\]"),
+        ({"rng": part("rng", slice(None), slice(2))}, "rng", r"\[2, 2\]"),
+        ({"temperature": with_value("temperature", 1, -0.5)}, "temperature", r"-0\.5"),
+        ({"temperature": with_value("temperature", 0, NAN)}, "temperature", "nan"),
+        ({"temperature": with_value("temperature", 0, math.inf)}, "temperature", "inf"),
+        ({"l_offsets": ints(0, 3, 4)}, "l_offsets", "5"),
+        ({"suppress": ints(67)}, "suppress", "67"),
+        ({"suppress": ints(-1)}, "suppress", "-1"),
+        ({"exclude": ints(2, 70)}, "exclude", "70"),
+        ({"suppress": torch.arange(67)}, "suppress", "67"),
+        ({"noise": torch.zeros(5, 67)}, "noise", "has dtype"),
+        ({"noise": torch.zeros(5, 66).double()}, "noise", r"\[5, 66\]"),
+    ],
+    "uniform": [
+        *wrong_dtype("rng", "l_offsets", "position"),
+        *wrong_size("l_offsets"),
+        ({"rng": part("rng", slice(1))}, "l_offsets", r"\[3\], expected \[2\]"),
+        ({"rng": part("rng", slice(None), slice(2))}, "rng", r"\[2, 2\]"),
+        ({"position": ints(1, 2, 3, 4)}, "l_offsets", "4"),
+        ({"l_offsets": ints(0, 6, 5)}, "l_offsets", "5"),
+    ],
+    "unmask_": [
+        *wrong_dtype("canvas", "committed_at", "masks_left", "status", "forward"),
+        *wrong_dtype("canvas_row", "l_offsets", "position", "token", "quota", "length", "end_ids"),
+        *wrong_dtype("committed", "score", "probability", "rule_value", value=torch.float32),
+        *wrong_size("committed_at", "committed", "masks_left", "status", "forward"),
+        *wrong_size("l_offsets", "token", "score", "probability", "rule_value", "quota", "length"),
+        ({"canvas": part("canvas", 0)}, "canvas", r"\[12\]"),
+        ({"canvas": expanded("canvas")}, "canvas", "not contiguous"),
+        ({"status": lambda a: a["status"].repeat_interleave(2)[::2]}, "status", "not contiguous"),
+        ({"committed_at": same("canvas")}, "canvas", "shares memory with 'committed_at'"),
+        ({"forward": same("status")}, "status", "shares memory with 'forward'"),
+        ({"token": inside("canvas", (5,))}, "canvas", "shares memory with 'token'"),
+        ({"length": inside("masks_left", (2,))}, "masks_left", "shares memory with 'length'"),
+        ({"canvas_row": ints(2, 3)}, "canvas_row", "3"),
+        ({"canvas_row": ints(2, 2)}, "canvas_row", "2 stands there twice"),
+        ({"position": with_value("position", 3, 12)}, "position", "12"),
+        ({"position": with_value("position", 3, -1)}, "position", "-1"),
+        ({"position": with_value("position", 4, 8)}, "position", r"\[4\] = 8: .* length"),
+        ({"position": with_value("position", 1, 3)}, "position", r"\[1\] = 3: .* differ"),
+        ({"forward": with_value("forward", 2, LARGEST)}, "forward", r"\[2\] = 9223372"),
+        ({"length": ints(13, 8)}, "length", "13"),
+        ({"length": ints(12, -1)}, "length", "-1"),
+        ({"l_offsets": ints(0, 3, 6)}, "l_offsets", "5"),
+        ({"token": with_value("token", 3, 99)}, "token", "99"),
+        ({"rule": 8}, "rule", "8"),
+        ({"early_stop": 3}, "early_stop", "3"),
+        ({"rule": -1}, "rule", "-1"),
+    ],
+}
