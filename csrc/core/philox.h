@@ -52,11 +52,11 @@ DPAD_HOST_DEVICE constexpr PhiloxKey stream_key(int64_t seed, int64_t row_key, S
   return {{mixed.word[0], mixed.word[1]}};
 }
 
-// The 32-bit word that decides on suffix distance `distance` of block `block`, draw `redraw`.
-DPAD_HOST_DEVICE constexpr uint32_t suffix_word(PhiloxKey key, int64_t distance, int64_t block,
-                                                int64_t redraw) {
-  const PhiloxCounter drawn = philox({{low32(distance >> 2), low32(block), low32(redraw), 0}}, key);
-  return drawn.word[distance & 3];
+// The 32-bit words that decide on the suffix distances 4 `quad` to 4 `quad` + 3 of block `block`,
+// draw `redraw`.
+DPAD_HOST_DEVICE constexpr PhiloxCounter suffix_words(PhiloxKey key, int64_t quad, int64_t block,
+                                                      int64_t redraw) {
+  return philox({{low32(quad), low32(block), low32(redraw), 0}}, key);
 }
 
 }  // namespace dpad

@@ -57,6 +57,24 @@ Error validate_sequence(const PlanInput& in, int64_t b, int64_t kept) {
   return {};
 }
 
+// An empty plan whose vectors need not grow.
+Plan with_room(const PlanInput& in) {
+  int64_t rows = 0, logit_rows = 0;
+  for (int64_t b = 0; b < in.batch; ++b) {
+    const SlotRange slots = computed_slots(in, b);
+    rows += slots.to - slots.from;
+    logit_rows += in.end[b] - in.first_target[b];
+  }
+  Plan plan;
+  plan.slot.reserve(rows);
+  plan.position.reserve(rows);
+  if (in.block_length > 0) plan.key_limit.reserve(rows);
+  plan.logit_row.reserve(logit_rows);
+  plan.logit_position.reserve(logit_rows);
+  for (auto* line : {&plan.q_offsets, &plan.l_offsets, &plan.n_keys}) line->reserve(in.batch + 1);
+  return plan;
+}
+
 }  // namespace
 
 Error validate(const PlanInput& in) {
@@ -78,7 +96,7 @@ Error validate(const PlanInput& in) {
 }
 
 Plan plan_pass(const PlanInput& in) {
-  Plan plan;
+  Plan plan = with_room(in);
   plan.q_offsets.push_back(0);
   plan.l_offsets.push_back(0);
   const int64_t* kept = in.kept;

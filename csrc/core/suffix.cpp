@@ -61,11 +61,30 @@ uint64_t threshold(double p) {
   return static_cast<uint64_t>(std::floor(std::max(p, 0.0) * static_cast<double>(kAlways)));
 }
 
+// The word of each distance of one draw; those that follow each other share a call of Philox.
+class Words {
+ public:
+  Words(PhiloxKey key, int64_t block, int64_t redraw) : key_(key), block_(block), redraw_(redraw) {}
+
+  uint32_t operator()(int64_t distance) {
+    if (distance >> 2 != quad_) {
+      quad_ = distance >> 2;
+      drawn_ = suffix_words(key_, quad_, block_, redraw_);
+    }
+    return drawn_.word[distance & 3];
+  }
+
+ private:
+  PhiloxKey key_;
+  int64_t block_, redraw_, quad_ = -1;
+  PhiloxCounter drawn_{};
+};
+
 // The uniform ablation as released: everything when `count` covers what is left (the window is then
 // bypassed), else `count` of the first min(remaining, window) positions. The positions with the
 // smallest random words are taken, ties to the nearer one.
-int64_t sample_uniform(const SuffixSpec& spec, PhiloxKey key, int64_t block, int64_t redraw,
-                       int64_t remaining, std::vector<bool>& keep) {
+int64_t sample_uniform(const SuffixSpec& spec, Words word, int64_t remaining,
+                       std::vector<bool>& keep) {
   const auto count = static_cast<int64_t>(spec.count);
   if (count >= remaining) {
     keep.assign(remaining, true);
@@ -73,7 +92,7 @@ int64_t sample_uniform(const SuffixSpec& spec, PhiloxKey key, int64_t block, int
   }
   const int64_t candidates = std::min(remaining, spec.window);
   std::vector<std::pair<uint32_t, int64_t>> drawn(candidates);
-  for (int64_t d = 0; d < candidates; ++d) drawn[d] = {suffix_word(key, d, block, redraw), d};
+  for (int64_t d = 0; d < candidates; ++d) drawn[d] = {word(d), d};
   const int64_t taken = std::min(count, candidates);
   std::partial_sort(drawn.begin(), drawn.begin() + taken, drawn.end());
   for (int64_t i = 0; i < taken; ++i) keep[drawn[i].second] = true;
@@ -150,14 +169,14 @@ double expected_kept(const SuffixSpec& spec, int64_t remaining) {
 int64_t sample_suffix(const SuffixSpec& spec, const std::vector<uint64_t>& table, int64_t seed,
                       int64_t row_key, int64_t block, int64_t redraw, int64_t remaining,
                       int64_t* out) {
-  const PhiloxKey key = stream_key(seed, row_key, Stream::kSuffix);
+  Words word(stream_key(seed, row_key, Stream::kSuffix), block, redraw);
   std::vector<bool> keep(remaining, false);
   if (spec.kind == SuffixKind::kUniform) {
-    sample_uniform(spec, key, block, redraw, remaining, keep);
+    sample_uniform(spec, word, remaining, keep);
   } else {
     for (int64_t d = 0; d < remaining; ++d) {
       const uint64_t below = table[d];
-      keep[d] = below == kAlways || (below != 0 && suffix_word(key, d, block, redraw) < below);
+      keep[d] = below == kAlways || (below != 0 && word(d) < below);
     }
   }
   int64_t kept = 0;

@@ -22,7 +22,7 @@ Tensor add_rms_norm_op(const Tensor& residual, const OptionalTensor& delta, cons
     added = check.rows_contiguous("delta", *delta);
   }
   const Tensor weights = check.rows_contiguous("weight", weight);
-  Tensor out = check.empty(residual, {rows, width}, residual.scalar_type());
+  Tensor out = check.empty({rows, width}, residual.scalar_type());
   AddRmsNormParams p{};
   p.residual = residual.mutable_data_ptr();
   p.delta = added ? added->const_data_ptr() : nullptr;

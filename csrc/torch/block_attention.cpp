@@ -41,7 +41,7 @@ Tensor block_attention_op(const Tensor& q, const Tensor& k_cache, const Tensor& 
   if (key_limit) limit = check.indices("key_limit", *key_limit, rows);
 
   const Tensor qc = check.rows_contiguous("q", q);
-  Tensor out = check.empty(q, {rows, heads, head_dim}, q.scalar_type());
+  Tensor out = check.empty({rows, heads, head_dim}, q.scalar_type());
   BlockAttentionParams p{};
   p.q = qc.const_data_ptr();
   p.k_cache = k_cache.const_data_ptr();

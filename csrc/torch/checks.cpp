@@ -35,6 +35,17 @@ int64_t bytes_of(const Sizes& sizes, int64_t element_size) {
   return bytes;
 }
 
+// Of a tensor whose bytes can be counted.
+std::vector<int64_t> contiguous_strides(std::initializer_list<int64_t> sizes) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = stride;
+    stride *= std::max<int64_t>(sizes.begin()[d], 1);
+  }
+  return strides;
+}
+
 // First and one-past-last byte that a strided tensor can touch; an empty one overlaps nothing.
 struct Extent {
   const char *begin, *end;
@@ -221,25 +232,16 @@ void Checks::same_dtype(const char* name, const Tensor& t, const Tensor& like) c
   }
 }
 
-template <class Make>
-Tensor Checks::made(std::initializer_list<int64_t> sizes, ScalarType dtype, Make make) const {
-  try {
-    return make(std::vector<int64_t>(sizes));
-  } catch (const std::exception&) {
-    const auto element = aoti_torch_dtype_element_size(static_cast<int32_t>(dtype));
-    out_of_memory("a result of shape " + sizes_text(sizes),
-                  bytes_of(sizes, static_cast<int64_t>(element)));
-  }
-}
-
-Tensor Checks::empty(const Tensor& like, std::initializer_list<int64_t> sizes,
-                     ScalarType dtype) const {
-  return made(sizes, dtype,
-              [&](const auto& s) { return torch::stable::new_empty(like, s, dtype); });
-}
-
 Tensor Checks::empty(std::initializer_list<int64_t> sizes, ScalarType dtype) const {
-  return made(sizes, dtype, [&](const auto& s) { return torch::stable::empty(s, dtype); });
+  const auto element = static_cast<int64_t>(aoti_torch_dtype_element_size(int32_t(dtype)));
+  const int64_t bytes = bytes_of(sizes, element);
+  try {
+    if (bytes < std::numeric_limits<int64_t>::max()) {
+      return empty_strided(sizes, contiguous_strides(sizes), dtype, on_cpu_ ? -1 : device_);
+    }
+  } catch (const std::exception&) {  // as below
+  }
+  out_of_memory("a result of shape " + sizes_text(sizes), bytes);
 }
 
 Tensor Checks::contiguous(const char* name, const Tensor& t) const {

@@ -47,18 +47,14 @@ class Checks {
   // `bytes` -1 where nobody knows how many.
   [[noreturn]] void out_of_memory(const std::string& what, int64_t bytes) const;
 
-  // New tensors on the device of `like`. A failure names the operator and the bytes.
-  Tensor empty(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType dtype) const;
-  Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype) const;  // on the CPU
+  // A new tensor on the device of `like`. A failure names the operator and the bytes.
+  Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype) const;
   // `t` itself, or a contiguous copy.
   Tensor contiguous(const char* name, const Tensor& t) const;
   // `t` itself, or a copy whose last dimension is contiguous.
   Tensor rows_contiguous(const char* name, const Tensor& t) const;
 
  private:
-  // make(sizes), with a failure told as for `empty`.
-  template <class Make>
-  Tensor made(std::initializer_list<int64_t> sizes, ScalarType dtype, Make make) const;
   void exists(const char* name, const Tensor& t) const;
   void same_device(const char* name, const Tensor& t) const;
   const char* op_;

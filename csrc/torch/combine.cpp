@@ -14,7 +14,7 @@ Tensor combine_op(const Tensor& y, const Tensor& order, const Tensor& weight, bo
   const Tensor orders = check.indices("order", order, p.rows * p.top_k);
   check.shape("y", y, {p.rows * p.top_k, p.width});
   const Tensor yc = check.rows_contiguous("y", y), wc = check.contiguous("weight", weight);
-  Tensor out = check.empty(y, {p.rows, p.width}, y.scalar_type());
+  Tensor out = check.empty({p.rows, p.width}, y.scalar_type());
   p.y = yc.const_data_ptr();
   p.y_stride = yc.stride(0);
   p.order = int64_data(orders);

@@ -16,7 +16,7 @@ Tensor special_ids(const Checks& check, const char* name, const Tensor& t, int64
 // Refuses ids that leave nothing of the vocabulary.
 void check_some_left(const Checks& check, const Tensor& ids, int64_t vocab) {
   if (!check.sees_values() || ids.numel() < vocab) return;
-  const Tensor marks = check.empty(ids, {vocab}, ScalarType::Bool);
+  const Tensor marks = check.empty({vocab}, ScalarType::Bool);
   bool* const seen = marks.mutable_data_ptr<bool>();
   std::fill(seen, seen + vocab, false);
   int64_t distinct = 0;
@@ -64,10 +64,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> confidence_op(
   }
 
   const Tensor lc = check.rows_contiguous("logits", logits);
-  Tensor token = check.empty(logits, {rows}, ScalarType::Long);
-  Tensor probability = check.empty(logits, {rows}, ScalarType::Double);
-  Tensor margin = check.empty(logits, {rows}, ScalarType::Double);
-  Tensor entropy = check.empty(logits, {rows}, ScalarType::Double);
+  Tensor token = check.empty({rows}, ScalarType::Long);
+  Tensor probability = check.empty({rows}, ScalarType::Double);
+  Tensor margin = check.empty({rows}, ScalarType::Double);
+  Tensor entropy = check.empty({rows}, ScalarType::Double);
   ConfidenceParams p{};
   p.logits = lc.const_data_ptr();
   p.logits_stride = lc.stride(0);

@@ -91,7 +91,7 @@ void run(const Call& call, const GroupedLinearParams& p) {
 }
 
 void run(const Call& call, const CombineParams& p) {
-  const Tensor place = call.check.empty(call.like, {p.rows * p.top_k}, ScalarType::Long);
+  const Tensor place = call.check.empty({p.rows * p.top_k}, ScalarType::Long);
   CombineParams placed = p;
   placed.place = place.mutable_data_ptr<int64_t>();
   call.check.raise(cpu::combine_places(placed));
@@ -101,7 +101,7 @@ void run(const Call& call, const CombineParams& p) {
 void run(const Call& call, const Int8LinearParams& params) {
   Int8LinearParams p = params;
   const auto scratch = [&](int64_t count, ScalarType dtype) {
-    return call.check.empty(call.like, {count}, dtype);
+    return call.check.empty({count}, dtype);
   };
   const Tensor packed = scratch(cpu::int8_linear_words(p), ScalarType::Int);
   const Tensor scales = scratch(p.rows, ScalarType::Float), sums = scratch(p.rows, ScalarType::Int);

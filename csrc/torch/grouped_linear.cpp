@@ -27,7 +27,7 @@ Tensor grouped_linear_op(const Tensor& x, const Tensor& weight, const Tensor& of
     check.raise({"offsets", "the number of rows of x at the end", p.experts - 1, double(last)});
   }
   const Tensor xc = check.rows_contiguous("x", x), wc = check.rows_contiguous("weight", weight);
-  Tensor out = check.empty(x, {p.rows, p.out_features}, x.scalar_type());
+  Tensor out = check.empty({p.rows, p.out_features}, x.scalar_type());
   p.x = xc.const_data_ptr();
   p.weight = wc.const_data_ptr();
   p.out = out.mutable_data_ptr();

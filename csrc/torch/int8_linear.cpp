@@ -28,7 +28,7 @@ Tensor int8_linear_op(const Tensor& x, const Tensor& weight, const Tensor& scale
   }
   const Tensor xc = check.rows_contiguous("x", x), wc = check.rows_contiguous("weight", weight);
   const Tensor sc = check.rows_contiguous("scale", scale);
-  Tensor out = check.empty(x, {rows, out_features}, x.scalar_type());
+  Tensor out = check.empty({rows, out_features}, x.scalar_type());
   Int8LinearParams p{};
   p.x = xc.const_data_ptr();
   p.weight = wc.const_data_ptr<int8_t>();

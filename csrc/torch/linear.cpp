@@ -18,7 +18,7 @@ Tensor linear_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bi
     added = check.rows_contiguous("bias", *bias);
   }
   const Tensor xc = check.rows_contiguous("x", x), wc = check.rows_contiguous("weight", weight);
-  Tensor out = check.empty(x, {rows, out_features}, x.scalar_type());
+  Tensor out = check.empty({rows, out_features}, x.scalar_type());
   LinearParams p{};
   p.x = xc.const_data_ptr();
   p.weight = wc.const_data_ptr();

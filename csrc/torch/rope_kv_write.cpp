@@ -97,7 +97,7 @@ Tensor rope_kv_write_op(const Tensor& q, const Tensor& k, const Tensor& v, const
   const Tensor qc = check.rows_contiguous("q", q), kc = check.rows_contiguous("k", k),
                vc = check.rows_contiguous("v", v);
   const Tensor cosc = check.contiguous("cos", cos), sinc = check.contiguous("sin", sin);
-  Tensor out = check.empty(q, {q_rows, heads, head_dim}, q.scalar_type());
+  Tensor out = check.empty({q_rows, heads, head_dim}, q.scalar_type());
   RopeKvWriteParams p{};
   p.q = qc.const_data_ptr();
   p.k = kc.const_data_ptr();

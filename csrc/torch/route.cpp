@@ -50,10 +50,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> route_op(const Tensor& logits,
   }
 
   const Tensor lc = check.rows_contiguous("logits", logits);
-  Tensor expert = check.empty(logits, {p.rows, top_k}, ScalarType::Long);
-  Tensor weight = check.empty(logits, {p.rows, top_k}, ScalarType::Float);
-  Tensor order = check.empty(logits, {p.rows * top_k}, ScalarType::Long);
-  Tensor offsets = check.empty(logits, {p.experts}, ScalarType::Int);
+  Tensor expert = check.empty({p.rows, top_k}, ScalarType::Long);
+  Tensor weight = check.empty({p.rows, top_k}, ScalarType::Float);
+  Tensor order = check.empty({p.rows * top_k}, ScalarType::Long);
+  Tensor offsets = check.empty({p.experts}, ScalarType::Int);
   if (p.rows == 0) {
     torch::stable::zero_(offsets);
     return {expert, weight, order, offsets};

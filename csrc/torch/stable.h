@@ -9,6 +9,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -22,6 +23,18 @@ namespace dpad {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// A new tensor; `device` is the index of a CUDA device, or -1 for the CPU. `torch::stable::empty`
+// finds its operator by name and boxes every argument, which takes as long as a small kernel.
+inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                            ScalarType dtype, int32_t device) {
+  const int32_t type = device < 0 ? aoti_torch_device_type_cpu() : aoti_torch_device_type_cuda();
+  AtenTensorHandle made = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                               static_cast<int32_t>(dtype), type, std::max(device, 0), &made));
+  return Tensor(made);
+}
 
 // The text of an argument. Of type std::string it would not be freed: torch's conversion (2.10 to
 // 2.13) copies it with `new` and returns a copy of that.

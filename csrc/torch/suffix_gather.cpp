@@ -19,7 +19,7 @@ Tensor suffix_gather_op(const Tensor& canvas, const Tensor& canvas_row, const Te
   OptionalTensor hidden;
   if (hidden_until) hidden = check.indices("hidden_until", *hidden_until, batch);
 
-  Tensor out = check.empty(canvas, {positions.numel()}, ScalarType::Long);
+  Tensor out = check.empty({positions.numel()}, ScalarType::Long);
   SuffixGatherParams p{};
   p.canvas = int64_data(tokens);
   p.canvas_stride = tokens.stride(0);

@@ -10,7 +10,7 @@ Tensor swiglu_op(const Tensor& gate, const Tensor& up) {
   check.shape("up", up, {gate.size(0), gate.size(1)});
   check.same_dtype("up", up, gate);
   const Tensor gc = check.rows_contiguous("gate", gate), uc = check.rows_contiguous("up", up);
-  Tensor out = check.empty(gate, {gate.size(0), gate.size(1)}, gate.scalar_type());
+  Tensor out = check.empty({gate.size(0), gate.size(1)}, gate.scalar_type());
   SwigluParams p{};
   p.gate = gc.const_data_ptr();
   p.up = uc.const_data_ptr();

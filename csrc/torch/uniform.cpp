@@ -11,7 +11,7 @@ Tensor uniform_op(const Tensor& rng, const Tensor& l_offsets, const Tensor& posi
   const Tensor positions = check.indices("position", position, -1);
   const Tensor offsets = check.indices("l_offsets", l_offsets, batch + 1);
   check.offsets("l_offsets", offsets, positions.numel());
-  Tensor out = check.empty(rng, {positions.numel()}, ScalarType::Double);
+  Tensor out = check.empty({positions.numel()}, ScalarType::Double);
   UniformParams p{};
   p.position = int64_data(positions);
   p.l_offsets = int64_data(offsets);

@@ -44,7 +44,7 @@ template <class Params>
 void queue(const Call& call, const Params& p, int64_t (*bytes)(const Params&),
            cudaError_t (*launch)(const Params&, void*, cudaStream_t)) {
   const DeviceGuard guard(call.like.get_device_index());
-  const Tensor scratch = call.check.empty(call.like, {bytes(p)}, ScalarType::Byte);
+  const Tensor scratch = call.check.empty({bytes(p)}, ScalarType::Byte);
   queue(call, [&](cudaStream_t stream) { return launch(p, scratch.mutable_data_ptr(), stream); });
 }
 
