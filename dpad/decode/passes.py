@@ -32,9 +32,8 @@ class Pass:
         cls, live: list["Sequence"], step: DeviceStep, layout: Layout, controls: Controls
     ) -> Self:
         """A pass of which nothing has run; layout and controls come from the host."""
-        device = step.adapter.device
-        if layout.slot.device != device:
-            layout, controls = sent(layout, controls, device=device)
+        if step.device.type != "cpu":
+            layout, controls = sent(layout, controls, device=step.device)
         return cls(live, step, layout, controls)
 
     def run(self, credit: float | None = None) -> bool:

@@ -45,10 +45,11 @@ class DeviceStep:
 
     def __init__(self, adapter: Adapter, arena: KVArena, canvas: "Canvas", lane: Lane) -> None:
         self.adapter, self.arena, self.canvas, self.lane = adapter, arena, canvas, lane
+        self.device = adapter.device
         self.memory = None
         if lane.remembered:
             self.memory = canvas.memory(lane.remembered, adapter.vocab_size)
-        ids = partial(torch.tensor, dtype=torch.int64, device=adapter.device)
+        ids = partial(torch.tensor, dtype=torch.int64, device=self.device)
         self.end_ids, self.suppress, self.exclude, self.mask_id = map(
             ids, (lane.end_ids, lane.suppress, lane.exclude, [lane.mask_id])
         )
