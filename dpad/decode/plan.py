@@ -37,9 +37,8 @@ def draw_suffix(sequences: list["Sequence"]) -> None:
     longest = max(q.length - q.current[1] for q in sequences)
     how = sequences[0].suffix.parameters()
     kept, count = ops.suffix_sample(*_columns(rows), length=longest, **how)
-    sizes = [size for n in count.tolist() for size in (n, longest - n)]
-    for q, drawn in zip(sequences, kept.view(-1).split_with_sizes(sizes)[::2], strict=True):
-        q.kept = drawn if q.text is None else _with_text(q, drawn)
+    for q, row, n in zip(sequences, kept.unbind(), count.tolist(), strict=True):
+        q.kept = row[:n] if q.text is None else _with_text(q, row[:n])
 
 
 def _with_text(q: "Sequence", drawn: torch.Tensor) -> torch.Tensor:

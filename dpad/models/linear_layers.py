@@ -182,6 +182,8 @@ def own_forward(module: nn.Module, behind: Callable[[Any], Any] | None = None) -
     `behind`: a function that gives what stands behind an entry of the instance.
     """
     entry, hook = module.__dict__.get("forward"), module.__dict__.get("_hf_hook")
+    if entry is None and hook is None:  # as nearly always
+        return True
     if hook is not None:
         for one in getattr(hook, "hooks", (hook,)):
             if type(one).__name__ != "AlignDevicesHook" or one.offload:

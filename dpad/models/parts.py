@@ -61,10 +61,13 @@ class Norm(Part):
 
     @property
     def eps(self) -> float:
-        eps = getattr(self.module, self.eps_name, None)
+        return self._eps_of(self.module)
+
+    def _eps_of(self, module: nn.Module) -> float:
+        eps = getattr(module, self.eps_name, None)
         if eps is None:  # something around the norm, whose weight alone would not be the norm
             raise UnsupportedModelError(
-                f"'{self.name}' is a {type(self.module).__name__} without '{self.eps_name}': dpad "
+                f"'{self.name}' is a {type(module).__name__} without '{self.eps_name}': dpad "
                 "takes plain RMS norms"
             )
         return float(eps)
@@ -76,7 +79,7 @@ class Norm(Part):
         """
         module = self.module
         if linear_layers.only_own_forward(module):
-            return ops.add_rms_norm_(residual, delta, module.weight, self.eps)
+            return ops.add_rms_norm_(residual, delta, module.weight, self._eps_of(module))
         if delta is not None:
             residual.add_(delta)
         seen = residual.clone()  # a hook may keep it, and the residual goes on changing
@@ -182,7 +185,7 @@ class Attention:
 
 def _heads(x: Tensor, count: int, norm: Norm | None = None) -> Tensor:
     """``[rows, count, head_dim]`` of ``[rows, count * head_dim]``, each head normed."""
-    heads = x.unflatten(-1, (count, -1))
+    heads = x.view(x.shape[0], count, x.shape[1] // count)  # `unflatten` is Python, and slower
     return heads if norm is None else norm(heads.flatten(0, 1)).view(heads.shape)
 
 
