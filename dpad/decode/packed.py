@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -20,6 +21,13 @@ def int64s(values: Iterable[int]) -> torch.Tensor:
 def float64s(values: Iterable[float]) -> torch.Tensor:
     """float64 ``[n]``, as `int64s`."""
     return torch.frombuffer(array("d", values), dtype=torch.float64)
+
+
+def columns(rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """int64 ``[n]`` on the host for each column of n >= 1 rows of numbers."""
+    block, size = array("q", chain.from_iterable(zip(*rows, strict=True))), len(rows)
+    places = range(0, len(block) * block.itemsize, size * block.itemsize)
+    return [torch.frombuffer(block, dtype=torch.int64, count=size, offset=at) for at in places]
 
 
 class Packed:

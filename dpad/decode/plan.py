@@ -5,7 +5,7 @@ Nothing here depends on tokens: a plan follows from the seed, the row keys and t
 
 from collections import OrderedDict
 from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,17 +14,12 @@ from dpad import ops
 from dpad.decode import phases
 from dpad.decode.attention import Sizes
 from dpad.decode.layout import Layout
-from dpad.decode.packed import int64s
+from dpad.decode.packed import columns
 
 if TYPE_CHECKING:
     from dpad.decode.sequence import Sequence
 
 _LAYOUTS = 8  # kept, of the passes that were laid out last
-
-
-def _columns(rows: list[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
-    """int64 ``[n]`` tensors, one per column of a list of rows."""
-    return int64s(chain.from_iterable(zip(*rows, strict=True))).view(-1, len(rows)).unbind()
 
 
 def draw_suffix(sequences: list["Sequence"]) -> None:
@@ -36,7 +31,7 @@ def draw_suffix(sequences: list["Sequence"]) -> None:
     rows = [(q.seed, q.row_key, q.block, q.redraws, q.current[1], q.length) for q in sequences]
     longest = max(q.length - q.current[1] for q in sequences)
     how = sequences[0].suffix.parameters()
-    kept, count = ops.suffix_sample(*_columns(rows), length=longest, **how)
+    kept, count = ops.suffix_sample(*columns(rows), length=longest, **how)
     for q, row, n in zip(sequences, kept.unbind(), count.tolist(), strict=True):
         q.kept = row[:n] if q.text is None else _with_text(q, row[:n])
 
@@ -85,7 +80,7 @@ class Planner:
                 held = q.row, q.start + stream * q.capacity + skipped, q.length
                 given = kept.shape[0], skipped, q.predecessor
                 rows.append((*q.planned, *given, *held, stream * q.prompt_length))
-        start, end, scope, begin, first_target, *more = _columns(rows)
+        start, end, scope, begin, first_target, *more = columns(rows)
         kept_count, unseen, predecessor, canvas_row, kv_start, length, hidden = more
         # Passes that only denoise see one block to its end: its keys are the limit of all rows.
         block_length = first.lane.causal_block

@@ -10,6 +10,7 @@ import torch
 from dpad.decode.batches import Batch, batches_of, grouped, spread_over_steps
 from dpad.decode.captured_step import CapturedStep
 from dpad.decode.controls import Controller, Controls
+from dpad.decode.device import CAPTURES
 from dpad.decode.lane import Lane
 from dpad.decode.layout import Layout, Targets
 from dpad.decode.passes import Pass
@@ -85,6 +86,7 @@ class Runner:
         self._planner, self._controller = Planner(adapter.shift), Controller()
         self._device_steps: dict[Lane, DeviceStep] = {}
         self._captured: dict[Lane, tuple[Layout, CapturedStep | None]] = {}
+        self._captures, self._prepared = adapter.device.type in CAPTURES, False
         # The batches of the last step, while nothing that they depend on changes.
         self._batches: list[Batch] | None = None
 
@@ -106,7 +108,9 @@ class Runner:
 
     def prepare(self) -> None:
         """Before the first pass of new sequences: the model may have changed since the last one."""
-        self.graphs.prepare(self.adapter, self.workspace.arena)
+        if not self._prepared or self._captures:
+            self.graphs.prepare(self.adapter, self.workspace.arena)
+        self._prepared = True
         self._captured.clear()
 
     def forget(self, q: Sequence, live: list[Sequence]) -> None:
