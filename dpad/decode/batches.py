@@ -38,7 +38,7 @@ def batches_of(ready: list[Sequence], graphs: Graphs) -> list[Batch]:
     would see two steps.
     """
     batches: dict[tuple[Lane, bool, bool], list[Sequence]] = {}
-    eager = {q for q in ready if not replayable(q, graphs)}
+    eager = {q for q in ready if not replayable(q, graphs)} if graphs.active else set(ready)
     looked_at = {q.hooks for q in eager if q.hooks.on_step is not None}
     for q in ready:
         captured = q not in eager and q.hooks not in looked_at

@@ -1,6 +1,6 @@
 """The canvas: the only copy of the tokens, and everything the device decides."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -30,7 +30,7 @@ class Canvas:
 
     def __init__(self, rows: int, length: int, device: torch.device, spare: int = 0) -> None:
         self.rows, self.length, self.spare = rows, length, spare
-        new = torch.zeros(rows + spare, length, dtype=torch.int64, device=device).new_zeros
+        new = torch.empty(0, dtype=torch.int64, device=device).new_zeros
         self.tokens, self.committed_at = new(rows + spare, length), new(rows + spare, length)
         self.committed = new(rows + spare, length, dtype=torch.float64)
         self._state = new(4, rows + spare)
@@ -74,16 +74,15 @@ class Canvas:
     def load(self, sequences: list["Sequence"]) -> None:
         """Begins sequences in their rows; other rows are not touched."""
         width = max(q.length for q in sequences)
-        sent = {"rows": int64s(q.row for q in sequences)}
-        sent |= {str(q.row): q.tokens for q in sequences}
+        sent = {str(q.row): q.tokens for q in sequences}
         if self.device.type != "cpu":
             sent = moved(sent, self.device)
-        rows = sent["rows"]
         for q in sequences:
             self.tokens[q.row, : q.length] = sent[str(q.row)]
-        self.committed_at[:, :width].index_fill_(0, rows, -1)
-        self.committed[:, :width].index_fill_(0, rows, 0)
-        self._state.index_fill_(1, rows, 0)
+        for rows in _adjacent(sorted(q.row for q in sequences)):
+            self.committed_at[rows, :width].fill_(-1)
+            self.committed[rows, :width].fill_(0)
+            self._state[:, rows].fill_(0)
 
     def take(self, q: "Sequence") -> Result:
         """The `Result` of a sequence, in memory of its own."""
@@ -231,3 +230,12 @@ class Canvas:
         self._status.copy_(self._read, non_blocking=True)
         devices.wait(self.device)
         return self._status.tolist()
+
+
+def _adjacent(rows: list[int]) -> Iterator[slice]:
+    """Ascending rows as slices of those that follow each other."""
+    first = 0
+    for at in range(1, len(rows) + 1):
+        if at == len(rows) or rows[at] != rows[at - 1] + 1:
+            yield slice(rows[first], rows[at - 1] + 1)
+            first = at

@@ -50,8 +50,8 @@ class Controller:
     """
 
     def __init__(self) -> None:
-        # Lane -> (ids of its sequences, controls that stay).
-        self._fixed: dict[Lane, tuple[list[int], dict[str, Any]]] = {}
+        # Lane -> (sampling and rules of its sequences, controls that follow from them).
+        self._fixed: dict[Lane, tuple[list[Any], dict[str, Any]]] = {}
         # Lane -> (rule values and quotas as lists, as tensors).
         self._rules: dict[Lane, tuple[list[Any], tuple[Any, ...]]] = {}
 
@@ -59,7 +59,7 @@ class Controller:
         """`Controls` of the step that sequences of one lane take next."""
         keys = [key for q in live for key in (q.seed, q.row_key, len(q.forwards))]
         rng = int64s(keys).view(-1, 3)
-        plan = [(*q.schedule.of(q), q.schedule.numbers(q)) for q in live]
+        plan = [q.schedule.told(q) for q in live]
         made = self._rules.get(lane)
         if made is None or made[0] != plan:
             values, quotas, leaves, told = zip(*plan, strict=True)
@@ -88,8 +88,10 @@ class Controller:
         self._rules.pop(lane, None)
 
     def _constant(self, lane: Lane, live: list["Sequence"]) -> dict[str, Any]:
-        """What stays as long as the same sequences are in the pass, by name."""
-        key = [q.id for q in live]
+        """What stays as long as sequences of the same options are in the pass, by name."""
+        key: list[Any] = [q.sampling for q in live]
+        if lane.drawn_order:
+            key += [q.rule for q in live]
         made = self._fixed.get(lane)
         if made is None or made[0] != key:
             made = self._fixed[lane] = key, _constant(lane, live)

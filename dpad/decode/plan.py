@@ -74,12 +74,14 @@ class Planner:
         first, streams = live[0], live[0].streams
         behind = [phases.behind(q, q.planned) for q in live]
         rows: list[tuple[int, ...]] = []
+        starts: list[int] = []
         for stream in range(streams):
             for q, kept in zip(live, behind, strict=True):
                 skipped = phases.unseen(q)
-                held = q.row, q.start + stream * q.capacity + skipped, q.length
+                starts.append(q.start + stream * q.capacity + skipped)
                 given = kept.shape[0], skipped, q.predecessor
-                rows.append((*q.planned, *given, *held, stream * q.prompt_length))
+                held = q.row, starts[-1], q.length, stream * q.prompt_length
+                rows.append((*q.planned, *given, *held))
         start, end, scope, begin, first_target, *more = columns(rows)
         kept_count, unseen, predecessor, canvas_row, kv_start, length, hidden = more
         # Passes that only denoise see one block to its end: its keys are the limit of all rows.
@@ -116,7 +118,7 @@ class Planner:
             length=length[: len(live)] if streams == 2 else length,
             max_position=max(q.length for q in live) - 1,
             block_length=max(q.sub_block_length or q.widest for q in live),
-            sizes=_sizes(q_offsets, kv_start, n_keys),
+            sizes=_sizes(q_offsets.tolist(), starts, n_keys.tolist()),
             key_limit=key_limit[0] if key_limit else None,
         )
         if any(q.scans for q in live):
@@ -125,9 +127,8 @@ class Planner:
         return layout
 
 
-def _sizes(q_offsets: torch.Tensor, kv_start: torch.Tensor, n_keys: torch.Tensor) -> Sizes:
+def _sizes(offsets: list[int], starts: list[int], keys: list[int]) -> Sizes:
     """(rows, K/V start, keys) of every stream of a sequence."""
-    offsets, starts, keys = q_offsets.tolist(), kv_start.tolist(), n_keys.tolist()
     rows = [end - begin for begin, end in pairwise(offsets)]
     return tuple(zip(rows, starts, keys, strict=True))
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from dpad.decode.sequence import Sequence
 
 
+# Rule value, quota, masks to leave, and the numbers of an adaptive rule or None.
+Told = tuple[float, int, int, tuple[float, ...] | None]
+
+
 @lru_cache(maxsize=64)
 def _times(eps: float, steps: int) -> torch.Tensor:
     """Times fall linearly from 1 to eps in float32, as published."""
@@ -48,11 +52,21 @@ class Schedule:
         if rule.steps is not None:
             steps, count = _steps(rule.steps, blocks or len(block_lengths)), len(block_lengths)
             self.steps = [*steps[:count], *steps[-1:] * (count - len(steps))]
-        self._quota = NO_LIMIT
+        self._quota = 1 if self.counted else NO_LIMIT
+        # What every step is told where none differs from the others.
+        self._always: Told | None = None
+        if self.steps is None and rule.adaptive is None and rule.score != "ancestral":
+            self._always = rule.value, self._quota, -1, None
         # Steps that a block takes at most, if each fills a mask.
         self._most = [
             min(n, m) for n, m in zip(self.lengths, self.steps or self.lengths, strict=True)
         ]
+
+    def told(self, q: "Sequence") -> Told:
+        """What the device is told in the step that `q` takes next: `of`, and `numbers`."""
+        if self._always is not None and not q.first_given:
+            return self._always
+        return *self.of(q), self.numbers(q)
 
     def of(self, q: "Sequence") -> tuple[float, int, int]:
         """(rule value, quota, masks to leave) of the step that `q` takes next.
