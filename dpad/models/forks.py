@@ -19,10 +19,10 @@ ARGUMENTS = {"self", "input_ids", "inputs_embeds", "attention_mask", "attention_
 ARGUMENTS |= {"position_ids", "cache_position", "num_logits_to_keep", "logits_to_keep", "labels"}
 ARGUMENTS |= {"output_attentions", "output_hidden_states", "output_router_logits", "return_dict"}
 ARGUMENTS |= {"past_key_values", "use_cache", "update_past_key_values", "dual_cache", "store_kv"}
-ARGUMENTS |= {"use_block_cache", "block_past_key_values", "block_size", "replace_position"}
+ARGUMENTS |= {"cache", "use_block_cache", "block_past_key_values", "block_size", "replace_position"}
 ARGUMENTS |= {"timesteps", "sample_mode"}
 OUTPUTS = {"loss", "aux_loss", "logits", "hidden_states", "attentions", "router_logits"}
-OUTPUTS |= {"past_key_values", "block_past_key_values"}
+OUTPUTS |= {"cache", "past_key_values", "block_past_key_values"}
 # Modules without weights that change nothing in eval mode, or that the adapter stands in for: the
 # activation and RoPE are checked by the configuration.
 _PLAIN = (nn.Dropout, nn.Identity, nn.SiLU, nn.modules.loss._Loss)
@@ -94,7 +94,7 @@ def _outputs(tree: ast.AST) -> Iterator[str]:
     returned = {n.value.id for n in nodes if isinstance(n, ast.Return) and _is_name(n.value)}
     for node in nodes:
         names: list[Any] = []
-        if isinstance(node, ast.Call):
+        if isinstance(node, ast.Call) and "loss" not in _callee(node):
             names = [keyword.arg for keyword in node.keywords]
         elif isinstance(node, ast.Dict):
             names = [getattr(key, "value", None) for key in node.keys]
@@ -106,6 +106,11 @@ def _outputs(tree: ast.AST) -> Iterator[str]:
                 name = getattr(target, "attr", None)
                 key = getattr(getattr(target, "slice", None), "value", None)
                 yield from (n for n in (name, key) if isinstance(n, str))
+
+
+def _callee(call: ast.Call) -> str:
+    """The last name of what is called: a loss takes logits beside labels, and is no output."""
+    return str(getattr(call.func, "attr", getattr(call.func, "id", ""))).lower()
 
 
 def _is_name(node: Any) -> TypeGuard[ast.Name]:

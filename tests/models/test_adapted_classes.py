@@ -22,21 +22,45 @@ def everything(ids):
     return torch.ones(ids.shape[0], 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
 
 
-class A2DQwen3LMHeadModel(transformers.Qwen3ForCausalLM):
-    """As dllm's class of this name: Qwen3 without the causal mask."""
+class Sees:
+    """As dllm's base models: Transformers' without the causal mask."""
 
     def forward(self, input_ids=None, attention_mask=None, **kwargs):
         return super().forward(input_ids, attention_mask=everything(input_ids), **kwargs)
+
+
+class Qwen3Base(Sees, transformers.Qwen3Model):
+    pass
+
+
+class Qwen2Base(Sees, transformers.Qwen2Model):
+    pass
+
+
+class LlamaBase(Sees, transformers.LlamaModel):
+    pass
+
+
+# As dllm's classes of these names, whose forward is Transformers' own.
+class A2DQwen3LMHeadModel(transformers.Qwen3ForCausalLM):
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = Qwen3Base(config)
+        self.post_init()
 
 
 class A2DQwen2LMHeadModel(transformers.Qwen2ForCausalLM):
-    def forward(self, input_ids=None, attention_mask=None, **kwargs):
-        return super().forward(input_ids, attention_mask=everything(input_ids), **kwargs)
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = Qwen2Base(config)
+        self.post_init()
 
 
 class A2DLlamaLMHeadModel(transformers.LlamaForCausalLM):
-    def forward(self, input_ids=None, attention_mask=None, **kwargs):
-        return super().forward(input_ids, attention_mask=everything(input_ids), **kwargs)
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = LlamaBase(config)
+        self.post_init()
 
 
 class MDMGenerationMixin:

@@ -63,6 +63,16 @@ class Same(DreamModel):
         return kept
 
 
+class Trained(DreamModel):
+    """A forward that gives a loss as well, whose arguments are no outputs."""
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None, **kwargs):
+        out = super().forward(input_ids, attention_mask, **kwargs)
+        if labels is not None:
+            out.loss = self.loss_function(logits=out.logits, labels=labels, vocab_size=320)
+        return out
+
+
 class Gate(nn.Module):
     def forward(self, x):
         return x * 0.5
@@ -85,8 +95,9 @@ def test_a_forward_that_has_more(dream, ids, fork):
         assert torch.equal(dream.generate(ids, **PLAIN), plain)
 
 
-def test_a_forward_that_has_no_more(dream):
-    dream.__class__ = Same
+@pytest.mark.parametrize("fork", [Same, Trained])
+def test_a_forward_that_has_no_more(dream, fork):
+    dream.__class__ = fork
     with dpad.patch(dream) as handle:
         assert not handle.notes
 
