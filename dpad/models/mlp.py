@@ -202,7 +202,8 @@ class RoutedMLP:
         if weights is None:
             parts = rows.tensor_split(offsets[:-1].long().cpu())
             pairs = zip(self.experts, parts, strict=True)
-            y = torch.cat([expert(adapter, part) for expert, part in pairs if part.shape[0]])
+            results = [expert(adapter, part) for expert, part in pairs if part.shape[0]]
+            y = torch.cat(results or [rows])  # a pass that only saves has no rows in its last layer
         else:
             gate, up = linear_layers.grouped_product(rows, weights[0], offsets).chunk(2, -1)
             y = linear_layers.grouped_product(ops.swiglu(gate, up), weights[1], offsets)

@@ -33,26 +33,29 @@ def prompt_of(length, seed=0):
     return torch.randint(3, 300, (length,), generator=generator).tolist()
 
 
-def plain_decode(model, prompt, new, block, threshold, part=None):
+def plain_decode(model, prompt, new, block, threshold, part=None, mask_id=MASK_ID):
     """Every pass computes all that is there, nothing is kept: tokens, and passes that commit."""
     with dpad.patch(model) as handle:
         handle.adapter.block_length = block
         shift = handle.adapter.shift
         end = -(-(len(prompt) + new) // block) * block
-        canvas, passes = torch.tensor([prompt + [MASK_ID] * (end - len(prompt))]), 0
+        canvas, passes = torch.tensor([prompt + [mask_id] * (end - len(prompt))]), 0
         for begin in range(len(prompt) // block * block, end, block):
             parts = range(begin, begin + block, part or block)
             stops = [begin + 1] * bool(shift) + [p + (part or block) for p in parts]
             for stop in stops:
                 while True:
-                    masked = (canvas[0, begin:stop] == MASK_ID).nonzero()[:, 0] + begin
+                    masked = (canvas[0, begin:stop] == mask_id).nonzero()[:, 0] + begin
                     if not masked.numel():
                         break
                     with torch.no_grad():
                         logits = handle.full_forward.logits(canvas[:, : begin + block])[0]
                     logits = logits[masked - shift]
-                    logits[:, MASK_ID] = -torch.inf
-                    score, token = logits.softmax(-1).max(-1)
+                    if handle.adapter.untrained_mask:
+                        logits[:, mask_id] = -torch.inf
+                    probability = logits.softmax(-1)
+                    probability[:, mask_id] = 0  # it is never committed
+                    score, token = probability.max(-1)
                     sure = score >= threshold
                     sure[score.argmax()] = True
                     canvas[0, masked[sure]] = token[sure]

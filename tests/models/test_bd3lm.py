@@ -125,9 +125,7 @@ def test_a_forward_with_sample_mode_is_taken_over():
 def test_blocks_are_decoded_as_by_whole_forwards(adaln, cache):
     model, prompt = small(adaln=adaln), [5, 6, 7, 8, 9]
     assert find_adapter(model).mask_id == 66
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.generation.test_block_decoding.MASK_ID", 66)
-        wanted, passes = plain_decode(model, prompt, 19, 4, 0.3)
+    wanted, passes = plain_decode(model, prompt, 19, 4, 0.3, mask_id=66)
     out = dpad.generate(
         model,
         [prompt],
