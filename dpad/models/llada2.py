@@ -49,6 +49,7 @@ def adapt(model: nn.Module) -> Adapter:
     how = Routing(
         config.num_experts_per_tok,
         "sigmoid",
+        normalise=config.num_experts_per_tok > 1,
         groups=config.n_group,
         top_groups=config.topk_group,
         scaling=config.routed_scaling_factor,

@@ -48,6 +48,47 @@ SMALL = {
     "A2DQwen2LMHeadModel": {"tie_word_embeddings": False, "block_size": 4},
     "A2DLlamaLMHeadModel": {},
 }
+# Class name -> what its released class takes for fields that a configuration leaves out and no
+# shape tells; a name of Transformers: its configuration's own.
+LEFT_OUT = {
+    "SDARForCausalLM": {"rms_norm_eps": 1e-6, "rope_theta": 1e4, "max_position_embeddings": 32768},
+    "Fast_dLLM_QwenForCausalLM": {
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "max_position_embeddings": 32768,
+        "bd_size": 32,
+    },
+    "RND1LM": {
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+        "max_position_embeddings": 40960,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": True,
+        "mask_token_id": 151669,
+    },
+    "LLaDAMoEModelLM": {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
+    "LLaDA2MoeModelLM": {
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e4,
+        "max_position_embeddings": 16384,
+        "num_experts_per_tok": 2,
+        "n_group": 8,
+        "topk_group": 4,
+        "routed_scaling_factor": 2.5,
+        "partial_rotary_factor": 0.5,
+    },
+    "BD3LM": {"rope_theta": 1e4, "max_position_embeddings": 1024, "adaln": True},
+    "DreamModel": {
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "max_position_embeddings": 32768,
+        "mask_token_id": 151666,
+        "pad_token_id": 151643,
+    },
+    "A2DQwen3LMHeadModel": "Qwen3Config",
+    "A2DQwen2LMHeadModel": "Qwen2Config",
+    "A2DLlamaLMHeadModel": "LlamaConfig",
+}
 # (class name, fields beside the class's defaults, parameters, some shapes by key) as released.
 RELEASED = {
     "SDAR-8B-Chat": (

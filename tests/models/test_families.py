@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+import transformers
 
 import dpad
+from dpad.models import hf, llama_tree
 from dpad.models.adapter import UnsupportedModelError, find_adapter
 from dpad.models.hf import AutoModel
 from tests.generation.common import assert_close, logits, pad
-from tests.models.families import RELEASED, SHAPE, SMALL, build, small, tokens
+from tests.models.families import LEFT_OUT, RELEASED, SHAPE, SMALL, build, small, tokens
 
 every = pytest.mark.parametrize("name", SMALL)
 
@@ -125,6 +127,31 @@ def test_bad_configurations_are_named(name):
     }.items():
         with pytest.raises(ValueError, match=f"{field} = "):
             build(name, **{**SHAPE, **SMALL[name], field: value})
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_a_configuration_leaves_out_is_the_released_class_s(name):
+    """A file that does not name them means the same to both."""
+    wanted = LEFT_OUT[name]
+    if isinstance(wanted, str):
+        theirs = getattr(transformers, wanted)()
+        fields = ("rms_norm_eps", "max_position_embeddings", "attention_bias", "hidden_act")
+        wanted = {field: getattr(theirs, field, False) for field in fields}
+        wanted["rope_theta"] = llama_tree.rope_theta(theirs)
+    config = getattr(hf, name).config_class()
+    assert {field: getattr(config, field) for field in wanted} == wanted
+
+
+def test_the_score_of_a_single_expert_stays():
+    """LLaDA2 divides the weights of several experts by their sum, and that of one by nothing."""
+    model = small("LLaDA2MoeModelLM", num_experts_per_tok=1)
+    gate, x = model.model.layers[1].mlp.gate, torch.randn(5, SHAPE["hidden_size"])
+    weight, expert = gate(x)
+    scores = (x @ gate.weight.T).sigmoid()
+    assert_close(weight, 2.5 * scores.gather(1, expert))
+    wanted = logits(model, tokens(2, 9))
+    with dpad.patch(model):
+        assert_close(logits(model, tokens(2, 9)), wanted)
 
 
 def test_what_a_checkpoint_has_to_say_is_asked_for():

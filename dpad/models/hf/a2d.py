@@ -32,7 +32,7 @@ class A2DConfig(DecoderConfig):
 
 
 class A2DLlamaConfig(A2DConfig):
-    """Llama's fields; the defaults are the sizes of Llama-3.2-1B, whose RoPE is another one."""
+    """Llama's fields; the sizes are those of Llama-3.2-1B, whose RoPE is another one."""
 
     model_type = "a2d-llama"
     PUBLISHED: ClassVar[dict[str, Any]] = {
@@ -43,12 +43,13 @@ class A2DLlamaConfig(A2DConfig):
         "num_hidden_layers": 16,
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
+        "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
     }
 
 
 class A2DQwen2Config(A2DConfig):
-    """Qwen2's fields; the defaults are those of Qwen2.5-0.5B."""
+    """Qwen2's fields; the sizes are those of Qwen2.5-0.5B."""
 
     model_type = "a2d-qwen2"
     qkv_bias: ClassVar[bool] = True
@@ -66,7 +67,7 @@ class A2DQwen2Config(A2DConfig):
 
 
 class A2DQwen3Config(A2DConfig):
-    """Qwen3's fields; the defaults are those of Qwen3-0.6B."""
+    """Qwen3's fields; the sizes are those of Qwen3-0.6B."""
 
     model_type = "a2d-qwen3"
     head_norms: ClassVar[bool] = True
@@ -79,7 +80,6 @@ class A2DQwen3Config(A2DConfig):
         "num_attention_heads": 16,
         "num_key_value_heads": 8,
         "head_dim": 128,
-        "max_position_embeddings": 40960,
         "tie_word_embeddings": True,
     }
 

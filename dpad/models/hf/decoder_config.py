@@ -19,7 +19,7 @@ _SHARED = {
     "hidden_act": "silu",
     "initializer_range": 0.02,
     "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000.0,
+    "rope_theta": 10000.0,
     "tie_word_embeddings": False,
     "bos_token_id": None,
     "eos_token_id": None,
@@ -59,10 +59,12 @@ class DecoderConfig(NativeConfig):
     """Base of the configurations: released field names, kept as given; fields of no meaning here
     are kept too.
 
-    A subclass names its fields and their published values in `PUBLISHED`, values it does not serve
-    in `SERVED`, and says what its layers are: `qkv_bias`, `o_bias`, `head_norms` (RMS norms of q
-    and k), `block_length` (None: attention over everything), `routed` (which layers are mixtures)
-    and `round_expert_weights` (to the dtype, before they multiply).
+    A subclass names its fields and their defaults in `PUBLISHED`. Sizes and ids of a vocabulary are
+    those of a released checkpoint; what no shape of a weight tells (eps, RoPE's base, positions,
+    routing) is what the released class takes where a file leaves it out. `SERVED` holds the values
+    that are served. The class says what its layers are: `qkv_bias`, `o_bias`, `head_norms` (RMS
+    norms of q and k), `block_length` (None: attention over everything), `routed` (which layers are
+    mixtures) and `round_expert_weights` (to the dtype, before they multiply).
 
     Raises:
         ValueError: a field with a value that the class does not serve.

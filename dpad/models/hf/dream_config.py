@@ -32,7 +32,10 @@ _KINDS = {
 
 
 class DreamConfig(NativeConfig):
-    """Dream's configuration (arXiv 2508.15487); defaults are those of Dream-v0-7B.
+    """Dream's configuration (arXiv 2508.15487); the sizes are those of Dream-v0-7B.
+
+    RoPE's base and the greatest number of positions are what the released class takes where a file
+    leaves them out.
 
     Args:
         vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
@@ -55,10 +58,10 @@ class DreamConfig(NativeConfig):
         num_attention_heads: int = 28,
         num_key_value_heads: int = 4,
         hidden_act: str = "silu",
-        max_position_embeddings: int = 131072,
+        max_position_embeddings: int = 32768,
         initializer_range: float = 0.02,
         rms_norm_eps: float = 1e-6,
-        rope_theta: float = 1000000.0,
+        rope_theta: float = 10000.0,
         mask_token_id: int = 151666,
         bos_token_id: int = 151643,
         eos_token_id: int = 151643,

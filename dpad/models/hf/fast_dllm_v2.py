@@ -13,7 +13,7 @@ __all__ = ["Fast_dLLM_QwenConfig", "Fast_dLLM_QwenForCausalLM"]
 
 
 class Fast_dLLM_QwenConfig(DecoderConfig):
-    """Fast-dLLM v2's configuration; defaults are those of the 7B. `bd_size` is the block length."""
+    """Fast-dLLM v2's configuration, block length `bd_size`; the sizes are those of the 7B."""
 
     model_type = "Fast_dLLM_Qwen"
     PUBLISHED: ClassVar[dict[str, Any]] = {

@@ -18,7 +18,7 @@ __all__ = ["LLaDA2MoeConfig", "LLaDA2MoeModelLM"]
 
 
 class LLaDA2MoeConfig(DecoderConfig):
-    """LLaDA2's configuration; defaults are those of LLaDA2.0-mini."""
+    """LLaDA2's configuration; the sizes are those of LLaDA2.0-mini."""
 
     model_type = "llada2_moe"
     block_length: ClassVar[int] = 32
@@ -39,15 +39,15 @@ class LLaDA2MoeConfig(DecoderConfig):
         "num_key_value_heads": 4,
         "head_dim": 128,
         "num_experts": 256,
-        "num_experts_per_tok": 8,
+        "num_experts_per_tok": 2,
         "num_shared_experts": 1,
         "first_k_dense_replace": 1,
         "n_group": 8,
         "topk_group": 4,
         "routed_scaling_factor": 2.5,
         "partial_rotary_factor": 0.5,
-        "max_position_embeddings": 32768,
-        "rope_theta": 600000.0,
+        "max_position_embeddings": 16384,
+        "rms_norm_eps": 1e-5,
         "mask_token_id": 156895,
         "eos_token_id": 156892,
         "pad_token_id": 156892,
@@ -82,7 +82,9 @@ class LLaDA2Gate(nn.Module):
         choosing = parts.masked_fill(~seen[..., None], -torch.inf).flatten(1)
         expert = choosing.topk(self.top_k, dim=-1).indices
         weight = scores.gather(1, expert)
-        return weight / (weight.sum(-1, keepdim=True) + 1e-20) * self.scaling, expert
+        if self.top_k > 1:  # the score of a single expert stays
+            weight = weight / (weight.sum(-1, keepdim=True) + 1e-20)
+        return weight * self.scaling, expert
 
 
 class LLaDA2RoutedMLP(RoutedMLP):

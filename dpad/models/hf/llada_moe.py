@@ -14,7 +14,8 @@ __all__ = ["LLaDAMoEConfig", "LLaDAMoEModelLM"]
 
 
 class LLaDAMoEConfig(DecoderConfig):
-    """LLaDA-MoE's configuration; defaults are those of LLaDA-MoE-7B-A1B.
+    """LLaDA-MoE's configuration; the sizes are those of LLaDA-MoE-7B-A1B, and so is
+    what the released class has no value for.
 
     `moe_layer_freq` has a 0 for every dense layer. `norm_topk_prob` has no effect, as released.
     """
@@ -41,7 +42,7 @@ class LLaDAMoEConfig(DecoderConfig):
         "moe_layer_freq": None,
         "qk_layernorm": True,
         "norm_topk_prob": False,
-        "max_position_embeddings": 8192,
+        "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,
         "rope_theta": 50000.0,
         "attention_bias": False,

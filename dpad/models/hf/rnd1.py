@@ -15,7 +15,7 @@ __all__ = ["RND1LM", "RND1Config"]
 
 
 class RND1Config(DecoderConfig):
-    """RND1's configuration; defaults are those of RND1-Base-0910."""
+    """RND1's configuration; defaults are RND1-Base-0910's, here and in the released class."""
 
     model_type = "rnd1"
     head_norms: ClassVar[bool] = True
@@ -33,6 +33,7 @@ class RND1Config(DecoderConfig):
         "num_experts_per_tok": 8,
         "norm_topk_prob": True,
         "max_position_embeddings": 40960,
+        "rope_theta": 1000000.0,
         "attention_bias": False,
         "mask_token_id": 151669,
         "bos_token_id": 151643,

@@ -12,7 +12,7 @@ __all__ = ["SDARConfig", "SDARForCausalLM", "SDARMoeConfig", "SDARMoeForCausalLM
 
 
 class SDARConfig(DecoderConfig):
-    """SDAR's configuration, block length `block_size`; defaults are those of SDAR-8B-Chat."""
+    """SDAR's configuration, block length `block_size`; the sizes are those of SDAR-8B-Chat."""
 
     model_type = "sdar"
     head_norms: ClassVar[bool] = True
@@ -44,7 +44,7 @@ class SDARForCausalLM(DecoderLM):
 
 
 class SDARMoeConfig(SDARConfig):
-    """SDAR-MoE's configuration; defaults are those of SDAR-30B-A3B-Chat.
+    """SDAR-MoE's configuration; the sizes are those of SDAR-30B-A3B-Chat.
 
     A layer is a mixture of experts unless `mlp_only_layers` names it or `decoder_sparse_step` steps
     over it.
