@@ -6,9 +6,15 @@ logits first, then in turns; every figure is a ratio of one run (CPU time):
 
 * one cached step: forward and head of a block's rows;
 * a whole decoding with the cache: passes over a block, and one that stores it when it is filled;
-* the same without a cache, everything up to the block computed in each pass.
+* dpad's decoding on exact K/V against the same restated without a cache, where each pass computes
+  everything up to the block. It grows with the square of the text, so this one has a shorter prompt
+  (`--plain-prompt`), fewer new tokens (`--plain-new`) and at most three rounds.
+
+`--profile` says instead where the time of a step goes, in both. The default takes about two
+minutes.
 
     python -m benchmarks.block_causal --threads 1
+    python -m benchmarks.block_causal --profile
     python -m benchmarks.block_causal --width 64 --layers 2 --prompt 32 --new 32 --rounds 1
 """
 
@@ -20,6 +26,8 @@ import torch
 from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
 
 import dpad
+from benchmarks import machine
+from benchmarks.profile import shares_of
 from dpad.models.hf.sdar import SDARConfig, SDARForCausalLM
 
 VOCABULARY, MASK, END = 8192, 8191, 8190
@@ -91,11 +99,11 @@ def plain_decode(model, prompt, new, block, quota, cached):
     return canvas[0].tolist()
 
 
-def dpad_decode(model, prompt, new, block, quota, cached):
-    """The same by dpad."""
+def dpad_decode(model, prompt, new, block, quota):
+    """The same by dpad, on exact K/V."""
     return dpad.generate(
         model, [prompt], max_new_tokens=new, block_length=block, steps=new // quota,
-        cache="prefix" if cached else "none", early_stop=False, seed=0,
+        cache="prefix", early_stop=False, seed=0,
     )[0].tolist()  # fmt: skip
 
 
@@ -155,6 +163,35 @@ def ratio(name, ours, theirs, rounds, repeats=1):
     return statistics.median(found)
 
 
+# Operators of either side by what they do.
+PARTS = {
+    "products": ("addmm", "mm", "linear"),
+    "attention": ("block_attention", "_scaled_dot_product_flash_attention_for_cpu", "bmm"),
+    "norms, RoPE, SwiGLU": ("add_rms_norm_", "swiglu", "rope_kv_write_", "mul", "add", "silu",
+                            "pow", "mean", "rsqrt", "neg", "cat"),
+    "K/V": ("copy_", "index_select", "index", "slice"),
+}  # fmt: skip
+
+
+def profile(model, steps, rows):
+    """Prints where the time of a step goes, by names of its ways; returns the shares."""
+    read = sum(weight.numel() for weight in model.parameters() if weight.dim() == 2)
+    read -= model.get_input_embeddings().weight.numel()
+    gflops, gigabytes = machine.peaks()
+    print(f"this machine: {gflops:.0f} GFLOP/s in a large product, reads {gigabytes:.1f} GB/s")
+    found = {}
+    for name, step in steps.items():
+        step()
+        _, seconds, shares = shares_of(lambda step=step: [step() for _ in range(5)], PARTS)
+        seconds, shares["Python and the rest"] = seconds / 5, 1 - sum(shares.values())
+        products = seconds * shares["products"]
+        print(f"{name}: {1e3 * seconds:.1f} ms a step; products {2e-9 * rows * read / products:.0f}"
+              f" GFLOP/s, {4e-9 * read / products:.1f} GB/s")  # fmt: skip
+        print("  " + ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items()))
+        found[name] = shares
+    return found
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
@@ -165,27 +202,32 @@ def main(arguments=None):
     parser.add_argument("--quota", type=int, default=4, help="tokens that a pass fills")
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=128)
+    parser.add_argument("--plain-prompt", type=int, default=128, help="without a cache")
+    parser.add_argument("--plain-new", type=int, default=32, help="without a cache")
+    parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     ours, theirs = models(options.width, options.layers, options.block)
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randint(0, END, (options.prompt,), generator=generator).tolist()
-    sizes = prompt, options.new, options.block, options.quota
-    found = {}
     with torch.inference_mode():
         step, partner = step_functions(ours, theirs, prompt, options.block)
         torch.testing.assert_close(step(), partner(), rtol=1e-3, atol=1e-3)
-        found["step"] = ratio("one cached step", step, partner, options.rounds, repeats=5)
-    for cached in (True, False):
+        if options.profile:
+            return profile(ours, {"dpad": step, "Transformers": partner}, options.block)
+        found = {"step": ratio("one cached step", step, partner, options.rounds, repeats=5)}
+    sizes = (prompt, options.new), (prompt[: options.plain_prompt], options.plain_new)
+    for (text, new), cached in zip(sizes, (True, False), strict=True):
+        given = text, min(new, options.new), options.block, options.quota
         ways = (
-            lambda c=cached: dpad_decode(ours, *sizes, c),
-            lambda c=cached: plain_decode(theirs, *sizes, c),
+            lambda given=given: dpad_decode(ours, *given),
+            lambda given=given, cached=cached: plain_decode(theirs, *given, cached),
         )
         wanted = [way() for way in ways]
         same = sum(a == b for a, b in zip(*wanted, strict=True))
         assert same == len(wanted[0]), f"{same} of {len(wanted[0])} tokens are equal"
-        name = "decoding with the cache" if cached else "decoding without a cache"
-        found[name] = ratio(name, *ways, options.rounds)
+        name = "decoding" if cached else "decoding, by the plain one without a cache"
+        found[name] = ratio(name, *ways, options.rounds if cached else min(options.rounds, 3))
     return found
 
 

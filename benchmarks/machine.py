@@ -36,6 +36,21 @@ def output(*command):
     return done.stdout.strip()
 
 
+def peaks():
+    """GFLOP/s of a large float32 product and GB/s of reading memory, by torch's threads."""
+    a, big = torch.randn(1536, 1536), torch.ones(1 << 26)
+
+    def fastest(function):
+        seconds = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - begun)
+        return min(seconds)
+
+    return 2e-9 * 1536**3 / fastest(lambda: a @ a), 4e-9 * big.numel() / fastest(big.sum)
+
+
 def describe():
     """Everything that a figure depends on besides its settings, as plain values."""
     info = dpad.build_info()

@@ -33,7 +33,8 @@ MODES = {
 }
 INT8 = "8-bit"
 PARTS = {
-    "linear": ("addmm", "mm", "linear", "int8_linear", "grouped_linear", "mkldnn_linear"),
+    "linear": ("addmm", "mm", "linear", "int8_linear", "mkldnn_linear", "grouped_linear")
+    + ("grouped_swiglu",),
     "attention": ("block_attention", "rope_kv_write_"),
     "norms, SwiGLU": ("add_rms_norm_", "swiglu"),
     "sampling": ("confidence", "unmask_", "suffix_gather", "uniform"),
@@ -58,6 +59,22 @@ def share_of_refreshes(events):
     return spent[True] / last
 
 
+def shares_of(function, parts):
+    """(what `function` returns, seconds under torch's profiler, share of each of `parts`).
+
+    Shares are operators' own time, one thread's; `parts`: name -> names of operators, torch's and
+    dpad's of one name together.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        begun = time.perf_counter()
+        result = function()
+        whole = time.perf_counter() - begun
+    spent = Counter()
+    for operator in recorded.key_averages():
+        spent[operator.key.split("::")[-1]] += operator.self_cpu_time_total / 1e6
+    return result, whole, {p: sum(spent[n] for n in names) / whole for p, names in parts.items()}
+
+
 def measure(model, canvas, mode):
     """A row of the table: seconds, counts, and shares that add up to 1 but for "refreshes"."""
     ids = torch.randint(0, 8000, (1, PROMPT), generator=torch.Generator().manual_seed(1))
@@ -66,14 +83,7 @@ def measure(model, canvas, mode):
     begun = time.perf_counter()
     out = model.generate(ids, **options)
     seconds = time.perf_counter() - begun
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
-        begun = time.perf_counter()
-        profiled = model.generate(ids, **options)
-        whole = time.perf_counter() - begun
-    spent = Counter()
-    for operator in recorded.key_averages():  # torch's and dpad's of one name together
-        spent[operator.key.split("::")[-1]] += operator.self_cpu_time_total / 1e6
-    shares = {part: sum(spent[name] for name in names) / whole for part, names in PARTS.items()}
+    profiled, whole, shares = shares_of(lambda: model.generate(ids, **options), PARTS)
     shares["planning"] = profiled.timings["plan"] / whole
     return {
         "seconds": seconds,
