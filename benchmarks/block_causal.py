@@ -10,11 +10,11 @@ logits first, then in turns; every figure is a ratio of one run (CPU time):
   everything up to the block. It grows with the square of the text, so this one has a shorter prompt
   (`--plain-prompt`), fewer new tokens (`--plain-new`) and at most three rounds.
 
-`--profile` says instead where the time of a step goes, in both. The default takes about two
-minutes.
+`--fuse` takes the step with merged weights; `--profile` says instead where the time of a step goes,
+in both. The default takes about two minutes on an idle core.
 
     python -m benchmarks.block_causal --threads 1
-    python -m benchmarks.block_causal --profile
+    python -m benchmarks.block_causal --fuse --profile
     python -m benchmarks.block_causal --width 64 --layers 2 --prompt 32 --new 32 --rounds 1
 """
 
@@ -107,15 +107,22 @@ def dpad_decode(model, prompt, new, block, quota):
     )[0].tolist()  # fmt: skip
 
 
-def step_functions(ours, theirs, prompt, block):
-    """(dpad's step, the partner's) on the same cached prompt; each gives the block's logits."""
+def step_functions(ours, theirs, prompt, block, fuse=False):
+    """(dpad's step, the partner's) on the same cached prompt; each gives the block's logits.
+
+    `fuse`: with merged weights, as `dpad.patch(model, fuse_projections=True)` has them.
+    """
     from dpad.decode.cache import KVArena
     from dpad.decode.forward import run_layers
     from dpad.decode.layout import Layout
     from dpad.models.adapter import find_adapter
+    from dpad.models.fused_projections import FusedProjections
 
     adapter, arena, held = find_adapter(ours), KVArena(), len(prompt)
     arena.reserve(adapter, held + block)
+    if fuse:
+        adapter.fused = FusedProjections(adapter.layers)
+        adapter.fused.refresh()
     ids = torch.tensor([*prompt, *[MASK] * block])
 
     def layout(first, end):
@@ -204,14 +211,15 @@ def main(arguments=None):
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--plain-prompt", type=int, default=128, help="without a cache")
     parser.add_argument("--plain-new", type=int, default=32, help="without a cache")
+    parser.add_argument("--fuse", action="store_true", help="the step with merged weights")
     parser.add_argument("--profile", action="store_true", help="where the time of a step goes")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     ours, theirs = models(options.width, options.layers, options.block)
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randint(0, END, (options.prompt,), generator=generator).tolist()
-    with torch.inference_mode():
-        step, partner = step_functions(ours, theirs, prompt, options.block)
+    with torch.no_grad():  # merged weights are no inference tensors
+        step, partner = step_functions(ours, theirs, prompt, options.block, options.fuse)
         torch.testing.assert_close(step(), partner(), rtol=1e-3, atol=1e-3)
         if options.profile:
             return profile(ours, {"dpad": step, "Transformers": partner}, options.block)
