@@ -2,7 +2,8 @@
 
 The block is Qwen3MoeSparseMoeBlock (Transformers 5) with its loop over experts: 64 experts, of
 which a row gets 8. Outputs are compared first, then all take turns; every figure is a ratio of one
-run. "dpad" multiplies by `grouped_product`, which chooses; the other lines say by what.
+run. "dpad" multiplies by `gated_product` and `grouped_product`, which choose; the other lines say
+by what.
 
     python -m benchmarks.routed_mlp --threads 1 --json out.json
 """
@@ -17,7 +18,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBl
 from benchmarks.cases import Case, short
 from benchmarks.ops import run
 from dpad import ops
-from dpad.models.linear_layers import grouped_product
+from dpad.models.linear_layers import gated_product, grouped_product
 
 EXPERTS, TOP_K = 64, 8
 SIZES = ((512, 256), (2048, 1024))  # hidden, width of an expert; the second is LLaDA-MoE's
@@ -27,12 +28,16 @@ def grouped_mm(x, weight, offsets):
     return F.grouped_mm(x, weight.transpose(1, 2), offs=offsets)
 
 
-def routed(x, block, product):
-    """The block's work by dpad's operators around `product`."""
+def routed(x, block, product=None):
+    """The block's work by dpad's operators around `product`, or as a model's MLP does it."""
     router, experts = block.gate.weight, block.experts
     _, weight, order, offsets = ops.route(F.linear(x, router), None, TOP_K)
-    gate, up = product(x[order // TOP_K], experts.gate_up_proj, offsets).chunk(2, -1)
-    y = product(ops.swiglu(gate, up), experts.down_proj, offsets)
+    row = order // TOP_K
+    if product is None:
+        y = gated_product(x, row, experts.gate_up_proj, offsets)
+    else:
+        y = ops.swiglu(*product(x[row], experts.gate_up_proj, offsets).chunk(2, -1))
+    y = (product or grouped_product)(y, experts.down_proj, offsets)
     return ops.combine(y, order, weight, full_precision=False)
 
 
@@ -63,7 +68,7 @@ def case_of(rows, hidden, width, dtype):
         return block(x)[0]
 
     functions = {
-        "dpad": lambda: routed(x[0], block, grouped_product),
+        "dpad": lambda: routed(x[0], block),
         "Transformers' loop over experts": lambda: stock("eager"),
         "Transformers' grouped_mm": lambda: stock("grouped_mm"),
         "dpad's operators and grouped_mm": lambda: routed(x[0], block, grouped_mm),

@@ -128,10 +128,12 @@ struct SwigluParams {
 
 struct LinearParams {
   const void* x;       // [rows, in_features], last dimension contiguous
+  const int64_t* row;  // [rows] or null: where in x each row lies
   const void* weight;  // [out_features, in_features], last dimension contiguous
+  const void* gate;    // as weight, or null: out becomes silu(x gate^T) * (x weight^T)
   const void* bias;    // [out_features] or null
   void* out;           // [rows, out_features], contiguous
-  int64_t x_stride, weight_stride;
+  int64_t x_stride, weight_stride, gate_stride;
   int64_t rows, in_features, out_features;
   DType dtype;
 };
@@ -170,10 +172,13 @@ struct CombineParams {
 
 struct GroupedLinearParams {
   const void* x;           // [rows, in_features], grouped by expert, last dimension contiguous
+  const int64_t* row;      // [rows] or null: where in x each of the grouped rows lies
   const void* weight;      // [experts, out_features, in_features], last dimension contiguous
+  const void* gate;        // as weight, or null: see LinearParams
   const int32_t* offsets;  // [experts], end of each expert's rows
   void* out;               // [rows, out_features], contiguous
   int64_t x_stride, weight_stride, expert_stride;
+  int64_t gate_stride, gate_expert_stride;
   int64_t rows, experts, in_features, out_features;
   DType dtype;
 };

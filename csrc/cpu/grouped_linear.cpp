@@ -16,10 +16,18 @@ LinearParams of_expert(const GroupedLinearParams& p, int64_t expert) {
   const int64_t size = p.dtype == DType::kFloat32 ? 4 : 2;
   const int64_t first = expert == 0 ? 0 : p.offsets[expert - 1];
   LinearParams q{};
-  q.x = static_cast<const char*>(p.x) + first * p.x_stride * size;
+  q.x = p.x;
+  if (p.row != nullptr) {
+    q.row = p.row + first;
+  } else {
+    q.x = static_cast<const char*>(p.x) + first * p.x_stride * size;
+  }
   q.weight = static_cast<const char*>(p.weight) + expert * p.expert_stride * size;
+  if (p.gate != nullptr) {
+    q.gate = static_cast<const char*>(p.gate) + expert * p.gate_expert_stride * size;
+  }
   q.out = static_cast<char*>(p.out) + first * p.out_features * size;
-  q.x_stride = p.x_stride, q.weight_stride = p.weight_stride;
+  q.x_stride = p.x_stride, q.weight_stride = p.weight_stride, q.gate_stride = p.gate_stride;
   q.rows = p.offsets[expert] - first;
   q.in_features = p.in_features, q.out_features = p.out_features;
   q.dtype = p.dtype;
@@ -37,7 +45,11 @@ int64_t grouped_linear_grain(const GroupedLinearParams& p) {
   return 1 + (int64_t{1} << 19) / (kLinearUnit * std::max<int64_t>(rows * p.in_features, 1));
 }
 
-int64_t grouped_linear_scratch(const GroupedLinearParams&) { return linear_scratch({}); }
+int64_t grouped_linear_scratch(const GroupedLinearParams& p) {
+  LinearParams q{};
+  q.gate = p.gate;
+  return linear_scratch(q);
+}
 
 void grouped_linear(const GroupedLinearParams& p, int64_t begin, int64_t end, void* scratch) {
   const int64_t each = units(p);

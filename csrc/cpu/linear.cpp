@@ -9,7 +9,7 @@ namespace {
 
 auto panel_for(const LinearParams& p) {
 #if defined(__x86_64__)
-  const bool even = ((p.in_features | p.x_stride | p.weight_stride) & 1) == 0;
+  const bool even = ((p.in_features | p.x_stride | p.weight_stride | p.gate_stride) & 1) == 0;
   if (p.dtype == DType::kBFloat16 && even && has_extension(Extension::kBf16)) {
     return &linear_panel_avx512bf16;
   }
@@ -27,8 +27,9 @@ int64_t linear_grain(const LinearParams& p) {
   return 1 + (int64_t{1} << 19) / (kLinearUnit * std::max<int64_t>(p.rows * p.in_features, 1));
 }
 
-int64_t linear_scratch(const LinearParams&) {
-  return kLinearScratch * static_cast<int64_t>(sizeof(float));
+int64_t linear_scratch(const LinearParams& p) {
+  const int64_t elements = kLinearScratch + (p.gate == nullptr ? 0 : kLinearSums);
+  return elements * static_cast<int64_t>(sizeof(float));
 }
 
 void linear(const LinearParams& p, int64_t begin, int64_t end, void* scratch) {

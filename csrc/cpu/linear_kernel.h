@@ -5,6 +5,7 @@
 
 #include <type_traits>
 
+#include "cpu/gated.h"
 #include "cpu/linear_panel.h"
 #include "cpu/row_products.h"
 
@@ -72,24 +73,34 @@ class LinearPanel {
         depth_(depth_for(rows)),
         begin_(begin),
         end_(end),
-        x_(static_cast<const T*>(p.x) + first * p.x_stride),
-        weight_(static_cast<const T*>(p.weight)),
+        x_(static_cast<const T*>(p.x) + (p.row == nullptr ? first * p.x_stride : 0)),
+        row_(p.row == nullptr ? nullptr : p.row + first),
         out_(static_cast<T*>(p.out) + first * p.out_features),
         packed_(scratch),
         sums_(packed_ + kLinearRows * kLinearDepth),
-        wide_(sums_ + kLinearRows * (kLinearPanel + 16)) {}
+        wide_(sums_ + kLinearSums),
+        gates_(wide_ + 16 * kLinearDepth) {}
 
   void run() {
-    for (int64_t r = 0; r < rows_; r += kLanes) {
-      float* const sums = sums_ + r / kLanes * kPanelSize;
-      const int64_t used = (end_ - begin_ + kBlock) * kLanes;
-      for (int64_t i = 0; i < used; i += kWidth) store(sums + i, zero());
-    }
+    const Matrix weight{static_cast<const T*>(p_.weight), p_.weight_stride};
+    const Matrix gate{static_cast<const T*>(p_.gate), p_.gate_stride};
+    const bool gates = p_.gate != nullptr;
+    const Matrix first = gates ? gate : weight;
+    each_sum([&](int64_t i) {
+      store(sums_ + i, zero());
+      if (gates) store(gates_ + i, zero());
+    });
     for (int64_t k = 0; k < p_.in_features; k += depth_) {
       const int64_t left = p_.in_features - k;
       const int64_t depth = left < depth_ ? left : depth_;
       pack(k, depth);
-      multiply(k, depth);
+      if (gates) multiply(gate, k, depth, weight.at(begin_, k), gates_);
+      multiply(weight, k, depth, first.at(begin_, k + depth), sums_);
+    }
+    if (gates) {
+      each_sum([&](int64_t i) {
+        store(sums_ + i, gated<T>(rounded(load(gates_ + i)), rounded(load(sums_ + i))));
+      });
     }
     write();
   }
@@ -107,6 +118,25 @@ class LinearPanel {
     return as_it_lies && rows <= kLanes / 2 ? kLong : kLinearDepth;
   }
 
+  // A weight by its rows.
+  struct Matrix {
+    const T* data;
+    int64_t stride;
+    const T* at(int64_t n, int64_t k) const { return data + n * stride + k; }
+  };
+
+  static F rounded(F x) { return round_to(static_cast<const T*>(nullptr), x); }
+
+  // use(i) for every vector of sums that are taken.
+  template <typename Use>
+  void each_sum(const Use& use) const {
+    const int64_t used = (end_ - begin_ + kBlock) * kLanes;
+    for (int64_t r = 0; r < rows_; r += kLanes) {
+      const int64_t tile = r / kLanes * kPanelSize;
+      for (int64_t i = 0; i < used; i += kWidth) use(tile + i);
+    }
+  }
+
   // A row as it is packed: by elements, or by pairs.
   static auto as_words(const T* row) {
     if constexpr (kPaired<T>) {
@@ -119,9 +149,11 @@ class LinearPanel {
   void pack(int64_t k, int64_t depth) {
     for (int64_t r = 0; r < rows_; r += kWidth) {
       const int64_t left = rows_ - r;
-      const T* const from = x_ + r * p_.x_stride + k;
       float* const to = packed_ + r / kLanes * depth_ * kLanes + r % kLanes;
-      const auto row = [&](int64_t i) { return as_words(from + i * p_.x_stride); };
+      const auto row = [&](int64_t i) {
+        const int64_t place = row_ == nullptr ? r + i : row_[r + i];
+        return as_words(x_ + place * p_.x_stride + k);
+      };
       pack_rows(row, left < kWidth ? left : kWidth, depth / kWords, to);
     }
   }
@@ -132,34 +164,34 @@ class LinearPanel {
   };
 
   // `count` rows of the weight as float32: as they lie, or widened.
-  Block block(const T* from, int64_t count, int64_t depth) {
+  Block block(const T* from, int64_t stride, int64_t count, int64_t depth) {
     if constexpr (kPaired<T> || sizeof(T) == sizeof(float)) {
-      return {as_words(from), p_.weight_stride / kWords};
+      return {as_words(from), stride / kWords};
     } else {
       for (int64_t i = 0; i < count; ++i) {
-        widen(from + i * p_.weight_stride, depth, wide_ + i * kLinearDepth);
+        widen(from + i * stride, depth, wide_ + i * kLinearDepth);
       }
       return {wide_, kLinearDepth};
     }
   }
 
-  void multiply(int64_t k, int64_t depth) {
+  // Adds the products of `depth` elements from k on to `to`; `after`: the block that comes next.
+  void multiply(const Matrix& matrix, int64_t k, int64_t depth, const T* after, float* to) {
     using Next = NextBlock<T, kWords>;
     constexpr int64_t kChain = kLinearChain / kWords;
     const int64_t words = depth / kWords;
     for (int64_t n = begin_; n < end_; n += kBlock) {
-      const T* const from = weight_ + n * p_.weight_stride + k;
-      const auto [weight, stride] = block(from, end_ - n < kBlock ? end_ - n : kBlock, depth);
-      // After the last block: the first one of the next step.
-      const T* const next = n + kBlock < end_ ? from + kBlock * p_.weight_stride
-                                              : weight_ + begin_ * p_.weight_stride + k + depth;
+      const T* const from = matrix.at(n, k);
+      const int64_t count = end_ - n < kBlock ? end_ - n : kBlock;
+      const auto [weight, stride] = block(from, matrix.stride, count, depth);
+      const T* const next = n + kBlock < end_ ? from + kBlock * matrix.stride : after;
       for (int64_t r = 0; r < rows_;) {
         const float* const rows = packed_ + r / kLanes * depth_ * kLanes + r % kLanes;
-        float* const sums = sums_ + r / kLanes * kPanelSize + (n - begin_) * kLanes + r % kLanes;
+        float* const sums = to + r / kLanes * kPanelSize + (n - begin_) * kLanes + r % kLanes;
         const auto go = [&]<typename V, int64_t N>() {
           for (int64_t d = 0; d < words; d += kChain) {
             const int64_t chain = words - d < kChain ? words - d : kChain;
-            const Next ahead{next + d * kWords, p_.weight_stride};
+            const Next ahead{next + d * kWords, matrix.stride};
             multiply_rows<V, N>(rows + d * kLanes, weight + d, stride, end_ - n - 1, chain, ahead,
                                 Add{}, sums);
           }
@@ -200,11 +232,13 @@ class LinearPanel {
 
   const LinearParams& p_;
   const int64_t rows_, depth_, begin_, end_;
-  const T *x_, *weight_;
+  const T* x_;
+  const int64_t* row_;
   T* out_;
   float* packed_;  // [sub-tile][depth_][kLanes]
   float* sums_;    // [sub-tile][kLinearPanel + 16][kLanes]
   float* wide_;    // [kBlock][kLinearDepth], 16-bit elements widened
+  float* gates_;   // as sums_, where there is a gate
 };
 
 }  // namespace

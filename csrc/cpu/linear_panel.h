@@ -14,9 +14,9 @@ constexpr int64_t kLinearRows = 128, kLinearPanel = 240, kLinearDepth = 256;
 constexpr int64_t kLinearChain = 128;
 
 // Elements of `scratch`, which is aligned to 64 bytes: packed rows, sums (the last block of a panel
-// may reach over it by 16), one block of the weight widened.
-constexpr int64_t kLinearScratch =
-    kLinearRows * (kLinearDepth + kLinearPanel + 16) + 16 * kLinearDepth;
+// may reach over it by 16), one block of the weight widened; behind them the sums of a gate.
+constexpr int64_t kLinearSums = kLinearRows * (kLinearPanel + 16);
+constexpr int64_t kLinearScratch = kLinearRows * kLinearDepth + kLinearSums + 16 * kLinearDepth;
 
 // Rows [first, first + rows) of x, rows <= kLinearRows, times rows [begin, end) of the weight, at
 // most kLinearPanel.

@@ -1,17 +1,11 @@
-// Rounding points of the models' own code: silu in float32, rounded to dtype, times up, rounded.
+// Pieces of rows through `gated`.
 #pragma once
 
+#include "cpu/gated.h"
 #include "cpu/swiglu_piece.h"
-#include "cpu/vec_math.h"
 
 namespace dpad::cpu {
 namespace {
-
-template <typename T>
-inline F gated(F gate, F up) {
-  const F silu = gate / (set1(1.0f) + exp_any(zero() - gate));
-  return round_to(static_cast<const T*>(nullptr), silu) * up;
-}
 
 template <typename T>
 void swiglu_columns(const T* gate, const T* up, T* out, int64_t count) {

@@ -9,7 +9,7 @@
 #include "torch/ops.h"
 
 // Number of the schema list: raised when an operator's meaning or arguments change.
-#define DPAD_SCHEMA_VERSION "5"
+#define DPAD_SCHEMA_VERSION "6"
 
 STABLE_TORCH_LIBRARY(dpad, m) {
   // Planning (CPU): tables, kept suffix, rows of a pass.
@@ -50,6 +50,7 @@ STABLE_TORCH_LIBRARY(dpad, m) {
       "route(Tensor logits, Tensor? bias, SymInt top_k, str score, bool normalise, SymInt groups, "
       "SymInt top_groups, float scaling) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("grouped_linear(Tensor x, Tensor weight, Tensor offsets) -> Tensor");
+  m.def("grouped_swiglu(Tensor x, Tensor row, Tensor gate, Tensor up, Tensor offsets) -> Tensor");
   m.def(
       "combine(Tensor y, Tensor order, Tensor weight, bool full_precision, bool round_weights) "
       "-> Tensor");
@@ -95,6 +96,7 @@ STABLE_TORCH_LIBRARY_IMPL(dpad, CPU, m) {
   DPAD_IMPL(int8_linear, int8_linear_op);
   DPAD_IMPL(route, route_op);
   DPAD_IMPL(grouped_linear, grouped_linear_op);
+  DPAD_IMPL(grouped_swiglu, grouped_swiglu_op);
   DPAD_IMPL(combine, combine_op);
   DPAD_IMPL(confidence, confidence_op);
   DPAD_IMPL(uniform, uniform_op);

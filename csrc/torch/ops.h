@@ -47,6 +47,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> route_op(const Tensor& logits,
                                                     int64_t groups, int64_t top_groups,
                                                     double scaling);
 Tensor grouped_linear_op(const Tensor& x, const Tensor& weight, const Tensor& offsets);
+Tensor grouped_swiglu_op(const Tensor& x, const Tensor& row, const Tensor& gate, const Tensor& up,
+                         const Tensor& offsets);
 Tensor combine_op(const Tensor& y, const Tensor& order, const Tensor& weight, bool full_precision,
                   bool round_weights);
 

@@ -198,15 +198,16 @@ class RoutedMLP:
         bias = None if self.bias is None else self.bias.module.float()
         choice = (how.top_k, how.score, how.normalise, how.groups, how.top_groups, how.scaling)
         _, weight, order, offsets = ops.route(self._logits(x), bias, *choice)
-        rows = x[order // how.top_k]
+        row = order // how.top_k
         if weights is None:
+            rows = x[row]
             parts = rows.tensor_split(offsets[:-1].long().cpu())
             pairs = zip(self.experts, parts, strict=True)
             results = [expert(adapter, part) for expert, part in pairs if part.shape[0]]
             y = torch.cat(results or [rows])  # a pass that only saves has no rows in its last layer
         else:
-            gate, up = linear_layers.grouped_product(rows, weights[0], offsets).chunk(2, -1)
-            y = linear_layers.grouped_product(ops.swiglu(gate, up), weights[1], offsets)
+            y = linear_layers.gated_product(x, row, weights[0], offsets)
+            y = linear_layers.grouped_product(y, weights[1], offsets)
         y = ops.combine(y, order, weight, how.full_precision, how.round_weights)
         return y if self.shared is None else y + self.shared(adapter, x)
 

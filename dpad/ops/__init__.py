@@ -31,7 +31,7 @@ from dpad.ops.layers import (
     swiglu,
 )
 from dpad.ops.planning import plan_pass, suffix_sample, suffix_table, transfer_schedule
-from dpad.ops.routing import combine, grouped_linear, route
+from dpad.ops.routing import combine, grouped_linear, grouped_swiglu, route
 from dpad.ops.sampling import confidence, uniform, unmask_
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "cpu_extensions",
     "cpu_isa",
     "grouped_linear",
+    "grouped_swiglu",
     "has_kernel",
     "int8_linear",
     "linear",

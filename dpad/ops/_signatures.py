@@ -113,6 +113,13 @@ grouped_linear
     weight float[experts, out_features, in_features]
     offsets int32[experts]
     -> float[rows, out_features]
+grouped_swiglu
+    x float[rows, in_features]
+    row int64[places]
+    gate float[experts, ffn, in_features]
+    up float[experts, ffn, in_features]
+    offsets int32[experts]
+    -> float[places, ffn]
 combine
     weight float32[rows, top_k]
     order int64[rows * top_k]

@@ -57,6 +57,22 @@ def grouped_linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     return _dispatch.run("grouped_linear", (x, weight), x, weight, offsets)
 
 
+def grouped_swiglu(x: Tensor, row: Tensor, gate: Tensor, up: Tensor, offsets: Tensor) -> Tensor:
+    """``silu(x gate[e]^T) * (x up[e]^T)`` of the rows of each expert e, read where they lie in x.
+
+    The bits of `grouped_linear` on ``x[row]`` and of `swiglu`, without their intermediate results.
+
+    Args:
+        x: ``[rows, in_features]``; row: int64 ``[places]``, the row of x at each place of the order
+            by expert; gate, up: ``[experts, ffn, in_features]``; offsets: int32 ``[experts]``, the
+            end of each expert's places.
+
+    Returns:
+        ``[places, ffn]``.
+    """
+    return _dispatch.run("grouped_swiglu", (x, gate, up), x, row, gate, up, offsets)
+
+
 def combine(
     y: Tensor,
     order: Tensor,

@@ -40,7 +40,7 @@ def test_every_operator_has_cases_in_every_dtype():
         found.setdefault(case.operator, set()).add(case.dtype)
     assert set(found) == OPERATORS
     floating = {"rope_kv_write_", "block_attention", "add_rms_norm_", "swiglu", "confidence"}
-    floating |= {"linear", "int8_linear", "route", "grouped_linear", "combine"}
+    floating |= {"linear", "int8_linear", "route", "grouped_linear", "grouped_swiglu", "combine"}
     assert {name for name, dtypes in found.items() if dtypes != {None}} == floating
     assert all(found[name] == set(doctor_cases.DTYPES) for name in floating)
     on_gpu = {case.operator for case in doctor_cases.cases("cuda")}

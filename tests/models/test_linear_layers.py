@@ -71,6 +71,23 @@ def test_grouped_products(calls, monkeypatch, dtype):
         torch.testing.assert_close(compiled(*args), out, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gated_products(monkeypatch, dtype):
+    """The operator where it has products for the dtype, else what it stands for."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(4, 16).to(dtype), torch.randn(3, 14, 16).to(dtype)
+    row, offsets = torch.tensor([3, 0, 3, 1, 2]), torch.tensor([2, 2, 5], dtype=torch.int32)
+    operator, args, found = ops.grouped_swiglu, (x, row, weight, offsets), []
+    monkeypatch.setattr(ops, "grouped_swiglu", lambda *a: found.append(a) or operator(*a))
+    with torch.inference_mode():
+        out = linear_layers.gated_product(*args)
+        assert len(found) == (dtype in linear_layers.rows_of(ops.cpu_isa()))
+        gate, up = linear_layers.grouped_product(x[row], weight, offsets).chunk(2, -1)
+        assert torch.equal(out, ops.swiglu(gate, up))
+        compiled = torch.compile(linear_layers.gated_product, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*args), out, rtol=2e-2, atol=2e-2)
+
+
 def test_the_isa_decides(calls, layer):
     before = ops.cpu_isa()
     ops.set_cpu_isa("portable")

@@ -28,7 +28,7 @@ def devices(cpu=("cpu",)):
 
 
 PLANNING = ("suffix_table", "transfer_schedule", "suffix_sample", "plan_pass")
-CPU_ONLY = (*PLANNING, "linear", "grouped_linear", "int8_linear")
+CPU_ONLY = (*PLANNING, "linear", "grouped_linear", "grouped_swiglu", "int8_linear")
 _device = "cpu"  # where `call` runs the operators
 
 

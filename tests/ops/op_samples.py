@@ -111,6 +111,10 @@ def grouped_linear(dtype):
     return {**args, "offsets": torch.tensor([2, 2, 5], dtype=torch.int32)}
 
 
+def grouped_swiglu(dtype):
+    return inputs.make("grouped_swiglu", 0, dtype)
+
+
 def combine(dtype):
     g = generator(9)
     y = torch.randn(6, 33, generator=g).to(dtype)
@@ -185,6 +189,7 @@ _SAMPLES = (
     linear,
     route,
     grouped_linear,
+    grouped_swiglu,
     combine,
     int8_linear,
     confidence,

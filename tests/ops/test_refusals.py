@@ -146,6 +146,7 @@ FLOATS = {
     "linear": ("x", "weight", "bias"),
     "route": ("logits", "bias"),
     "grouped_linear": ("x", "weight"),
+    "grouped_swiglu": ("x", "gate", "up"),
     "combine": ("y", "weight"),
     "int8_linear": ("x", "scale", "bias", "smoothing"),
     "confidence": ("logits",),

@@ -37,6 +37,7 @@ linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor
 route(Tensor logits, Tensor? bias, SymInt top_k, str score, bool normalise, SymInt groups, SymInt
     top_groups, float scaling) -> (Tensor, Tensor, Tensor, Tensor)
 grouped_linear(Tensor x, Tensor weight, Tensor offsets) -> Tensor
+grouped_swiglu(Tensor x, Tensor row, Tensor gate, Tensor up, Tensor offsets) -> Tensor
 combine(Tensor y, Tensor order, Tensor weight, bool full_precision, bool round_weights) -> Tensor
 int8_linear(Tensor x, Tensor weight, Tensor scale, Tensor? bias, Tensor? smoothing) -> Tensor
 confidence(Tensor logits, Tensor l_offsets, Tensor position, Tensor rng, Tensor temperature,
@@ -71,7 +72,7 @@ def test_the_list_of_schemas():
     lines = re.sub(r"\n +", " ", SCHEMAS.strip()).splitlines()
     expected = {line.split("(")[0]: line for line in lines}
     assert {n: str(s).removeprefix("dpad::") for n, s in registered().items()} == expected
-    assert _C.schema_version == "5"
+    assert _C.schema_version == "6"
 
 
 def test_numbers_come_from_the_compiled_module():

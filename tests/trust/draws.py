@@ -189,6 +189,14 @@ SIZES = {
         "in_features": _near(draw, 64, 256),
         "out_features": _near(draw, 48),
     },
+    "grouped_swiglu": lambda draw: {
+        "counts": tuple(
+            draw.choice((0, 1, draw.randint(0, 40))) for _ in range(draw.randint(1, 5))
+        ),
+        "rows": draw.randint(1, 40),
+        "in_features": _near(draw, 64, 256),
+        "ffn": _near(draw, 48, 240),
+    },
     "combine": lambda draw: {
         "rows": _near(draw, 33),
         "top_k": draw.randint(1, 6),

@@ -33,6 +33,8 @@ RANGES = {
     ("block_attention", "kv_start"): (0, None),
     ("block_attention", "n_keys"): (0, None),
     ("grouped_linear", "offsets"): (0, None),
+    ("grouped_swiglu", "offsets"): (0, None),
+    ("grouped_swiglu", "row"): (0, "rows"),
     ("combine", "order"): (0, "pairs"),
     ("confidence", "suppress"): (0, "vocab"),
     ("confidence", "exclude"): (0, "vocab"),

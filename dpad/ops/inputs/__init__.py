@@ -30,6 +30,7 @@ _MAKERS: dict[str, Callable[..., Arguments]] = {
         layers.int8_linear,
         routing.route,
         routing.grouped_linear,
+        routing.grouped_swiglu,
         routing.combine,
         sampling.confidence,
         sampling.uniform,
@@ -46,7 +47,7 @@ WRITTEN = {
 # Operators that sum or round in another order than their twins; the others give the same bits.
 ROUNDED = (
     *("block_attention", "add_rms_norm_", "swiglu", "linear", "route", "grouped_linear"),
-    "confidence",
+    *("grouped_swiglu", "confidence"),
 )
 
 

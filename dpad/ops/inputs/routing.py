@@ -37,6 +37,22 @@ def grouped_linear(
     return {**args, "offsets": offsets(counts)[1:].int()}
 
 
+def grouped_swiglu(
+    g: torch.Generator,
+    dtype: torch.dtype,
+    counts: Sequence[int] = (2, 0, 3),
+    rows: int = 4,
+    in_features: int = 16,
+    ffn: int = 7,
+) -> Arguments:
+    """`counts` are places of each expert."""
+    draw = partial(normal, g, dtype)
+    weight = {name: draw(len(counts), ffn, in_features) for name in ("gate", "up")}
+    row = torch.randint(0, rows, (sum(counts),), generator=g)
+    ends = offsets(counts)[1:].int()
+    return {"x": draw(rows, in_features), "row": row, **weight, "offsets": ends}
+
+
 def combine(
     g: torch.Generator,
     dtype: torch.dtype,

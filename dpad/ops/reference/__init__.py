@@ -14,7 +14,7 @@ from dpad.ops.reference.layers import (
     swiglu,
 )
 from dpad.ops.reference.planning import plan_pass, suffix_sample, suffix_table, transfer_schedule
-from dpad.ops.reference.routing import combine, grouped_linear, route
+from dpad.ops.reference.routing import combine, grouped_linear, grouped_swiglu, route
 from dpad.ops.reference.sampling import confidence, gumbel, uniform, unmask_
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "combine",
     "confidence",
     "grouped_linear",
+    "grouped_swiglu",
     "gumbel",
     "int8_linear",
     "linear",

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dpad.ops.reference.layers import swiglu
+
 
 def _ranked(scores: Tensor) -> Tensor:
     """Indices of each row's scores, the best first, ties to the lowest; NaN before everything."""
@@ -51,6 +53,12 @@ def grouped_linear(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     for matrix, begin, end in zip(weight, [0, *ends[:-1]], ends, strict=True):
         out[begin:end] = F.linear(x[begin:end], matrix)
     return out
+
+
+def grouped_swiglu(x: Tensor, row: Tensor, gate: Tensor, up: Tensor, offsets: Tensor) -> Tensor:
+    """Twin of `dpad.ops.grouped_swiglu`: two grouped products of the gathered rows."""
+    rows = x[row]
+    return swiglu(grouped_linear(rows, gate, offsets), grouped_linear(rows, up, offsets))
 
 
 def combine(
