@@ -88,6 +88,41 @@ def test_one_block_over_everything_is_full_attention(family):
     assert by_blocks.forwards.equal(whole.forwards)
 
 
+def llada2_decode(model, mask, prompt, new, threshold):
+    """LLaDA2.0's rule restated: a block of 32 has at most `new` steps, whose shares of it are due
+    where fewer are sure.
+    """
+    steps, end = min(32, new), -(-(len(prompt) + new) // 32) * 32
+    canvas = torch.tensor([prompt + [mask] * (end - len(prompt))])
+    for stop in range(len(prompt) // 32 * 32 + 32, end + 1, 32):
+        for step in range(steps):
+            masked = (canvas[0, :stop] == mask).nonzero()[:, 0]
+            if not masked.numel():
+                break
+            probability = logits(model, canvas[:, :stop])[0, masked].softmax(-1)
+            probability[:, mask] = 0
+            score, token = probability.max(-1)
+            share = min(32 // steps + (step < 32 % steps), masked.numel())
+            sure = score > threshold
+            if sure.sum() < share:
+                sure = torch.zeros_like(sure).scatter(0, score.topk(share).indices, True)
+            canvas[0, masked[sure]] = token[sure]
+    return canvas[0, : len(prompt) + new].tolist()
+
+
+@pytest.mark.parametrize("length", [5, 17, 33])
+@pytest.mark.parametrize("new", [16, 24, 40])
+def test_llada2_as_its_own_program(new, length):
+    model, mask = FAMILIES["llada2"][0](), 60
+    prompt = torch.randint(0, 50, (length,), generator=torch.Generator().manual_seed(new)).tolist()
+    options = {"block_length": 32, "max_new_tokens": new, "confidence_threshold": 0.6}
+    if new < 32:  # SDAR's rule
+        options |= {"compatible": "sdar-eval", "alg": "low_confidence_dynamic", "steps": new}
+        options |= {"temperature": 0.0}
+    found, _ = decode(model, mask, [prompt], **options)
+    assert found[0][: length + new] == llada2_decode(model, mask, prompt, new, 0.6)
+
+
 @pytest.mark.parametrize("cache", ["none", "prefix"])
 def test_a_row_is_the_same_alone_in_a_batch_and_in_an_engine(family, cache):
     model, mask, _ = family
