@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from dpad.demo import task
-from dpad.models.hf.dream import DreamModel
-from dpad.models.hf.dream_config import DreamConfig
+from dpad.models.hf.dream import DreamConfig, DreamModel
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 from dpad.models.hf.sdar import SDARConfig, SDARForCausalLM
 

@@ -247,7 +247,9 @@ def test_hooks_on_an_mlp_are_refused_and_on_norms_not():
     with dpad.quantize(model) as handle:
         assert len(handle.layers) == 7 * len(model.model.layers) + 1
     model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match=r"'model.layers.1.mlp' is a dpad.*DreamMLP: only a plain"):
+    with pytest.raises(
+        ValueError, match=r"'model.layers.1.mlp' is a dpad.*DecoderMLP: only a plain"
+    ):
         dpad.quantize(model)
 
 

@@ -260,7 +260,9 @@ class DecoderLM(NativeModel, PreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         hidden = tuple(states) if output_hidden_states else None
-        if return_dict is False:
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        if not return_dict:
             return (logits,) if hidden is None else (logits, hidden)
         return self.output_class(logits=logits, hidden_states=hidden)
 
