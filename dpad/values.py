@@ -73,6 +73,15 @@ def int64(name: str, value: Any) -> int:
     return number
 
 
+def number(name: str, value: Any) -> float:
+    """Any number but NaN; infinity too."""
+    found = plain(value)
+    good = isinstance(found, (int, float)) and not isinstance(found, bool)
+    if not good or math.isnan(found) or (isinstance(found, int) and not _is_finite(found)):
+        refuse(name, value, "a number")
+    return found
+
+
 def real(low: float, high: float = math.inf, above: bool = False) -> Callable[[str, Any], float]:
     """A finite number from `low` to `high`; `above`: `low` itself is not taken."""
     span = f"a finite number {'>' if above else '>='} {low}"

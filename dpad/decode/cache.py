@@ -101,7 +101,7 @@ class KVArena:
         if free is not None and wanted > free:
             raise MemoryError(
                 f"K and V of {slots} slots need {wanted:,} bytes and {free:,} are free on "
-                f"{adapter.device}: use micro_batch or a shorter canvas"
+                f"{adapter.device}: use micro_batch, a shorter canvas or a smaller max_tokens"
             )
         size = adapter.num_kv_heads, slots, adapter.head_dim
         new = partial(torch.zeros, size, dtype=adapter.dtype, device=adapter.device)

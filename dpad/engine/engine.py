@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -20,7 +21,7 @@ from dpad.generation.conventions import Conventions
 from dpad.generation.output import DPadOutput
 from dpad.generation.recipe import Recipe
 from dpad.models.adapter import Adapter
-from dpad.values import flag, int64, optional, whole
+from dpad.values import MOST_ROWS, flag, int64, number, optional, whole
 
 
 class Engine:
@@ -63,7 +64,7 @@ class Engine:
         share_prefix: bool = False,
         on_step: Callable[[float, int, int], object] | None = None,
     ) -> None:
-        max_sequences = whole(1)("max_sequences", max_sequences)
+        max_sequences = whole(1, MOST_ROWS)("max_sequences", max_sequences)
         max_tokens, queue = whole(1)("max_tokens", max_tokens), whole(1)("queue", queue)
         max_length = optional(whole(1))("max_length", max_length)
         self.model, self._handle = model, getattr(model, "_dpad_handle", None)
@@ -78,6 +79,7 @@ class Engine:
         self._lock, self._work = threading.RLock(), threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._stepper: int | None = None  # the thread that runs code of requests
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -119,7 +121,7 @@ class Engine:
             QueueFull: too many wait.
             EngineClosed: after `drain` or `close`.
         """
-        check_request(stream, priority, timeout)
+        priority, timeout = check_request(stream, priority, timeout)
         recipe = generation_config
         if not isinstance(recipe, Recipe):
             recipe = recipe_of(self.model, self.adapter, generation_config, options)
@@ -167,7 +169,7 @@ class Engine:
         row key is n.
 
         Args:
-            prompts: token ids each, or dicts of the arguments of `submit`, ids under "ids".
+            prompts: ids each, as `submit` takes them, or dicts of its arguments, ids under "ids".
             progress: show a bar (tqdm).
             options: arguments of `submit` for all of them.
         """
@@ -210,19 +212,43 @@ class Engine:
 
         Returns whether there was anything to do.
 
-        Raises what broke the engine itself; every request then ends with it.
+        Raises what broke the engine itself; every request then ends with it. RuntimeError: code
+        that runs within a step takes another one.
         """
+        self._refuse_within_step("step()")
         with self._lock:
             if self._scheduler.failure is not None:
                 raise self._scheduler.failure
             try:
-                taken = self._scheduler.step()
+                self._stepper = threading.get_ident()
+                try:
+                    taken = self._scheduler.step()
+                finally:
+                    self._stepper = None
                 if taken is not None and self.on_step is not None:
                     self.on_step(*taken)
                 return taken is not None
             except BaseException as error:
                 self._scheduler.fail(error)
                 raise
+
+    def go_on(self, what: str, wait: Callable[[], object]) -> bool:
+        """For whoever waits: takes a step, or calls `wait` where a thread takes them.
+
+        Returns whether there was anything to do. RuntimeError within a step: `what` needs others.
+        """
+        self._refuse_within_step(what)
+        if self.running and self._thread is not threading.current_thread():
+            wait()
+            return True
+        return self.step()
+
+    def _refuse_within_step(self, what: str) -> None:
+        """Code of a request that waited for further steps would wait for itself."""
+        if self._stepper == threading.get_ident():
+            raise RuntimeError(
+                f"{what} within a step of its engine: code of a request cannot wait for the engine"
+            )
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -259,20 +285,23 @@ class Engine:
         """Takes no more requests, and waits until all have ended; False if `timeout` seconds were
         not enough.
         """
+        timeout = optional(number)("timeout", timeout)
+        self._refuse_within_step("drain()")
         scheduler = self._scheduler
         scheduler.stop()
         end = None if timeout is None else time.perf_counter() + timeout
         while scheduler.running or len(scheduler.waiting):
             if end is not None and time.perf_counter() >= end:
                 return False
-            if self.running:
-                time.sleep(0.002)
-            else:
-                self.step()
+            self.go_on("drain()", partial(time.sleep, 0.002))
         return True
 
     def close(self) -> None:
-        """Cancels what has not ended, stops the thread and frees the buffers; twice is harmless."""
+        """Cancels what has not ended, stops the thread and frees the buffers; twice is harmless.
+
+        RuntimeError: called by code that runs within a step.
+        """
+        self._refuse_within_step("close()")
         self._scheduler.stop()
         self._closed = True
         self._wake()

@@ -13,18 +13,19 @@ from dpad.generation.job import Job
 from dpad.generation.prompts import read_inputs
 from dpad.generation.recipe import Recipe
 from dpad.models.adapter import Adapter
+from dpad.values import number, optional
 
 # What a single request cannot ask for, or what the engine decides.
 REFUSED = ("micro_batch", "num_return_sequences", "row_keys")
 
 
-def check_request(stream: Any, priority: Any, timeout: Any) -> None:
-    """Raises ValueError for what no request can have, by name and value."""
+def check_request(stream: Any, priority: Any, timeout: Any) -> tuple[float, float | None]:
+    """`priority` and `timeout` in plain Python; ValueError for what no request can have, by name
+    and value.
+    """
     if stream not in STREAMS:
         raise ValueError(f"stream = {stream!r}: expected None, 'blocks' or 'drafts'")
-    for name, value in (("priority", priority), ("timeout", 0 if timeout is None else timeout)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
-            raise ValueError(f"{name} = {value!r}: expected a number")
+    return number("priority", priority), optional(number)("timeout", timeout)
 
 
 def recipe_of(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dpad.engine.intake import recipe_of
+from dpad.engine.scheduler import QueueFull
 from dpad.generation.output import DPadOutput
 
 if TYPE_CHECKING:
@@ -24,19 +28,33 @@ def mapped(
     parameters = set(inspect.signature(engine.submit).parameters)
     own = parameters - {"options", "generation_config"}  # a request's; others are configuration
     shared: Recipe | None = None
-    with _bar(progress, prompts) as bar:
-        for number, prompt in enumerate(prompts):
-            given = prompt if isinstance(prompt, dict) else {"ids": prompt}
-            while len(waiting) >= 2 * engine.max_sequences or engine.full:
+    try:
+        with _bar(progress, prompts) as bar:
+            for number, prompt in enumerate(prompts):
+                arguments = isinstance(prompt, dict) and "input_ids" not in prompt
+                given = prompt if arguments else {"ids": prompt}
+                request = {"row_key": number, **options, **given}
+                if given.keys() <= own:  # its configuration is everybody's, checked once
+                    shared = shared or _shared(engine, options, own)
+                    request = {n: v for n, v in request.items() if n in own}
+                    request["generation_config"] = shared
+                while waiting and (len(waiting) >= 2 * engine.max_sequences or engine.full):
+                    yield _next(waiting, bar)
+                waiting.append(_submit(engine, request))
+            while waiting:
                 yield _next(waiting, bar)
-            request = {"row_key": number, **options, **given}
-            if given.keys() <= own:  # its configuration is everybody's, checked once
-                shared = shared or _shared(engine, options, own)
-                request = {n: v for n, v in request.items() if n in own}
-                request["generation_config"] = shared
-            waiting.append(engine.submit(**request))
-        while waiting:
-            yield _next(waiting, bar)
+    finally:  # nobody will ask for them
+        for left in waiting:
+            left.cancel()
+
+
+def _submit(engine: Engine, request: dict[str, Any]) -> Request:
+    """Submits it once the requests of others leave room in the queue."""
+    while True:
+        while engine.full and engine.accepts:
+            engine.go_on("map()", partial(time.sleep, 0.002))
+        with suppress(QueueFull):  # somebody else was faster
+            return engine.submit(**request)
 
 
 def _shared(engine: Engine, options: dict[str, Any], own: set[str]) -> Recipe:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from dpad.decode.sequence import Sequence
 from dpad.engine.events import Block, Draft, End, Event, Timings, Usage
 from dpad.generation.job import before_end
 from dpad.generation.output import DPadOutput
+from dpad.values import number, optional
 
 if TYPE_CHECKING:
     from dpad.engine.engine import Engine
@@ -82,14 +84,25 @@ class Request:
             RequestCancelled: it was cancelled.
             TimeoutError: its own time was up, or `timeout` is.
             What its own code or the model raised.
+            RuntimeError: code that runs within a step would wait for the next ones.
         """
+        timeout = optional(number)("timeout", timeout)
         self._drive(self._future.done, timeout)
         if not self._future.done():
             raise TimeoutError(f"request {self.request_id} has not ended after {timeout} s")
         return self._future.result()
 
     def __await__(self) -> Generator[Any, None, DPadOutput]:
-        return asyncio.wrap_future(self._future).__await__()
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> DPadOutput:
+        while not self._future.done() and await self._step_aside():
+            pass
+        return await asyncio.wrap_future(self._future)
+
+    async def _step_aside(self) -> bool:
+        """One step in a thread beside the event loop; False where others have to take them."""
+        return not self._engine.running and await asyncio.to_thread(self._engine.step)
 
     def __iter__(self) -> Iterator[Event]:
         """Its events, each as soon as it is there; `End` is the last one."""
@@ -115,7 +128,8 @@ class Request:
                     yield event
                     if isinstance(event, End):
                         return
-                await listener[1].wait()
+                if not await self._step_aside():
+                    await listener[1].wait()
         finally:
             with self._news:
                 self._listeners.remove(listener)
@@ -131,11 +145,13 @@ class Request:
             left = None if end is None else end - time.perf_counter()
             if left is not None and left <= 0:
                 return
-            if self._engine.running:
-                with self._news:
-                    self._news.wait_for(ready, 0.1 if left is None else min(left, 0.1))
-            elif not self._engine.step():
+            wait = partial(self._wait, ready, 0.1 if left is None else min(left, 0.1))
+            if not self._engine.go_on(f"request {self.request_id} is waited for", wait):
                 return
+
+    def _wait(self, ready: Callable[[], bool], seconds: float) -> None:
+        with self._news:
+            self._news.wait_for(ready, seconds)
 
     # --- for the engine --------------------------------------------------------------------------
 
@@ -185,7 +201,8 @@ class Request:
             self._events.append(event)
             self._news.notify_all()
             for loop, wake in self._listeners:
-                loop.call_soon_threadsafe(wake.set)
+                with suppress(RuntimeError):  # the event loop was closed
+                    loop.call_soon_threadsafe(wake.set)
 
     def admit(self) -> None:
         """It has got its place."""
