@@ -1,14 +1,15 @@
 """Errors in OpenAI's form: ``{"error": {"message", "type", "param", "code"}}``."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from dpad.decode.rules import KINDS as RULES
 from dpad.engine import EngineClosed, QueueFull, RequestCancelled
 
 # Status -> (type, code), as OpenAI's server names them.
@@ -83,21 +84,68 @@ def add_handlers(app: FastAPI) -> None:
         return response_to(error if known else Refused(error.status_code, str(error.detail)))
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: object, error: RequestValidationError) -> Response:
-        return response_to(_of_field(error.errors()[0]))
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        kind = request.headers.get("content-type", "")
+        return response_to(_invalid(error.errors(), error.body, kind))
 
     @app.exception_handler(Exception)
     async def failed(_: object, error: Exception) -> Response:
         return response_to(refusal(error))
 
 
-def _of_field(problem: Mapping[str, Any]) -> Refused:
-    """The first thing that is wrong with a body, by the name of its field."""
-    if problem["type"] == "json_invalid":
-        return Refused(400, f"the body is not JSON: {problem.get('ctx', {}).get('error', '')}")
-    place = [str(part) for part in problem["loc"] if part != "body"]
-    name = ".".join(place)[:200] or None
-    if problem["type"] == "extra_forbidden":
+def named(error: Exception, fields: Collection[str]) -> Refused:
+    """The `Refused` of a check of `generate`, which names what it is about at its beginning.
+
+    fields: of the body, by whose name the argument goes.
+    """
+    message = str(error.args[0]) if error.args else str(error)
+    word = message.replace(".", " ").replace(":", " ").split(" ")[0]
+    prompt = "prompt" if "prompt" in fields else "messages"
+    told = {"the": prompt, "max_new_tokens": "max_tokens", "no": "preset", "Daedal": "length"}
+    told |= dict.fromkeys(("input_ids", "row", "a"), prompt)
+    told |= {rule.__name__: "commit" for rule in RULES.values()}
+    name = told.get(word, word.lower())
+    return Refused(400, message, name if name in fields else None)
+
+
+def _invalid(problems: Sequence[Mapping[str, Any]], body: Any, kind: str) -> Refused:
+    """What is wrong with the first bad field of a body; `kind`: its Content-Type.
+
+    A field of several types has problems with each of them: the first of each is told.
+    """
+    first = problems[0]
+    if first["type"] == "json_invalid":
+        return Refused(400, f"the body is not JSON: {first.get('ctx', {}).get('error', '')}")
+    if isinstance(body, bytes):  # nobody has read it
+        return Refused(400, f"Content-Type = {kind[:100]!r}: expected application/json")
+    name, _ = _place(first, body)
+    if first["type"] == "extra_forbidden":
         return Refused(400, f"unknown or unsupported field {name!r}", name, "unknown_field")
-    message = problem["msg"] if name is None else f"{name}: {problem['msg']}"
+    told: dict[str, str] = {}  # type -> what it says
+    for problem in problems:
+        place, option = _place(problem, body)
+        if problem["loc"][:2] == first["loc"][:2]:
+            said = problem["msg"].removeprefix("Value error, ")
+            told.setdefault(option, f"{place}: {said}" if place else said)
+    message = "; or ".join(dict.fromkeys(told.values()))
+    if name is None and message:  # a check of several fields begins with one of them
+        name = message.split(" ")[0]
+        name = name if isinstance(body, dict) and name in body else None
     return Refused(400, message, name)
+
+
+def _place(problem: Mapping[str, Any], body: Any) -> tuple[str | None, str]:
+    """(the field in its path, which of the field's types the problem is of).
+
+    pydantic's path holds the types that were tried, too; these are no places in the body.
+    """
+    parts, option = [], ""
+    for part in problem["loc"][1:]:
+        listed = isinstance(body, list) and isinstance(part, int)
+        missing = problem["type"] == "missing" and part == problem["loc"][-1]
+        if listed or missing or (isinstance(body, dict) and part in body):
+            parts.append(str(part))
+            body = None if missing else body[part]
+        else:
+            option = option or str(part)
+    return ".".join(parts)[:200] or None, option

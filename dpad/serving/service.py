@@ -12,7 +12,7 @@ from dpad.generation import presets
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.recipe import Recipe
 from dpad.prompting import encode_chat, encode_text
-from dpad.serving.errors import Refused, refusal
+from dpad.serving.errors import Refused, named, refusal
 from dpad.serving.limits import Limits
 from dpad.serving.schema import ChatRequest, CompletionRequest
 from dpad.serving.work import Work, checked_biases
@@ -74,9 +74,13 @@ class Service:
     def _submit(self, body: CompletionRequest | ChatRequest) -> Work:
         try:
             prompts = self.prompts(body)
+            if not prompts:
+                raise Refused(400, "prompt = []: expected at least one", "prompt")
             count = len(prompts) * body.n
-            if not 0 < count <= self.limits.choices:
-                told = f"{len(prompts)} prompts, n = {body.n}: 1 to {self.limits.choices} answers"
+            if count > self.limits.choices:
+                told = (
+                    f"{len(prompts)} prompts, n = {body.n}: at most {self.limits.choices} answers"
+                )
                 raise Refused(400, told, "n")
             models = self.engine.model, self.engine.adapter
             recipe = recipe_of(*models, self.config_of(body), body.generation_options())
@@ -86,7 +90,7 @@ class Service:
             seconds = self.limits.seconds
             return Work(self.engine, self.tokenizer, prompts, body, recipe, seconds, behind)
         except (ValueError, TypeError, KeyError) as error:
-            raise Refused(400, str(error)) from error
+            raise named(error, type(body).model_fields) from error
         except Exception as error:
             raise refusal(error) from error
 
@@ -102,8 +106,11 @@ class Service:
         if body.text_behind is not None and body.max_tokens is not None:
             growth, masks = recipe.config.length, body.max_tokens
             masks = masks if growth is None else min(growth.initial_length, masks)
-            with self._tokenizing:
-                behind = encode_text(self.tokenizer, body.text_behind, special=False)
+            try:
+                with self._tokenizing:
+                    behind = encode_text(self.tokenizer, body.text_behind, special=False)
+            except ValueError as error:
+                raise Refused(400, str(error), "suffix") from error
             if recipe.mask_id in behind:
                 raise Refused(400, "suffix: a text with mask tokens", "suffix")
             prompts = [[*p, *[recipe.mask_id] * masks, *behind] for p in prompts]

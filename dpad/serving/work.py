@@ -196,6 +196,7 @@ def checked_biases(biases: Mapping[str, float] | None, vocabulary: int) -> None:
     """Refuses a `logit_bias` of ids that the model does not have."""
     for name in biases or {}:
         number = name.isascii() and name.isdigit() and len(name) < 10
-        if not (number and int(name) < vocabulary):
+        # As it is written in one way only: another one would be the same id once more.
+        if not (number and str(int(name)) == name and int(name) < vocabulary):
             told = f"logit_bias: {name[:20]!r} is no token id of the model"
             raise Refused(400, told, "logit_bias")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 
 import httpx2 as httpx
 import openai
@@ -147,10 +148,56 @@ def test_hostile_bodies_are_a_400(server, body):
     assert response.status_code == 400 and error_of(response), response.text
 
 
-def test_other_content_types_are_refused(server):
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+def test_other_content_types_are_refused(server, kind):
     """A form of another site's page cannot ask."""
-    response = post(server, PROMPT, headers={"Content-Type": "text/plain"})
-    assert response.status_code == 400 and error_of(response)
+    response = post(server, PROMPT, headers={"Content-Type": kind})
+    assert response.status_code == 400
+    assert error_of(response)["message"] == f"Content-Type = {kind!r}: expected application/json"
+
+
+@pytest.mark.parametrize(
+    "more, param, message",
+    [
+        ({"prompt": [-1]}, "prompt", "greater than or equal to 0"),
+        ({"prompt": {"a": 1}}, "prompt", "valid string; or prompt: .*valid list"),
+        ({"prompt": []}, "prompt", "at least one"),
+        ({"prompt": [10**6]}, "prompt", "holds id 1000000"),
+        ({"prompt": "\ud800"}, "prompt", "tokenizer refuses"),
+        ({"prompt": "a" * 5000}, "prompt", "the model has"),
+        ({"suffix": "\ud800", "max_tokens": 5}, "suffix", "tokenizer refuses"),
+        ({"suffix": "e", "max_tokens": 5, "stop": "a"}, "stop", "^stop goes"),
+        ({"stop": [1]}, "stop", "valid string"),
+        ({"edit": True}, "edit", "valid number; or edit: .*valid dict"),
+        ({"commit": {"kind": "prophet", "late": -1}}, "commit", "late = -1"),
+        ({"refine": {"ratio": 2}}, "refine", "ratio = 2"),
+        ({"length": {"window": 0}}, "length", "window = 0"),
+        ({"length": "daedal", "max_tokens": 16}, "length", "initial_length"),
+        ({"preset": "no/such"}, "preset", "^no preset 'no/such'"),
+        ({"stream_options": {}}, "stream_options", "^stream_options goes"),
+        ({"stream": True, "stream_options": {"a": 1}}, "stream_options.a", "unknown"),
+        ({"logit_bias": {"3": 1, "03": -1}}, "logit_bias", "'03' is no token id"),
+        ({"suffix": {"window": -1}}, "suffix.window", "greater than or equal to 0"),
+    ],
+)
+def test_the_field_of_a_400_is_one_of_the_body(server, more, param, message):
+    error = error_of(post(server, {**PROMPT, **more}))
+    assert re.search(message, error["message"]), error
+    assert param == error["param"].removesuffix(".0"), error
+
+
+def test_the_field_of_a_refused_conversation(server):
+    for turns, param in (
+        ([{"role": "assistant", "content": "4"}], "messages"),
+        ([{"role": "user", "content": "<|mdm_mask|>"}], "messages"),
+        ([{"role": "user", "content": 5}], "messages.0.content"),
+        ([{"role": "user"}], "messages.0.content"),
+    ):
+        response = post(server, {"model": "demo", "messages": turns}, "/v1/chat/completions")
+        assert response.status_code == 400 and error_of(response)["param"] == param
+    lengths = {"messages": [TURN], "max_tokens": 4, "max_completion_tokens": 5}
+    error = error_of(post(server, {"model": "demo", **lengths}, "/v1/chat/completions"))
+    assert error["param"] == "max_tokens" and error["message"].startswith("max_tokens and")
 
 
 def test_random_bodies_are_never_a_500(server):
