@@ -10,7 +10,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from dpad.values import whole
+
 POLICY = "OMP_WAIT_POLICY"  # read once, when torch is imported
+MOST = 1024  # threads, unless there are more CPUs
 SLOWER = 1.5  # how much slower a team may be than one thread before that is a warning
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -33,15 +36,15 @@ def available() -> int:
 def sane(given: int | None = None) -> int:
     """Threads to use: `given`, else what OMP_NUM_THREADS says, else the CPUs that are idle.
 
-    Raises ValueError for a number below 1.
+    Raises ValueError for a number below 1, or one that no machine has: teams of tens of thousands
+    end the process.
     """
+    check = whole(1, max(MOST, _cpus()))
     if given is not None:
-        if given < 1:
-            raise ValueError(f"threads = {given}: expected a whole number >= 1")
-        return given
+        return check("threads", given)
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if first.isdigit() and int(first):
-        return int(first)
+        return check("OMP_NUM_THREADS", int(first))
     idle = _cpus() - (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0)
     return max(1, min(available(), round(idle)))
 

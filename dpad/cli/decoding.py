@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ Model = Annotated[
     str, typer.Argument(help='Repository or folder; "demo" is the shipped tiny model.')
 ]
 
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")  # of these JSON takes some
 
 Load = Callable[[], tuple["NativeModel", "PreTrainedTokenizerBase"]]
 
@@ -142,7 +144,7 @@ def asks(**makers: Callable[..., Any]) -> Callable[[Callable[..., None]], Callab
 
 
 def assignments(words: Iterable[str]) -> dict[str, Any]:
-    """``name=value`` words as a dict; values are JSON where they can be, else text."""
+    """``name=value`` words as a dict; values are JSON or numbers where they can be, else text."""
     found = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -151,7 +153,7 @@ def assignments(words: Iterable[str]) -> dict[str, Any]:
         try:
             found[name] = json.loads(value)
         except json.JSONDecodeError:
-            found[name] = value
+            found[name] = float(value) if _NUMBER.fullmatch(value) else value
     return found
 
 

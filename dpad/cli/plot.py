@@ -47,6 +47,10 @@ def command(
         known = ", ".join(VIEWS)
         raise ValueError(f"--view {view}: expected {known} or animation")
     output = output or trace.with_suffix(".gif" if view == "animation" else ".png")
+    endings = (".gif", ".html") if view == "animation" else (".png", ".svg", ".pdf")
+    if output.suffix.lower() not in endings:
+        known = f"{', '.join(endings[:-1])} or {endings[-1]}"
+        raise ValueError(f"--output {output}: expected {known}")
     check_writable("--output", output)
     events = Trace.load(trace)
     if view == "animation":

@@ -7,6 +7,7 @@ import typer
 
 from dpad.cli.common import Json, print_json
 from dpad.cli.decoding import Load, Model, asks, assignments, configuration, loader, option
+from dpad.values import whole
 
 if TYPE_CHECKING:
     from dpad.models.hf.interface import NativeModel
@@ -72,6 +73,7 @@ def command(
     """
     if page and api_key:
         raise ValueError("--page: a browser sends no --api-key; give one of the two")
+    whole(0, 65535)("--port", port)
     import dpad
     from dpad.serving import Limits, create_app
     from dpad.serving.server import LOOPBACK, Server
@@ -94,7 +96,9 @@ def command(
         "queue": queue,
         "max_length": max_length,
     }
-    engine = dpad.Engine(loaded, max_tokens=max_tokens or _fitting(loaded, sizes), **sizes)
+    if max_tokens is None:
+        max_tokens = _fitting(loaded, sizes)
+    engine = dpad.Engine(loaded, max_tokens=max_tokens, **sizes)
     # Pages of other sites may make a browser ask this machine by another name.
     hosts = [*LOOPBACK, "[::1]"] if local and not api_key else None
     app = create_app(

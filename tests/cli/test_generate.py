@@ -157,6 +157,20 @@ def test_animations_by_the_name_of_the_file(run, traced, tmp_path):
     assert result.exit_code == 2 and "expected .gif or .html" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["picture", "a.xyz", "a.jsonl", "a.gif"])
+def test_a_picture_is_named_by_its_format(run, traced, tmp_path, name):
+    result = run(f"plot {traced} --output {tmp_path / name}")
+    assert result.exit_code == 2 and f"{name}: expected .png, .svg or .pdf" in result.stderr
+    assert not list(tmp_path.glob("picture*"))
+
+
+def test_numbers_that_are_no_json():
+    words = ["a=.9", "b=1.", "c=+3", "d=-.5e-3", "e=1e-3", "f=.", "g=1.2.3", "h=0x10", "i=nan"]
+    found = decoding.assignments([*words, "j=7", "k=", "l=true"])
+    numbers = {"a": 0.9, "b": 1.0, "c": 3.0, "d": -0.0005, "e": 0.001, "j": 7, "l": True}
+    assert found == {**numbers, "f": ".", "g": "1.2.3", "h": "0x10", "i": "nan", "k": ""}
+
+
 def test_unknown_views_and_themes(run, traced):
     result = run(f"plot {traced} --view none")
     assert result.exit_code == 2 and "--view none: expected overview, kept" in result.stderr
@@ -182,6 +196,7 @@ BAD = {
     "rules": ('--prompt "by 1" --threshold 0.9 --steps 8', 2, "different commit rules"),
     "suffix": ('--prompt "by 1" --suffix-kind all --suffix-window 3', 2, "Suffix.window = 3"),
     "name": ('--prompt "by 1" --set abc=1', 2, "unknown option 'abc' = 1"),
+    "threads": ('--prompt "by 1" --threads 100000', 2, "threads = 100000: expected a whole"),
     "no value": ('--prompt "by 1" --set seed', 2, "--set seed: expected name=value"),
     "preset": ('--prompt "by 1" --preset nope', 2, "--preset nope: expected one of dream-base/"),
     "dtype": ('--prompt "by 1" --dtype int8', 2, "dtype = 'int8': expected auto, float32"),

@@ -81,6 +81,19 @@ def test_a_page_has_no_key(run):
     assert result.exit_code == 2 and "--api-key" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        ("--port 99999999", "--port = 99999999: expected a whole number from 0 to 65535"),
+        ("--port -1", "--port = -1"),
+        ("--max-tokens 0", "max_tokens = 0: expected a whole number >= 1"),
+    ],
+)
+def test_what_cannot_be_served_is_named(run, words, text):
+    result = run(f"serve demo {words}")
+    assert result.exit_code == 2 and text in result.stderr
+
+
 def test_help_imports_neither_torch_nor_transformers():
     code = (
         "import sys, typer.testing\nfrom dpad.cli.app import app\n"

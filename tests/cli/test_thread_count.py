@@ -21,6 +21,12 @@ def test_sane_numbers(monkeypatch):
         assert threads.sane() == count
     with pytest.raises(ValueError, match="threads = 0"):
         threads.sane(0)
+    assert threads.sane(threads.MOST) == threads.MOST
+    with pytest.raises(ValueError, match="threads = 100000: .* from 1 to 1024"):
+        threads.sane(100_000)
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
+    with pytest.raises(ValueError, match="OMP_NUM_THREADS = 100000"):
+        threads.sane()
 
 
 def test_a_quota_counts(monkeypatch, tmp_path):
