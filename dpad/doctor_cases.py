@@ -82,9 +82,9 @@ def _floats() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "route", router
     for full_precision in (True, False):
         yield "combine", {"rows": 13, "top_k": 8, "width": 130, "full_precision": full_precision}
-    groups = {"counts": (5, 0, 40), "in_features": 304}
-    yield "grouped_linear", {**groups, "out_features": 250}
-    yield "grouped_swiglu", {**groups, "rows": 23, "ffn": 250}
+    experts = {"counts": (5, 0, 40), "in_features": 304}
+    yield "grouped_linear", {**experts, "out_features": 250}
+    yield "grouped_swiglu", {**experts, "rows": 23, "ffn": 250}
     for vocab in (VOCABULARY, WIDE_VOCABULARY):
         for temperature in (0.0, 0.7):
             hot = {"temperature": (0.0, temperature)}

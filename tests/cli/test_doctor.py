@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dpad import doctor, doctor_cases, memory, ops
-from dpad.ops import reference
+from dpad.ops import _dispatch, reference
 
 OPERATORS = set(reference.__all__) - {"gumbel"}
 HELD = {"canvas": 1024, "weights": 80, "kv": 20, "pass": 30, "total": 130, "free": 900}
@@ -26,7 +26,7 @@ def twins_as_kernels(monkeypatch):
     """Every operator has a "kernel": its twin. Returns the table, to spoil entries of."""
     table = {name: getattr(reference, name) for name in OPERATORS}
     monkeypatch.setattr(ops, "has_kernel", lambda op, device: True)
-    monkeypatch.setattr(ops, "_COMPILED", table)
+    monkeypatch.setattr(_dispatch, "_COMPILED", table)
     return table
 
 
