@@ -1,91 +1,110 @@
-"""A full refresh against one from the block before on (`refresh="recent"`): answers, rows, time.
+"""A full refresh against one from some blocks before on (`refresh="recent"`): answers, rows, time.
 
-    python -m benchmarks.refresh accuracy [--problems 1000] [--out out/refresh.json]
+    python -m benchmarks.refresh accuracy [--tasks counting dream] [--canvases 256] [--whole]
+    python -m benchmarks.refresh accuracy --tasks cipher --problems 300 --ways 1 2 4 1/2 1/4
     python -m benchmarks.refresh time [--canvases 256 512 1024] [--width 512]
 
-"accuracy" decodes the task of the shipped models at threshold 0.9 with the default suffix, both
-ways on the same problems; the difference is paired, with its interval at 95 %. "time" decodes whole
-answers of a random LLaDA with a fixed quota, in turns: equal forwards and commits, so that a ratio
-is one of work.
+"accuracy" decodes each problem at threshold 0.9 with a full refresh and in each of the --ways: "2"
+looks two blocks back, "1/4" one, and computes everything anew in each fourth block. Differences are
+paired, with their interval at 95 %. The tasks are those of `benchmarks.rules`, and the ciphers of
+examples/planning, whose models `python examples/planning` leaves in --planning; --canvases are
+those of the shipped models. "time" decodes whole answers of a
+random LLaDA with a fixed quota, in turns: equal forwards and commits, so that a ratio is one of
+work.
 """
 
 import argparse
 import time
+from itertools import groupby, product
 from pathlib import Path
 
 import torch
 
 import dpad
+from benchmarks.exact_tasks import FOLDER, PLANNED, SHIPPED, task_of
 from benchmarks.quantize import MID, mid_fields
-from benchmarks.report import table
-from benchmarks.stats import paired_difference, ratio, wilson
+from benchmarks.report import percent, points, table
+from benchmarks.stats import mean_difference, ratio
 from benchmarks.store import write_json
 from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 
-WAYS = {"full": {}, "recent": {"refresh": "recent"}, "recent, full each 4": {
-    "refresh": "recent", "refresh_period": 4}}  # fmt: skip
-BLOCKS, BATCH = (8, 16, 32), 50
-HEAD = ["model", "canvas", "cache", "block", "full, % (95 %)", "positions"]
-HEAD += [text for way in list(WAYS)[1:] for text in (f"{way}, points (95 %)", "positions")]
+BLOCKS, BATCH = (8, 16, 32), 50  # blocks of the shipped models
 
 
-def decoded(model, texts, length, settings):
-    """(rows of answers, forwards, positions) of a batch at a time."""
-    answers, forwards, positions = [], 0, 0
-    for first in range(0, len(texts["input_ids"]), BATCH):
-        part = {n: t[first : first + BATCH] for n, t in texts.items()}
-        out = dpad.generate(
-            model,
-            **part,
-            max_new_tokens=length,
-            seed=first,
-            return_dict_in_generate=True,
-            **settings,
-        )
-        answers += list(out.sequences[:, -length:])
-        forwards += int(out.forwards.sum())
-        positions += out.timings["positions"]
-    return answers, forwards, positions
+def way(text):
+    """Options of a way: "2" looks two blocks back, "2/8" too, with a full refresh each eighth."""
+    back, _, period = text.partition("/")
+    found = {"refresh": "recent", "look_back": int(back)}
+    return found | ({"refresh_period": int(period)} if period else {})
 
 
-def accuracy(options):
-    """Per model, canvas, cache and block length: right answers of each way, and the difference."""
-    found = {}
-    for name in ("tiny_llada", "tiny_dream"):
-        model, tokenizer = dpad.demo.load(name=name)
-        problems = dpad.demo.problems(options.problems, seed=1)
-        ids = [p.prompt_ids for p in problems]
-        texts = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
-        texts, rows = {n: texts[n] for n in ("input_ids", "attention_mask")}, []
-        for canvas in options.canvases:
-            for cache in ("prefix", "dual"):
-                for block in BLOCKS:
-                    cell = {}
-                    for way, how in WAYS.items():
-                        how = how | {"cache": cache, "block_length": block}
-                        how |= {"early_stop": not options.whole, "confidence_threshold": 0.9}
-                        answers, forwards, positions = decoded(model, texts, canvas, how)
-                        pairs = zip(problems, answers, strict=True)
-                        right = [p.check(a) for p, a in pairs]
-                        cell[way] = {"right": right, "forwards": forwards, "positions": positions}
-                    found[f"{name}, canvas {canvas}, {cache}, block {block}"] = cell
-                    rows.append([name, canvas, cache, block, *figures(cell)])
-        print(table(HEAD, rows), end="\n\n", flush=True)
+def decoded(task, settings, canvas):
+    """Of all problems, a batch at a time: whether each is right, the per cent of its tokens before
+    the first error (or None), forwards and positions computed.
+
+    Args:
+        canvas: length of the answers; None is each problem's own.
+    """
+    found = {"right": [], "begun": [], "forwards": 0, "positions": 0}
+    lengths = [canvas or task.length(n) for n in range(len(task.prompts))]
+    for length, numbers in groupby(range(len(lengths)), key=lengths.__getitem__):
+        numbers = list(numbers)
+        for first in range(0, len(numbers), BATCH):
+            part = numbers[first : first + BATCH]
+            out = dpad.generate(
+                task.model,
+                [task.prompts[n] for n in part],
+                max_new_tokens=length,
+                seed=first,
+                return_dict_in_generate=True,
+                **task.options | settings,
+            )
+            answers = out.sequences[:, -length:]
+            for number, answer in zip(part, answers, strict=True):
+                found["right"].append(task.right(number, answer))
+                found["begun"].append(task.begun(number, answer))
+            found["forwards"] += int(out.forwards.sum())
+            found["positions"] += out.timings["positions"]
     return found
 
 
-def figures(cell):
-    """Accuracy of full refreshes and positions, and of the others the difference and positions."""
-    full, n = cell["full"], len(cell["full"]["right"])
-    low, high = wilson(sum(full["right"]), n)
-    texts = [f"{100 * sum(full['right']) / n:.1f} ({100 * low:.1f} to {100 * high:.1f})"]
-    texts.append(f"{full['positions'] / n:.0f}")
-    for way in list(WAYS)[1:]:
-        other = cell[way]
-        middle, low, high = (100 * x for x in paired_difference(other["right"], full["right"]))
-        texts.append(f"{middle:+.1f} ({low:+.1f} to {high:+.1f})")
-        texts.append(f"{other['positions'] / n:.0f}")
-    return texts
+def accuracy(options):
+    """Per task, canvas, cache, block length and way: right answers and what they cost."""
+    found = {}
+    for name in options.tasks:
+        task = task_of(name, options)
+        shipped = name in SHIPPED
+        own = {"early_stop": not options.whole} if shipped else {}
+        canvases = options.canvases if shipped else (None,)
+        blocks = options.blocks or (BLOCKS if shipped else (task.options["block_length"],))
+        for canvas, cache, block in product(canvases, options.caches, blocks):
+            settings = {"cache": cache, "block_length": block, "confidence_threshold": 0.9, **own}
+            if options.suffix is not None:
+                settings["suffix"] = options.suffix
+            cell = {"full": decoded(task, settings, canvas)}
+            for text in options.ways:
+                cell[text] = decoded(task, settings | way(text), canvas)
+            place = f"{name}, {canvas or 'own'}, {cache}, {block}"
+            rows = [[text, *cells(point, cell["full"])] for text, point in cell.items()]
+            print(table([place, *COLUMNS], rows), end="\n\n", flush=True)
+            found[place] = cell
+    return found
+
+
+COLUMNS = ("right, % [95 %]", "against full, points", "positions", "forwards")
+COLUMNS += ("tokens before the first error, %", "against full, points")
+
+
+def cells(point, full):
+    """What the table says of one way, `full` the same with full refreshes."""
+    right, n = point["right"], len(point["right"])
+    texts = [percent(right), "" if point is full else points(right, full["right"])]
+    texts += [f"{point['positions'] / n:.0f}", f"{point['forwards'] / n:.1f}"]
+    if None in point["begun"]:
+        return [*texts, "", ""]
+    middle, low, high = mean_difference(point["begun"], full["begun"])
+    more = "" if point is full else f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return [*texts, f"{sum(point['begun']) / n:.1f}", more]
 
 
 def times(options):
@@ -109,7 +128,7 @@ def times(options):
         for number in range(options.rounds):
             for way in sorted(spent, reverse=bool(number % 2)):
                 begun = time.process_time()
-                outs[way] = dpad.generate(model, ids, **settings, **WAYS[way])
+                outs[way] = dpad.generate(model, ids, refresh=way, **settings)
                 spent[way].append(time.process_time() - begun)
         assert torch.equal(outs["full"].forwards, outs["recent"].forwards)
         rows = {way: out.timings["positions"] for way, out in outs.items()}
@@ -131,7 +150,13 @@ def parse(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("accuracy", "time"))
+    parser.add_argument("--tasks", nargs="+", choices=(*SHIPPED, *PLANNED), default=list(SHIPPED))
+    parser.add_argument("--planning", type=Path, default=FOLDER, help="its models")
     parser.add_argument("--problems", type=int, default=1000)
+    parser.add_argument("--ways", nargs="+", default=["1", "1/4"], help="look-back[/period]")
+    parser.add_argument("--caches", nargs="+", choices=("prefix", "dual"), default=["dual"])
+    parser.add_argument("--blocks", type=int, nargs="+", help=f"default: {BLOCKS}, or the task's")
+    parser.add_argument("--suffix", help='kind, as "all"; default: the model\'s')
     parser.add_argument("--canvases", type=int, nargs="+", default=[256])
     parser.add_argument("--whole", action="store_true", help="no early stop")
     parser.add_argument("--width", type=int, default=512)

@@ -10,20 +10,17 @@ the rule is approximated; each problem has its own seed.
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
 import dpad
+from benchmarks.exact_tasks import FOLDER, task_of
 from benchmarks.report import table
 from benchmarks.stats import paired_difference, wilson
 from benchmarks.store import write_json
-from dpad.models.hf import LLaDAModelLM
 
-PLANNING = Path(__file__).parents[1] / "examples" / "planning"
 FULL = {"suffix": dpad.Suffix("all"), "cache": "none", "return_dict_in_generate": True}
 DRAWN = {"temperature": 1.0, "top_p": 0.9}
 RULES = {
@@ -55,58 +52,6 @@ REFINED = {
     "random 0.25": dpad.Refine(0.25, select_by="random"),
     "two rounds": dpad.Refine(0.25, rounds=2),
 }
-
-
-class Counting:
-    """The task of the shipped models."""
-
-    options: ClassVar = {"block_length": 32, "early_stop": True}
-
-    def __init__(self, model, problems):
-        self.model, _ = dpad.demo.load(name=model)
-        self._problems = dpad.demo.problems(problems, seed=1)
-        self.prompts = [p.prompt_ids for p in self._problems]
-
-    def length(self, number):
-        return 96
-
-    def right(self, number, answer):
-        return self._problems[number].check(answer)
-
-
-class Planning:
-    """A task of docs/limits.md; those of "fill" are its canvases, each once."""
-
-    def __init__(self, name, problems, folder):
-        if str(PLANNING) not in sys.path:
-            sys.path.insert(0, str(PLANNING))
-        from tasks import TASKS
-
-        if not (folder / name / "model.safetensors").exists():
-            raise SystemExit(f"--planning {folder}: no {name}; python examples/planning trains it")
-        task = TASKS[name]()
-        self.model = LLaDAModelLM.from_pretrained(folder / name).eval()
-        count = 1 if name == "fill" else problems
-        self.rows = [
-            row
-            for canvas in task.canvases
-            for row in task.problems(canvas, count, torch.Generator().manual_seed(1))
-        ]
-        self.prompt_length = task.prompt_length
-        self.prompts = [row[: task.prompt_length].tolist() for row in self.rows]
-        self.options = {"block_length": task.block, "early_stop": False}
-
-    def length(self, number):
-        return len(self.rows[number]) - self.prompt_length
-
-    def right(self, number, answer):
-        return answer.tolist() == self.rows[number][self.prompt_length :].tolist()
-
-
-def task_of(name, options):
-    if name in ("counting", "dream"):
-        return Counting("tiny_dream" if name == "dream" else "tiny_llada", options.problems)
-    return Planning(name, options.problems, options.planning)
 
 
 def measure(task, settings):
@@ -176,7 +121,7 @@ def parse(arguments=None):
     tasks = ("counting", "dream", "fill", "sudoku")
     add("--tasks", nargs="+", choices=tasks, default=list(tasks))
     add("--problems", type=int, default=200)
-    add("--planning", type=Path, default=Path("out/planning"))
+    add("--planning", type=Path, default=FOLDER)
     add("--threads", type=int, default=1)
     add("--out", type=Path)
     return parser.parse_args(arguments)

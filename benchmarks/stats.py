@@ -4,7 +4,16 @@ import numpy as np
 
 from dpad.tuning.intervals import paired_difference, wilson
 
-__all__ = ["paired_difference", "ratio", "wilson"]
+__all__ = ["mean_difference", "paired_difference", "ratio", "wilson"]
+
+
+def mean_difference(ours, theirs):
+    """Mean of the differences of pairs, low, high: normal, from the spread of the differences."""
+    found = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
+    if found.size < 2:
+        raise ValueError(f"{found.size} pairs: expected two or more")
+    half = 1.96 * found.std(ddof=1) / np.sqrt(found.size)
+    return float(found.mean()), float(found.mean() - half), float(found.mean() + half)
 
 
 def ratio(theirs, ours, resamples=2000):

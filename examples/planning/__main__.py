@@ -2,6 +2,7 @@
 
     python examples/planning                              a quarter of an hour on one core
     python examples/planning --tasks fill --steps 300 --problems 4 --out out/fill_only
+    python examples/planning --tasks cipher --train-only --layers 2 --step-tokens 2048
 
 Trains a tiny LLaDA for each task (dpad never touches the training) and decodes with the suffix
 kept, dropped and thinned: one token per step, so that nothing else is approximated. A model that
@@ -23,8 +24,9 @@ from training import train
 import dpad
 from dpad.models.hf import LLaDAModelLM
 
-STEPS = {"fill": 800, "sudoku": 4000}
-PROBLEMS = {"fill": 16, "sudoku": 500}  # per canvas; those of fill differ in their random draws
+STEPS = {"fill": 800, "sudoku": 4000, "cipher": 3000, "cipher_key_first": 3000}
+# Per canvas; those of fill differ in their random draws.
+PROBLEMS = {"fill": 16, "sudoku": 500, "cipher": 16, "cipher_key_first": 16}
 
 
 def parse(arguments=None):
@@ -32,13 +34,14 @@ def parse(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--tasks", nargs="+", choices=tuple(TASKS), default=list(TASKS))
+    add("--tasks", nargs="+", choices=tuple(TASKS), default=["fill", "sudoku"])
     add("--steps", type=int, help=f"of training; default {STEPS}")
     add("--step-tokens", type=int, default=1536, help="tokens of a step, prompts included")
     add("--width", type=int, default=96, help="of the model")
     add("--layers", type=int, default=4, help="of the model")
     add("--problems", type=int, help=f"held-out problems per canvas; default {PROBLEMS}")
     add("--longest", type=int, default=40, help="longest canvas of the fill task")
+    add("--train-only", action="store_true", help="models, and no tables")
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=1)
     add("--out", type=Path, default=Path("out/planning"))
@@ -124,6 +127,8 @@ def run(name, options):
         steps = STEPS[name] if options.steps is None else options.steps
         sizes = (options.step_tokens, options.width, options.layers)
         train(task, steps, *sizes, options.seed).save_pretrained(folder)
+    if options.train_only:
+        return None
     model = LLaDAModelLM.from_pretrained(folder).eval()
     count = PROBLEMS[name] if options.problems is None else options.problems
     found = {}

@@ -1,7 +1,9 @@
-"""Two tasks whose beginning depends on their end.
+"""Two tasks whose beginning depends on their end, and one with long answers that look far back.
 
-A task has `name`, `vocabulary` (number of ids), `mask_id`, `start_id` (ends every prompt),
-`prompt_length`, `canvases` (lengths of the answers) and `block` (tokens decoded together).
+A task has `name`, `vocabulary` (number of ids), `mask_id`, `start_id` (in every prompt),
+`prompt_length`, `canvases` (lengths of the answers) and `block` (tokens decoded together). It may
+have `curriculum`: the canvases of each part of the training, parts of equal length. Its rows are
+then masked as decoding finds them.
 """
 
 from itertools import permutations, product
@@ -71,6 +73,60 @@ class Sudoku:
         return torch.cat((solution * given, start, solution), dim=1)
 
 
+class Cipher:
+    """Lines of a marker, 22 digits and a key: each is an earlier line, deciphered with its key.
+
+    A line repeats the one that stands three or four lines before, as its marker says. Each digit is
+    the digit there plus the key of the line there, modulo 8. Its key is the last digit there,
+    modulo 2, and its marker that of three lines before. So a token follows from two that were
+    written 50 to 96 tokens before, and from the marker of its line. An answer is twelve lines, 288
+    tokens. The key stands behind its digits: up to 22 tokens are written before it is settled what
+    a digit means. No prompt is met twice: there are 2^8 * 8^88.
+    """
+
+    name, block, prompt_length, canvases = "cipher", 16, 97, (288,)
+    curriculum = ((32,),) * 3 + ((32, 64), (64, 96, 144)) + ((96, 192, 288),) * 6
+    key_first = False
+    line, given, digits = 24, 4, 8
+    # Ids: the digits of the first, second and last third of a line, keys, markers, and the rest.
+    KEYS, MARKERS = 3 * digits, 3 * digits + 2
+    mask_id, start_id, vocabulary = MARKERS + 2, MARKERS + 3, MARKERS + 4
+
+    def problems(self, canvas, count, generator=None, split="test"):
+        """`count` prompts with answers, int64 ``[count, 97 + canvas]``: shorter ones are cut."""
+        size = (count, self.given)
+        digits = torch.randint(self.digits, (*size, self.line - 2), generator=generator)
+        lines = [
+            list(part.unbind(1))
+            for part in (
+                digits,
+                torch.randint(2, size, generator=generator),
+                torch.randint(2, size, generator=generator),
+            )
+        ]
+        beside = 0 if self.key_first else -1
+        for _ in range(-(-canvas // self.line)):
+            marker = lines[2][-3]
+            far = marker.bool()
+            digits = torch.where(far[:, None], lines[0][-4], lines[0][-3])
+            key = torch.where(far, lines[1][-4], lines[1][-3])
+            new = (digits + key[:, None]) % self.digits, digits[:, beside] % 2, marker
+            for part, value in zip(lines, new, strict=True):
+                part.append(value)
+        digits, keys, markers = (torch.stack(part, dim=1) for part in lines)
+        digits += torch.arange(self.line - 2) // 8 * self.digits
+        keys, markers = keys[..., None] + self.KEYS, markers[..., None] + self.MARKERS
+        parts = (markers, keys, digits) if self.key_first else (markers, digits, keys)
+        rows = torch.full((count, 1), self.start_id), torch.cat(parts, dim=-1).flatten(1)
+        return torch.cat(rows, dim=1)[:, : self.prompt_length + canvas]
+
+
+class CipherKeyFirst(Cipher):
+    """The same with the key before the digits: what a digit means is settled as it is written."""
+
+    name, key_first = "cipher_key_first", True
+
+
 def solved_grids():
     """All 288 solved 4x4 sudokus, as tuples of 16 digits."""
     halves = [
@@ -82,4 +138,4 @@ def solved_grids():
     return [g for g in grids if all(len(set(g[column::4])) == 4 for column in range(4))]
 
 
-TASKS = {"fill": Fill, "sudoku": Sudoku}
+TASKS = {task.name: task for task in (Fill, Sudoku, Cipher, CipherKeyFirst)}

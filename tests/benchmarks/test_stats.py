@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.stats import paired_difference, ratio, wilson
+from benchmarks.stats import mean_difference, paired_difference, ratio, wilson
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,16 @@ from benchmarks.stats import paired_difference, ratio, wilson
 )
 def test_wilson_of_published_examples(right, n, low, high):
     assert wilson(right, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_mean_difference_of_pairs():
+    # Differences 1, 2, 3, 6: mean 3, deviation sqrt(14 / 3), 1.96 of it over sqrt(4).
+    mean, low, high = mean_difference([2, 4, 6, 10], [1, 2, 3, 4])
+    half = 1.96 * (14 / 3) ** 0.5 / 2
+    assert (mean, low, high) == pytest.approx((3, 3 - half, 3 + half))
+    assert mean_difference([5, 7], [4, 6]) == (1, 1, 1)
+    with pytest.raises(ValueError, match="1 pairs"):
+        mean_difference([1], [2])
 
 
 def test_wilson_is_symmetric_and_refuses_nonsense():

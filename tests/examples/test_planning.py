@@ -1,12 +1,16 @@
 """examples/planning, with two canvases and a model that is trained in seconds."""
 
 import json
+import math
 import runpy
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+from benchmarks import refresh
 
 FOLDER = Path(__file__).parents[2] / "examples" / "planning"
 SMALL = "--tasks fill --longest 9 --width 64 --layers 2 --steps 200 --step-tokens 512 --problems 3"
@@ -93,3 +97,80 @@ def test_test_grids_are_never_trained_on(planning):
     }
     assert len(grids["test"]) <= 36 < 150 < len(grids["train"])
     assert not grids["test"] & grids["train"]
+
+
+def deciphered(task, row):
+    """What each token of an answer has to be, from the tokens before it: the rule, one by one."""
+    due, key_at = [], 1 if task.key_first else 23
+    for place in range(task.prompt_length, len(row)):
+        column = (place - 1) % 24
+        first = place - column  # of its line
+        source = first - (96 if column and row[first] == 27 else 72)
+        if column == 0:
+            due.append(row[source])
+        elif column == key_at:
+            due.append(24 + row[source + (2 if task.key_first else 22)] % 2)
+        else:
+            third, digit = divmod(row[source + column], 8)
+            due.append(8 * third + (digit + row[source + key_at] - 24) % 8)
+    return due
+
+
+@pytest.mark.parametrize("name", ["cipher", "cipher_key_first"])
+@pytest.mark.parametrize("canvas", [32, 288])
+def test_lines_follow_from_those_far_before(planning, name, canvas):
+    task, generator = planning["TASKS"][name](), torch.Generator().manual_seed(2)
+    rows = task.problems(canvas, 8, generator).tolist()
+    assert len({tuple(row) for row in rows}) == 8
+    for row in rows:
+        assert len(row) == 97 + canvas and row[0] == task.start_id
+        assert row[97:] == deciphered(task, row)
+        markers, keys = row[1::24], row[2::24] if task.key_first else row[24::24]
+        assert set(markers) <= {26, 27} and set(keys) <= {24, 25}
+        digits = [token for token in row[1:] if token < 24]
+        assert len(digits) == len(row) - 1 - len(markers) - len(keys)
+        assert [d // 8 for d in digits[:22]] == [0] * 8 + [1] * 8 + [2] * 6
+    assert {token for row in rows for token in row[97:]} == set(range(28))
+
+
+def test_blocks_are_masked_as_decoding_finds_them(planning):
+    task, generator = planning["TASKS"]["cipher"](), torch.Generator().manual_seed(0)
+    rows, seen = task.problems(96, 60, generator), []
+
+    def model(ids):
+        seen.append(ids)
+        return SimpleNamespace(logits=torch.zeros(*ids.shape, task.vocabulary))
+
+    loss = planning["train"].__globals__["block_loss"](model, rows, task, generator)
+    assert loss.item() == pytest.approx(math.log(task.vocabulary))
+    masked = seen[0] == task.mask_id
+    assert torch.equal(seen[0][~masked], rows[~masked]) and not masked[:, :97].any()
+    masked = masked[masked.any(1)]  # nothing was drawn in some blocks at the end
+    clean = (~masked).long().argmin(1)  # the first masked position
+    behind = masked.flip(1).long().argmin(1)  # masks at the end of the row
+    assert clean.min() < 105 and clean.max() > 170
+    assert (193 - behind - clean <= 40).all() and (behind > 0).sum() > 40
+    assert (masked.sum(1) - behind > 0).sum() > 5  # blocks of which something is written
+
+
+@pytest.fixture(scope="module")
+def cipher_model(planning, tmp_path_factory):
+    """The folder of a model that learned from six steps: it is right nowhere."""
+    out = tmp_path_factory.mktemp("cipher")
+    small = "--tasks cipher --train-only --steps 6 --width 32 --layers 1 --step-tokens 800"
+    planning["main"]([*small.split(), "--out", str(out)])
+    assert json.loads((out / "results.json").read_text()) == {"cipher": None}
+    return out
+
+
+def test_the_refresh_benchmark_reads_the_cipher(cipher_model, tmp_path, capsys):
+    given = ["accuracy", "--tasks", "cipher", "--planning", str(cipher_model), "--problems", "2"]
+    out = tmp_path / "refresh.json"
+    refresh.main([*given, "--ways", "2", "1/1", "--out", str(out)])
+    cell = json.loads(out.read_text())["cipher, own, dual, 16"]
+    full, back, whole = (cell[way] for way in ("full", "2", "1/1"))
+    assert full["right"] == [False, False] and full["begun"] == whole["begun"]
+    assert back["positions"] < full["positions"] == whole["positions"]
+    printed = capsys.readouterr().out
+    assert "| cipher, own, dual, 16 " in printed and printed.count("| 0.0 [0.0, ") == 3
+    assert f" {sum(full['begun']) / 2:.1f} " in printed
