@@ -12,7 +12,7 @@ from dpad.models.hf import LLaDAModelLM
 PLANNING = Path(__file__).parents[1] / "examples" / "planning"
 FOLDER = Path("out/planning")  # where its models are, unless it is said
 SHIPPED = {"counting": "tiny_llada", "dream": "tiny_dream"}
-PLANNED = ("fill", "sudoku", "cipher", "cipher_key_first")
+PLANNED = ("fill", "sudoku", "cipher")
 
 
 class Counting:

@@ -6,11 +6,10 @@
 
 "accuracy" decodes each problem at threshold 0.9 with a full refresh and in each of the --ways: "2"
 looks two blocks back, "1/4" one, and computes everything anew in each fourth block. Differences are
-paired, with their interval at 95 %. The tasks are those of `benchmarks.rules`, and the ciphers of
+paired, with their interval at 95 %. The tasks are those of `benchmarks.rules`, and the cipher of
 examples/planning, whose models `python examples/planning` leaves in --planning; --canvases are
-those of the shipped models. "time" decodes whole answers of a
-random LLaDA with a fixed quota, in turns: equal forwards and commits, so that a ratio is one of
-work.
+those of the shipped models. "time" decodes whole answers of a random LLaDA with a fixed quota, in
+turns: equal forwards and commits, so that a ratio is one of work.
 """
 
 import argparse

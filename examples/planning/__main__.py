@@ -4,7 +4,8 @@
     python examples/planning --tasks fill --steps 300 --problems 4 --out out/fill_only
     python examples/planning --tasks cipher --train-only --layers 2 --step-tokens 2048
 
-Trains a tiny LLaDA for each task (dpad never touches the training) and decodes with the suffix
+Trains a tiny LLaDA for each task (dpad never touches the training; the cipher is one for
+`benchmarks.refresh`, and only trained if it is named) and decodes with the suffix
 kept, dropped and thinned: one token per step, so that nothing else is approximated. A model that
 stands in --out is not trained again. Writes the tables to stdout and --out/results.json.
 """
@@ -24,9 +25,9 @@ from training import train
 import dpad
 from dpad.models.hf import LLaDAModelLM
 
-STEPS = {"fill": 800, "sudoku": 4000, "cipher": 3000, "cipher_key_first": 3000}
+STEPS = {"fill": 800, "sudoku": 4000, "cipher": 3000}
 # Per canvas; those of fill differ in their random draws.
-PROBLEMS = {"fill": 16, "sudoku": 500, "cipher": 16, "cipher_key_first": 16}
+PROBLEMS = {"fill": 16, "sudoku": 500, "cipher": 16}
 
 
 def parse(arguments=None):

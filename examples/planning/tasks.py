@@ -86,7 +86,6 @@ class Cipher:
 
     name, block, prompt_length, canvases = "cipher", 16, 97, (288,)
     curriculum = ((32,),) * 3 + ((32, 64), (64, 96, 144)) + ((96, 192, 288),) * 6
-    key_first = False
     line, given, digits = 24, 4, 8
     # Ids: the digits of the first, second and last third of a line, keys, markers, and the rest.
     KEYS, MARKERS = 3 * digits, 3 * digits + 2
@@ -104,27 +103,20 @@ class Cipher:
                 torch.randint(2, size, generator=generator),
             )
         ]
-        beside = 0 if self.key_first else -1
         for _ in range(-(-canvas // self.line)):
             marker = lines[2][-3]
             far = marker.bool()
             digits = torch.where(far[:, None], lines[0][-4], lines[0][-3])
             key = torch.where(far, lines[1][-4], lines[1][-3])
-            new = (digits + key[:, None]) % self.digits, digits[:, beside] % 2, marker
+            new = (digits + key[:, None]) % self.digits, digits[:, -1] % 2, marker
             for part, value in zip(lines, new, strict=True):
                 part.append(value)
         digits, keys, markers = (torch.stack(part, dim=1) for part in lines)
         digits += torch.arange(self.line - 2) // 8 * self.digits
         keys, markers = keys[..., None] + self.KEYS, markers[..., None] + self.MARKERS
-        parts = (markers, keys, digits) if self.key_first else (markers, digits, keys)
-        rows = torch.full((count, 1), self.start_id), torch.cat(parts, dim=-1).flatten(1)
-        return torch.cat(rows, dim=1)[:, : self.prompt_length + canvas]
-
-
-class CipherKeyFirst(Cipher):
-    """The same with the key before the digits: what a digit means is settled as it is written."""
-
-    name, key_first = "cipher_key_first", True
+        written = torch.cat((markers, digits, keys), dim=-1).flatten(1)
+        start = torch.full((count, 1), self.start_id)
+        return torch.cat((start, written), dim=1)[:, : self.prompt_length + canvas]
 
 
 def solved_grids():
@@ -138,4 +130,4 @@ def solved_grids():
     return [g for g in grids if all(len(set(g[column::4])) == 4 for column in range(4))]
 
 
-TASKS = {task.name: task for task in (Fill, Sudoku, Cipher, CipherKeyFirst)}
+TASKS = {task.name: task for task in (Fill, Sudoku, Cipher)}
