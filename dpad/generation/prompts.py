@@ -71,9 +71,7 @@ def _tensor(name: str, value: Any, integer: bool = True) -> Tensor:
     else:
         try:
             rows = isinstance(value, (list, tuple)) and any(hasattr(v, "ndim") for v in value)
-            out = (
-                torch.stack([torch.as_tensor(v) for v in value]) if rows else torch.as_tensor(value)
-            )
+            out = torch.stack([_array(v) for v in value]) if rows else _array(value)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{name} = {shown(value)}: expected token ids ({error})") from error
     if out.device.type == "meta":
@@ -89,6 +87,13 @@ def _tensor(name: str, value: Any, integer: bool = True) -> Tensor:
             raise ValueError(f"{name} has dtype {out.dtype}: expected integer ids")
         out = out.to(torch.int64)
     return out
+
+
+def _array(value: Any) -> Tensor:
+    """A tensor of an array or list; arrays may be read-only, reversed or in any byte order."""
+    if hasattr(value, "__array_interface__"):  # NumPy's own: torch takes neither of these as it is
+        value = value.astype(value.dtype.newbyteorder("="), order="C")
+    return torch.as_tensor(value)
 
 
 def is_integer(dtype: torch.dtype) -> bool:
@@ -130,6 +135,9 @@ def _ragged(given: Any) -> bool:
 def _padded(rows: Sequence[Any], masks: Any, pad_id: int | None) -> tuple[Tensor, Tensor]:
     """Rows of different lengths as ids and mask, padded on the left."""
     texts = [_tensor(f"input_ids[{i}]", row).to(torch.int64)[0] for i, row in enumerate(rows)]
+    empty = next((i for i, text in enumerate(texts) if not len(text)), None)
+    if empty is not None:
+        raise ValueError(f"input_ids: row {empty} is empty, beside rows that are not")
     if masks is not None:
         sizes = [len(mask) for mask in masks]
         if sizes != [len(text) for text in texts]:

@@ -42,6 +42,27 @@ def test_equal_rows_as_arrays(llada, prompts):
         assert torch.equal(dpad.generate(llada, rows, **SHORT), expected)
 
 
+def test_arrays_however_they_lie_in_memory(llada, prompts):
+    ids = numpy.array(prompts[:1])
+    expected = dpad.generate(llada, torch.tensor(ids), **SHORT)
+    fixed = ids.copy()
+    fixed.setflags(write=False)
+    given = [ids[:, ::-1].copy()[:, ::-1], ids.astype(">i8"), fixed, ids.repeat(2, 1)[:, ::2]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for array in given:
+            for form in (array, list(array), {"input_ids": array, "attention_mask": array >= 0}):
+                assert torch.equal(dpad.generate(llada, form, **SHORT), expected)
+    assert (ids == numpy.array(prompts[:1])).all()
+
+
+def test_an_empty_row_beside_others_is_named(llada):
+    for rows in ([[1, 2], []], [numpy.array([1]), numpy.array([], int)]):
+        with pytest.raises(ValueError, match="input_ids: row 1 is empty"):
+            dpad.generate(llada, rows, **SHORT)
+    assert dpad.generate(llada, [[], []], **SHORT).shape == (2, 12)
+
+
 def test_texts_are_read_by_the_tokenizer():
     model, tokenizer = dpad.demo.load()
     short = {"max_new_tokens": 8, "seed": 1}
