@@ -114,7 +114,6 @@ class DPadGenerationConfig(GenerationConfig):
     if TYPE_CHECKING:  # the fields
 
         def __getattr__(self, name: str) -> Any: ...
-        def __setattr__(self, name: str, value: Any) -> None: ...
 
     def __init__(self, **kwargs: Any) -> None:
         values = resolve_names(kwargs)
@@ -125,6 +124,13 @@ class DPadGenerationConfig(GenerationConfig):
         self._given = set(values)
         del self._ready
         self.validate()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets a field, also by another name of it; TypeError for a name that means nothing."""
+        mine = self.__dict__  # with "_ready" while Transformers makes the object
+        kept = name in FIELDS or name[0] == "_" or name in mine or "_ready" in mine
+        for known, resolved in ({name: value} if kept else resolve_names({name: value})).items():
+            super().__setattr__(known, resolved)
 
     def validate(self, *args: Any, **kwargs: Any) -> None:
         """Checks every field; Transformers' own rules (on temperature, sampling) do not apply."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from dpad.decode.canvas import Canvas
 from dpad.decode.layout import Targets
 from dpad.decode.sequence import Sequence
+from dpad.values import shown
 
 # Processors that look at the vocabulary only: applied to all positions at once.
 VOCABULARY_ONLY = (
@@ -226,4 +227,17 @@ class Criteria:
 
     def _any(self, criteria: list[Callable[..., Any]], length: int) -> bool:
         ids = self.text[None, :length]
-        return any(bool(torch.as_tensor(c(ids, None)).all()) for c in criteria)
+        return any(self._holds(c, ids) for c in criteria)
+
+    @staticmethod
+    def _holds(criterion: Callable[..., Any], ids: Tensor) -> bool:
+        answer = criterion(ids, None)
+        try:
+            found = torch.as_tensor(answer)
+        except (TypeError, ValueError, RuntimeError):
+            found = torch.empty(0)
+        if found.numel() != 1:
+            raise ValueError(
+                f"{type(criterion).__name__} returned {shown(answer)}: expected True or False"
+            )
+        return bool(found.all())

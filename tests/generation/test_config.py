@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import pickle
 
 import pytest
 from transformers import GenerationConfig
@@ -41,6 +42,23 @@ def test_round_trips(tmp_path, options):
 def test_aliases(alias):
     value = True if FIELDS[ALIASES[alias]] is False or alias == "early_termination" else 1
     assert getattr(DPadGenerationConfig(**{alias: value}), ALIASES[alias]) == value
+
+
+def test_fields_are_set_by_their_names_and_no_others(llada):
+    config = DPadGenerationConfig()
+    for alias, field in ALIASES.items():
+        setattr(config, alias, getattr(config, field))
+        assert alias in FIELDS or alias not in config.__dict__
+    config.gen_length, config.threshold = 8, 0.5
+    assert (config.max_new_tokens, config.confidence_threshold) == (8, 0.5)
+    assert config.given() == {"max_new_tokens": 8, "confidence_threshold": 0.5}
+    assert dpad.generate(llada, [[1]], generation_config=config).shape == (1, 9)
+    before = dict(config.__dict__)
+    for name in ("max_new_token", "stepz", "dual_cache"):
+        with pytest.raises(TypeError, match=f"unknown option '{name}' = 4"):
+            setattr(config, name, 4)
+    assert config.__dict__ == before
+    assert copy.deepcopy(config) == config == pickle.loads(pickle.dumps(config))
 
 
 def test_unknown_names_are_refused():

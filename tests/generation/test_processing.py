@@ -2,6 +2,7 @@
 
 import time
 
+import numpy
 import pytest
 import torch
 import transformers
@@ -286,6 +287,16 @@ def test_what_stands_behind_an_end_is_not_asked_about(llada, prompts):
 def test_bad_criteria_are_named(llada, prompts, criteria, error, words):
     with pytest.raises(error, match=words):
         dpad.generate(llada, prompts[:1], max_new_tokens=8, stopping_criteria=criteria)
+
+
+def test_bad_answers_of_a_criterion_are_named(llada, prompts):
+    for answer in (None, "x", [], torch.tensor([True, False]), torch.zeros(0)):
+        with pytest.raises(ValueError, match="function returned .*: expected True or False"):
+            run(llada, prompts[:1], stopping_criteria=[lambda *_, answer=answer: answer])
+    start = len(prompts[0])
+    for answer in (True, 1, torch.tensor([True]), torch.tensor(True), numpy.True_):
+        out = run(llada, prompts[:1], stopping_criteria=[lambda *_, answer=answer: answer])
+        assert out.shape[1] > start and len(set(out[0, start + 1 :].tolist())) <= 1
 
 
 def test_criteria_that_read_scores_are_refused(llada, prompts):
