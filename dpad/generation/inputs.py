@@ -183,6 +183,8 @@ def supplied_draws(name: str, function: Any) -> Callable[..., Tensor] | None:
             raise ValueError(f"{name} returned {got}: expected a float64 tensor {shape}")
         if not drawn.is_floating_point():
             raise ValueError(f"{name} returned {drawn.dtype}: expected float64")
+        if (drawn[x.to(drawn.device)] if name == "confidences" else drawn).isnan().any():
+            raise ValueError(f"{name} returned NaN: expected numbers")
         return drawn.to(positions.device, torch.float64)
 
     return checked

@@ -181,6 +181,8 @@ class Rewarded:
         if not isinstance(score, torch.Tensor) or list(score.shape) not in ([], [len(tokens)]):
             got = list(score.shape) if isinstance(score, torch.Tensor) else type(score).__name__
             raise ValueError(f"reward returned {got}: expected a tensor [] or [{len(tokens)}]")
+        if score.isnan().any():
+            raise ValueError("reward returned NaN: expected numbers")
         return score
 
     @staticmethod

@@ -277,6 +277,7 @@ def test_supplied_draws_are_looked_at_when_they_come(llada, prompts, name):
 
     for bad, words in (
         (lambda *a: None, f"{name} returned None"),
+        (lambda rows, p, x: torch.full(shape(p, x), torch.nan), f"{name} returned NaN"),
         (lambda rows, p, x: torch.zeros(3), f"{name} returned shape [3]: expected a float64"),
         (lambda rows, p, x: torch.zeros(shape(p, x), dtype=torch.int64), "returned torch.int64"),
     ):

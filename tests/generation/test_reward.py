@@ -134,6 +134,8 @@ def test_processors_come_first(llada, prompts):
         (likes_one, {"noise": lambda *_: None}, ValueError, "reward and noise"),
         ("good", {}, TypeError, "Reward.score = 'good'"),
         (lambda tokens, lp: 1.0, {}, ValueError, "reward returned float"),
+        (lambda tokens, lp: lp.sum() * torch.nan, {}, ValueError, "reward returned NaN"),
+        (dpad.Reward(lambda *_: torch.tensor(torch.nan), share=1), {}, ValueError, "returned NaN"),
         (lambda tokens, lp: torch.zeros(2), {}, ValueError, r"reward returned \[2\]"),
         (lambda tokens, lp: torch.zeros(()), {}, ValueError, "does not depend on log_probs"),
     ],
