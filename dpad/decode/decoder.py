@@ -200,6 +200,7 @@ class Decoder:
                 f"{len(q.forwards)}: nothing was returned and the model is unchanged"
             )
         q.forwards.append(q.block)
+        q.spans.append(q.current)
         done = passed(q, status, head_masked)
         if q.replan is not None:
             change = q.replan.change(q, numbers, done is not None)

@@ -158,6 +158,7 @@ class Sequence:
         self.kept_at: dict[int, torch.Tensor] = {}
         self.changes: list[tuple[int, Change]] = []
         self.forwards: list[int] = []
+        self.spans: list[tuple[int, int]] = []
         self.times: list[float] = []
         self.reason: str | None = None
         self.error: Exception | None = None

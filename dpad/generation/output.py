@@ -71,14 +71,15 @@ class DPadOutput(ModelOutput):
 class Trace:
     """One event per forward of each row, in order; `save` writes versioned JSON lines.
 
-    An event holds: row, forward (of that row), block, positions and tokens that were committed,
-    their confidence, kept (suffix positions, where they were drawn before this forward, else null),
-    time (seconds since the start). Where tokens moved after a forward, or masks came back, its
-    event holds canvas: runs [first, count] of positions that the new canvas takes over in this
-    order, first -1 for what is new. Positions of tokens are those of the last canvas, counted from
-    the row's first token that is not padding. The header holds format, version, seed,
-    prompt_lengths, config, and texts, the text of each token id that was committed, if `with_text`
-    was called. Notebooks show a trace as its tokens, coloured by the forward that committed them.
+    An event holds: row, forward (of that row), block and its span (start and end), positions and
+    tokens that were committed, their confidence, kept (suffix positions, where they were drawn
+    before this forward, else null), time (seconds since the start). Where tokens moved after a
+    forward, or masks came back, its event holds canvas: runs [first, count] of positions that the
+    new canvas takes over in this order, first -1 for what is new. Positions of tokens are those of
+    the last canvas, counted from the row's first token that is not padding. The header holds
+    format, version, seed, prompt_lengths, config, and texts, the text of each token id that was
+    committed, if `with_text` was called. Notebooks show a trace as its tokens, coloured by the
+    forward that committed them.
     """
 
     header: dict[str, Any]
@@ -147,6 +148,7 @@ def row_events(q: Any) -> list[dict[str, Any]]:
                 "row": q.number,
                 "forward": forward,
                 "block": block,
+                "span": [q.spans[forward][0], min(q.spans[forward][1], q.shown)],
                 "positions": positions.tolist(),
                 "tokens": tokens[positions].tolist(),
                 "confidence": committed[positions].tolist(),

@@ -72,7 +72,12 @@ def checked_event(event: dict[str, Any], header: dict[str, Any]) -> dict[str, An
     start, end = prompts[row], prompts[row] + config["max_new_tokens"]
     whole(0, _MOST_FORWARDS)("forward", event.get("forward"))
     blocks = math.ceil(config["max_new_tokens"] / config["block_length"])
-    whole(0, blocks - 1)("block", event.get("block"))
+    span = event.get("span")
+    whole(0, (blocks if span is None else end) - 1)("block", event.get("block"))
+    if span is not None:
+        _list("span", span, whole(0, end))
+        if len(span) != 2 or span[0] >= span[1]:
+            refuse("span", span, f"[start, end] of the block, up to {end}")
     positions = _list("positions", event.get("positions"), whole(start, end - 1))
     for name, kind in (("tokens", whole(0)), ("confidence", real(0, 1))):
         if len(_list(name, event.get(name), kind)) != len(positions):

@@ -1,5 +1,6 @@
 """The pictures that do not move."""
 
+from collections import Counter
 from typing import Any
 
 import numpy
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from dpad.plot.reading import block_states, events_of
+from dpad.plot.reading import block_states, events_of, spans_of
 from dpad.plot.style import STATES, THEMES, new_figure, themed
 
 _NUMBER = {name: number for number, name in enumerate(STATES)}
@@ -78,8 +79,8 @@ def reveal_timeline(trace: Any, row: int = 0, ax: Axes | None = None, *, theme: 
         TypeError, ValueError: not a trace, or a row that it does not hold.
     """
     events, prompt, total, width = events_of(trace, row)
-    blocks = 1 + max((event["block"] for event in events), default=0)
-    end = min(prompt + blocks * width, total)
+    spans = list(dict.fromkeys(event["span"] for event in events)) or [(prompt, prompt + width)]
+    end = min(max(end for _, end in spans), total)
     confidence = numpy.ma.masked_all((end - prompt, max(len(events), 1)))
     for column, event in enumerate(events):
         confidence[[p - prompt for p in event["positions"]], column] = event["confidence"]
@@ -92,7 +93,7 @@ def reveal_timeline(trace: Any, row: int = 0, ax: Axes | None = None, *, theme: 
         interpolation="nearest",
         extent=(-0.5, confidence.shape[1] - 0.5, end - 0.5, prompt - 0.5),
     )
-    for start in range(prompt, end, width):
+    for start, _ in spans:
         ax.axhline(start - 0.5, color=THEMES[theme]["line"], linewidth=0.5, alpha=0.5)
     ax.set(ylabel="position")
     ax.tick_params(labelbottom=False)
@@ -149,9 +150,8 @@ def forwards_per_block(trace: Any, row: int = 0, ax: Axes | None = None, *, them
         TypeError, ValueError: not a trace, or a row that it does not hold.
     """
     events, prompt, total, width = events_of(trace, row)
-    counts = [0] * len(range(prompt, total, width))
-    for event in events:
-        counts[event["block"]] += 1
+    spans = Counter(event["span"] for event in events)
+    counts = [spans[span] for span in spans_of(events, prompt, total, width)]
     ax = ax or new_figure(6, 3.2).add_subplot()
     ax.bar(range(len(counts)), counts, color=THEMES[theme]["bar"])
     ax.set(xlabel="block", ylabel="forwards")

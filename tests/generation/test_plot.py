@@ -8,6 +8,7 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 from PIL import Image
 
+import dpad
 from dpad import plot
 from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, Trace
 
@@ -189,3 +190,41 @@ def test_animation_refuses_before_it_writes(trace, tmp_path):
     with pytest.raises(ValueError, match=r"expected \.gif or \.html"):
         plot.animate(trace, tmp_path / "a.mp4")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_block_causal_decoding_has_the_same_pictures():
+    """Nothing of what follows a block is kept, and blocks are counted from position 0."""
+    model, _ = dpad.demo.load(name="tiny_sdar")
+    prompts = [problem.prompt_ids for problem in dpad.demo.problems(2)]
+    with dpad.patch(model) as handle:
+        out = model.generate(prompts, max_new_tokens=48, early_stop=False, trace=True)
+        assert "block" in handle._repr_html_()
+    states = plot.kept_raster(out.trace, row=1).images[0].get_array()
+    assert KEPT not in states and BLOCK in states
+    first, block = len(prompts[1]), out.trace.header["config"]["block_length"]
+    assert int((states[0] == BLOCK).sum()) == block - first % block
+    assert all(draw(out.trace) is not None for draw in plot.VIEWS.values())
+    assert "row 1: 48 tokens" in out.trace._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("tiny_sdar", {"early_stop": False}),
+        ("tiny_llada", {"refine": dpad.Refine(0.5, block_length=4)}),
+        ("tiny_llada", {"length": dpad.Daedal(initial_length=32)}),
+    ],
+)
+def test_blocks_of_any_kind_come_back_from_a_file(tmp_path, name, options):
+    model, _ = dpad.demo.load(name=name)
+    ids = [dpad.demo.problems(1)[0].prompt_ids]
+    trace = dpad.generate(model, ids, max_new_tokens=48, trace=True, **options).trace
+    trace.save(tmp_path / "trace.jsonl")
+    loaded = Trace.load(tmp_path / "trace.jsonl")
+    assert loaded.events == trace.events
+    for event in loaded.events:
+        start, end = event["span"]
+        assert all(start <= p < end for p in event["positions"])
+    assert plot.block_states(loaded) == plot.block_states(trace)
+    bars = [bar.get_height() for bar in plot.forwards_per_block(loaded).patches]
+    assert sum(bars) == len(trace.events)
