@@ -7,7 +7,7 @@ import typer
 
 from dpad.cli.common import Json, print_json
 from dpad.cli.decoding import Load, Model, asks, assignments, configuration, loader, option
-from dpad.values import whole
+from dpad.values import optional, whole
 
 if TYPE_CHECKING:
     from dpad.models.hf.interface import NativeModel
@@ -74,6 +74,7 @@ def command(
     if page and api_key:
         raise ValueError("--page: a browser sends no --api-key; give one of the two")
     whole(0, 65535)("--port", port)
+    optional(whole(1))("--max-tokens", max_tokens)
     import dpad
     from dpad.serving import Limits, create_app
     from dpad.serving.server import LOOPBACK, Server

@@ -86,7 +86,7 @@ def test_a_page_has_no_key(run):
     [
         ("--port 99999999", "--port = 99999999: expected a whole number from 0 to 65535"),
         ("--port -1", "--port = -1"),
-        ("--max-tokens 0", "max_tokens = 0: expected a whole number >= 1"),
+        ("--max-tokens 0", "--max-tokens = 0: expected a whole number >= 1"),
     ],
 )
 def test_what_cannot_be_served_is_named(run, words, text):

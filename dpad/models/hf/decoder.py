@@ -276,7 +276,9 @@ class DecoderLM(NativeModel, PreTrainedModel):
 
     def get_output_logits(self, x: Tensor) -> Tensor:
         """Logits [..., vocab_size] of normed rows [..., hidden_size]."""
-        return F.linear(x, cast("Tensor", self.get_output_embeddings().weight))
+        if self.config.tie_word_embeddings:
+            return F.linear(x, cast("Tensor", self.get_input_embeddings().weight))
+        return self.lm_head(x)
 
     def get_input_embeddings(self) -> nn.Module:
         return getattr(self.model, self.embedding)
