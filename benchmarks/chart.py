@@ -63,14 +63,16 @@ def draw(runs, theme):
     """The SVG, as text. `runs`: canvas length -> record; `theme`: a key of `THEMES`.
 
     Raises:
-        ValueError: no runs, or a part that makes a run slower: its segment has no length.
+        ValueError: no runs, or parts that leave a run slower than one token per step.
     """
     if not runs:
         raise ValueError("no results of the group chain: type python -m benchmarks.run")
     for canvas, record in runs.items():
+        reached = 1.0
         for part, value in factors(record).items():
-            if value < 1:
-                raise ValueError(f"canvas {canvas}: {part} = {value:.2f}, a factor below 1")
+            reached *= value
+            if reached < 1:
+                raise ValueError(f"canvas {canvas}: {part} = {value:.2f}, slower than nothing")
     colours = THEMES[theme]
     decades = 1.02 * max(math.log10(total(record)) for record in runs.values())
     height = TOP + len(runs) * (BAR + GAP) + 32
@@ -127,6 +129,9 @@ def _bar(canvas, record, y, decades, colours):
     yield text(LEFT - 10, middle + 8, f"{canvas} tokens", colours["text"], text_anchor="end")
     reached = 1.0
     for part, value in factors(record).items():
+        if value < 1:  # what it loses is covered by the next segment
+            reached *= value
+            continue
         _, _, colour, ink = PARTS[part]
         x, width = _x(reached, decades), _x(value, decades) - LEFT
         shape = f'x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{colour}"'

@@ -58,6 +58,18 @@ def test_lengths_are_logarithms():
     assert ends == pytest.approx([float(b.get("x")) for b in bars[1:4]], abs=0.2)
 
 
+def test_a_part_that_loses_a_little_moves_the_bar_back():
+    """early stop 2, dropout 0.8, the last 2.5: the last segment begins where 8 x 0.4 is."""
+    run = record(dropout_none=2.5, dpad_prefix=1.0)
+    drawn = ElementTree.fromstring(chart.draw({64: run}, "light"))
+    bars = [r for r in drawn.iter("{http://www.w3.org/2000/svg}rect") if len(r)]
+    assert len(bars) == 3
+    (first, second, last) = [(float(b.get("x")), float(b.get("width"))) for b in bars]
+    unit = first[1]  # of a factor of 2
+    assert last[0] == pytest.approx(second[0] + second[1] - unit * 0.3219, abs=0.2)
+    assert chart.total(run) == pytest.approx(8.0)
+
+
 @pytest.mark.parametrize("runs", [{}, {64: record(parallel=9.0)}])
 def test_what_cannot_be_stacked_is_refused(runs):
     with pytest.raises(ValueError, match=r"no results|parallel commits = 0\.89"):
