@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dpad
-from dpad.decode import graphs
+from dpad.decode import graphs, phases
 from tests.doubles.recorded_calls import RecordedCalls
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -61,3 +61,16 @@ def assert_replayed_as_eager(monkeypatch, model, prompts, generate, options):
             assert torch.equal(out.sequences, eager.sequences)
             assert torch.equal(out.forwards, eager.forwards)
             assert out.timings["replayed"] > 0
+
+
+def skip_a_save(monkeypatch):
+    """A planted bug: the K/V of block 1 is taken for exact while it holds that of masks."""
+    passed = phases.passed
+
+    def skipping(q, *state):
+        status = passed(q, *state)
+        if status is not None and q.block == 1:
+            q.saved = q.window[1]
+        return status
+
+    monkeypatch.setattr("dpad.decode.decoder.passed", skipping)

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 import dpad
-from dpad.decode import phases
-from tests.generation.common import pad
+from tests.generation.common import pad, skip_a_save
 from tests.models.families import golden
 
 MASK_ID, END = 311, 300
@@ -159,15 +158,7 @@ def test_a_save_that_is_skipped_is_noticed(models, kind, monkeypatch):
     prompt = prompt_of(13)
     options = {"max_new_tokens": 24, "block_length": 8}
     want = rows(decode(models[kind], [prompt], **options), [prompt])
-    passed = phases.passed
-
-    def skipping(q, *state):
-        status = passed(q, *state)
-        if status is not None and q.block == 1:
-            q.saved = q.window[1]  # K/V of a block with masks in it
-        return status
-
-    monkeypatch.setattr("dpad.decode.decoder.passed", skipping)
+    skip_a_save(monkeypatch)
     found = rows(decode(models[kind], [prompt], **options), [prompt])
     assert found != want
 

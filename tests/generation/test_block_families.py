@@ -6,9 +6,8 @@ import pytest
 import torch
 
 import dpad
-from dpad.decode import phases
 from dpad.models.adapter import find_adapter
-from tests.generation.common import assert_close, logits, pad
+from tests.generation.common import assert_close, logits, pad, skip_a_save
 from tests.generation.test_block_decoding import plain_decode
 from tests.models.families import golden, small
 from tests.models.test_bd3lm import small as bd3lm
@@ -153,13 +152,5 @@ def test_passes_of_their_own_save_the_same(family):
 def test_a_save_that_is_skipped_is_noticed(family, monkeypatch):
     model, mask, _ = family
     want = decode(model, mask, PROMPTS[1:2], max_new_tokens=27)
-    passed = phases.passed
-
-    def skipping(q, *state):
-        status = passed(q, *state)
-        if status is not None and q.block == 1:
-            q.saved = q.window[1]  # K/V of a block with masks in it
-        return status
-
-    monkeypatch.setattr("dpad.decode.decoder.passed", skipping)
+    skip_a_save(monkeypatch)
     assert decode(model, mask, PROMPTS[1:2], max_new_tokens=27) != want
