@@ -105,11 +105,11 @@ class Side:
     ) -> None:
         """Called by the engine after each step, before the draft is published."""
         sequence = self._request.sequence
-        start = sequence.targets[0]
+        start, (first, end) = sequence.targets[0], sequence.current
         now = tensors["transfer_index"][0].nonzero()[:, 0].tolist()
         tokens, sure = tensors["block"][0].tolist(), tensors["confidence"][0].tolist()
-        first = not self.trace.events or self.trace.events[-1]["block"] != sequence.block
-        if first:
+        entered = not self.trace.events or self.trace.events[-1]["block"] != sequence.block
+        if entered:
             self._kept = tensors["kept_suffix"][0].tolist()
         for token in (tokens[i] for i in now):
             self._texts.setdefault(str(token), self._text(token))
@@ -118,15 +118,16 @@ class Side:
                 "row": 0,
                 "forward": self.forwards,
                 "block": sequence.block,
+                "span": [first, min(end, sequence.shown)],
                 "positions": [start + i for i in now],
                 "tokens": [tokens[i] for i in now],
                 "confidence": [sure[i] for i in now],
-                "kept": self._kept if first else None,
+                "kept": self._kept if entered else None,
                 "time": self.seconds,
             }
         )
         self.forwards += 1
-        self._block = sequence.current
+        self._block = first, end
 
     def _drafted(self, draft: Draft) -> None:
         """Where the block is open: text and confidence of the prediction, by position."""
