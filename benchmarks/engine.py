@@ -19,8 +19,6 @@ from pathlib import Path
 import torch
 
 import dpad
-from dpad.decode.cache import slot_bytes
-from dpad.models.adapter import find_adapter
 
 CANVAS = {"max_new_tokens": 128, "block_length": 32, "cache": "dual", "seed": 0}
 SHORT = {"max_new_tokens": 64, "block_length": 32, "early_stop": False, "seed": 0}
@@ -110,6 +108,9 @@ def planning_before(folder, rounds, requests):
 
 def memory(model, lengths):
     """K/V bytes of sequences of these lengths, against as many rows of the longest."""
+    from dpad.decode.cache import slot_bytes  # other checkouts, see --before, may have neither
+    from dpad.models.adapter import find_adapter
+
     slot = slot_bytes(find_adapter(model))
     own, rows = sum(lengths) * slot, len(lengths) * max(lengths) * slot
     print(
