@@ -51,12 +51,17 @@ def peaks():
     return 2e-9 * 1536**3 / fastest(lambda: a @ a), 4e-9 * big.numel() / fastest(big.sum)
 
 
+def command():
+    """The command line of this process."""
+    return shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+
+
 def describe():
     """Everything that a figure depends on besides its settings, as plain values."""
     info = dpad.build_info()
     changed = output("git", "status", "--porcelain", "--untracked-files=no")
     return {
-        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "command": command(),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

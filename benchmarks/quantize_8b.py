@@ -127,11 +127,14 @@ def main():
         if not (folder / "config.json").exists():
             _run("make", folder, options)
         text = _run("decode", folder, options)  # a process of its own: its peak is the model's
+    found = json.loads(text)
+    found["machine"]["command"] = machine.command()  # not that of the part
+    text = json.dumps(found, indent=1)
     print(text)
     if not options.no_save:
-        target = RESULTS / machine.tag(json.loads(text)["machine"])
+        target = RESULTS / machine.tag(found["machine"])
         target.mkdir(parents=True, exist_ok=True)
-        (target / "quantize-8b.json").write_text(text)
+        (target / "quantize-8b.json").write_text(text + "\n")
     return None
 
 
