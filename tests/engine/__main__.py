@@ -23,7 +23,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    length = chosen.longest + 64
+    length = 2 * chosen.longest + 64  # the text around gaps, and gaps that may grow
     models = {
         "llada": tiny(max_sequence_length=length),
         "dream": random_calls.dream(max_position_embeddings=length),
