@@ -56,6 +56,14 @@ def command(
     max_body: Annotated[int, option("Bytes of a request.", "Limits")] = 2**20,
     max_choices: Annotated[int, option("Answers of a request: prompts times n.", "Limits")] = 16,
     drain: Annotated[float, option("Seconds to finish in after SIGTERM.", "Limits")] = 30,
+    share_prefix: Annotated[
+        bool,
+        option(
+            "Share the K/V of prompts that begin alike (block-causal models).",
+            "Decoding",
+            "--share-prefix",
+        ),
+    ] = False,
     preset: Annotated[
         str | None, option("Published settings by name, model/task.", "Decoding")
     ] = None,
@@ -96,6 +104,7 @@ def command(
         "max_sequences": max_sequences,
         "queue": queue,
         "max_length": max_length,
+        "share_prefix": share_prefix,
     }
     if max_tokens is None:
         max_tokens = _fitting(loaded, sizes)

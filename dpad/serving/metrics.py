@@ -85,5 +85,11 @@ class _Engine:
         for name in ENDS:
             ended.add_metric([name], stats.get(name, 0))
         yield ended
-        for name in ("submitted", "steps", "passes", "positions"):
-            yield CounterMetricFamily(f"dpad_{name}", f"{name} so far.", value=stats[name])
+        for name, text in (
+            ("submitted", "Requests so far."),
+            ("steps", "Steps so far."),
+            ("passes", "Forward passes so far."),
+            ("positions", "Positions computed so far."),
+            ("shared", "Positions whose K/V came from another request's prompt."),
+        ):
+            yield CounterMetricFamily(f"dpad_{name}", text, value=stats[name])

@@ -1,5 +1,6 @@
 """What goes wrong, and that nothing else is lost by it."""
 
+import functools
 import http.client
 import json
 import os
@@ -15,6 +16,7 @@ import httpx2 as httpx
 import openai
 import pytest
 
+import dpad
 from dpad.serving import work
 from tests.serving.conftest import served, wait_for
 from tests.serving.test_answers import RANDOM
@@ -104,13 +106,13 @@ def test_a_broken_engine_is_told(byte_demo):
         assert httpx.get(server.url + "/ready").status_code == 503
 
 
-def launch(*words):
+def launch(*words, model="demo"):
     """`dpad serve` in a process of its own, and its address once it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "dpad.cli", "serve", "demo", "--port", str(port), *words]
+    command = [sys.executable, "-m", "dpad.cli", "serve", str(model), "--port", str(port), *words]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     url = f"http://127.0.0.1:{port}"
 
@@ -123,6 +125,31 @@ def launch(*words):
 
     wait_for(ready, 120)
     return process, url
+
+
+def metric(url, name):
+    """The value of a series without labels."""
+    lines = httpx.get(url + "/metrics").text.splitlines()
+    return float(next(line for line in lines if line.startswith(name + " ")).split()[1])
+
+
+def test_share_prefix(problems):
+    """A prompt that a running request has, too, is not computed again; the answers are the same."""
+    folder = dpad.demo.model_folder("tiny_sdar")
+    process, url = launch("--log-level", "error", "--share-prefix", model=folder)
+    try:
+        client = openai.OpenAI(base_url=url + "/v1", api_key="x", max_retries=0)
+        ask = functools.partial(
+            client.completions.create, model=str(folder), prompt=problems[0].prompt
+        )
+        slow = {"early_stop": False, "confidence_threshold": 2.0}
+        with ask(max_tokens=400, stream=True, extra_body=slow) as first:
+            next(iter(first))
+            assert ask(max_tokens=64).choices[0].text == problems[0].answer
+            assert metric(url, "dpad_shared_total") > 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_sigterm_under_load(problems):
