@@ -14,7 +14,7 @@ from dpad.decode.batches import grouped
 from dpad.decode.phases import passed
 from dpad.decode.plan import draw_suffix
 from dpad.decode.replan import Change, apply
-from dpad.decode.runner import Failures, Runner, Stats
+from dpad.decode.runner import Complete, Failures, Runner, Stats
 from dpad.decode.sequence import Sequence
 from dpad.decode.workspace import Workspace
 from dpad.models.adapter import Adapter
@@ -163,20 +163,19 @@ class Decoder:
 
     # --- after a step ----------------------------------------------------------------------------
 
-    def _advance(self, ready: list[Sequence], failures: Failures) -> list[Sequence]:
+    def _advance(self, complete: Complete, failures: Failures) -> list[Sequence]:
         """Reads the status once and moves every sequence on; returns those that have ended."""
-        asked = {q: n for q, n in self.runner.numbers.items() if n is not None}
-        self.runner.numbers, numbers = {}, {}
+        asked, numbers = {q: n for q, n in complete.items() if n is not None}, {}
         read = self.canvas.fetch(asked.values()) if asked else None
-        if ready:
+        if complete:
             status, head_masked = self.canvas.read_status()
         if asked:
             parts = cast("torch.Tensor", read).split([n.numel() for n in asked.values()])
             numbers = {q: part.tolist() for q, part in zip(asked, parts, strict=True)}
-        now, moved, ended = time.perf_counter() - self._made, set(ready), []
+        now, ended = time.perf_counter() - self._made, []
         for q in list(self.live):
             reason = None
-            if q in moved and q not in failures:
+            if q in complete and q not in failures:
                 q.times.append(now)
                 seen = status[q.row], head_masked[q.row], numbers.get(q)
                 reason = failures.call([q], self._move_on, q, *seen)

@@ -24,6 +24,9 @@ from dpad.models.adapter import Adapter
 if TYPE_CHECKING:
     from dpad.decode.canvas import Canvas
 
+# The sequences whose pass is complete, with what their replan has asked the device for.
+Complete = dict[Sequence, torch.Tensor | None]
+
 LEAST_CREDIT = 32  # rows of work that a long pass may do in each step at least
 
 
@@ -73,7 +76,6 @@ class Runner:
 
     Attributes:
         begun: sequence -> its `Pass`, some layers of which have run.
-        numbers: sequence -> what its replan has asked the device for in this step.
     """
 
     def __init__(
@@ -82,7 +84,6 @@ class Runner:
         self.adapter, self.workspace, self.share, self.stats = adapter, workspace, share, stats
         self.graphs, self.canvas = workspace.graphs, cast("Canvas", workspace.canvas)
         self.begun: dict[Sequence, Pass] = {}
-        self.numbers: dict[Sequence, torch.Tensor | None] = {}
         self._planner, self._controller = Planner(adapter.shift), Controller()
         self._device_steps: dict[Lane, DeviceStep] = {}
         self._captured: dict[Lane, tuple[Layout, CapturedStep | None]] = {}
@@ -122,8 +123,8 @@ class Runner:
             self._captured.pop(q.lane, None)
             self._controller.forget(q.lane)
 
-    def run(self, ready: list[Sequence], failures: Failures) -> list[Sequence]:
-        """One forward of every sequence; returns those whose pass is complete."""
+    def run(self, ready: list[Sequence], failures: Failures) -> Complete:
+        """One forward of every sequence."""
         if failures:
             self._batches = None
         batches, spread = self._batches, list[Sequence]()
@@ -134,11 +135,12 @@ class Runner:
                 ready = [q for q in ready if q not in spread]
             batches = batches_of(ready, self.graphs)
             self._batches = None if spread else batches
+        complete: Complete = {}
         for batch in batches:
-            self._run(batch, failures)
-        return ready + self._run_long(spread, ready, failures) if spread else ready
+            complete |= self._run(batch, failures)
+        return complete | self._run_long(spread, ready, failures) if spread else complete
 
-    def _run(self, batch: Batch, failures: Failures) -> None:
+    def _run(self, batch: Batch, failures: Failures) -> Complete:
         """Queues one pass and its commit."""
         live, step = batch.live, self.device_step(batch.live[0].lane)
         try:
@@ -159,14 +161,14 @@ class Runner:
                 targets, decision = self._decided(work)
         except Exception as error:
             failures.update(dict.fromkeys(live, error))
-            return
-        self._taken(step, live, targets, decision, failures, work)
+            return {}
+        return self._taken(step, live, targets, decision, failures, work)
 
     def _run_long(
         self, spread: list[Sequence], others: list[Sequence], failures: Failures
-    ) -> list[Sequence]:
-        """Runs some layers of each pass that is spread; the sequences whose pass is complete."""
-        credit, complete = None, []
+    ) -> Complete:
+        """Runs some layers of each pass that is spread."""
+        credit, complete = None, Complete()
         if others and self.share is not None:
             credit = max(self.share * sum(q.rows for q in others), LEAST_CREDIT)
         for q in spread:
@@ -177,10 +179,9 @@ class Runner:
                 if not self.begun[q].run(credit):
                     continue
                 done = self.begun.pop(q)
-                self._taken(done.step, [q], *self._decided(done), failures, done)
+                complete |= self._taken(done.step, [q], *self._decided(done), failures, done)
             except Exception as error:
                 failures[q] = error
-            complete.append(q)
         return complete
 
     def _planned(self, step: DeviceStep, batch: Batch) -> tuple[Layout, Controls]:
@@ -215,10 +216,11 @@ class Runner:
         decision: Decision | None,
         failures: Failures,
         work: Pass | None = None,
-    ) -> None:
+    ) -> Complete:
         """After a commit: schedules go on, and those that look on are called."""
         for q in live:
             q.schedule.taken(q)
+        complete: Complete = dict.fromkeys(live)
         looked_at = any(q.hooks.on_step is not None and q.width for q in live)
         if looked_at and targets is not None and decision is not None:
             self._show(step, live, targets, decision, failures)
@@ -226,7 +228,8 @@ class Runner:
             scanned = (lambda number: None) if work is None else work.scan_of
             for seen in seen_by(live, targets, decision, scanned, self.canvas):
                 q = seen.q
-                self.numbers[q] = failures.call([q], q.replan.look, seen)
+                complete[q] = failures.call([q], q.replan.look, seen)
+        return complete
 
     def _show(
         self,
