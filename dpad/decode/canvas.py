@@ -1,6 +1,6 @@
 """The canvas: the only copy of the tokens, and everything the device decides."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -39,6 +39,10 @@ class Canvas:
         pin = devices.pinned(self.tokens.device)
         self._status = torch.empty_like(self._read, device="cpu", pin_memory=pin)
         self.free_rows = list(range(rows - 1, -1, -1))
+        parts = self.tokens, self.committed_at, self.committed, self._state.T
+        self._rows = list(zip(*(part.unbind() for part in parts), strict=True))
+        # What a row begins with: copies only, as each kind of work costs time of its own at first.
+        self._blank = new(length).fill_(-1), new(length, dtype=torch.float64), new(4)
         self._spare_token = 0
         self._mask_ids: set[int] = set()
         self._memories: dict[tuple[int, int], Memory] = {}  # they stay where they are, for graphs
@@ -73,16 +77,14 @@ class Canvas:
 
     def load(self, sequences: list["Sequence"]) -> None:
         """Begins sequences in their rows; other rows are not touched."""
-        width = max(q.length for q in sequences)
         sent = {str(q.row): q.tokens for q in sequences}
         if self.device.type != "cpu":
             sent = moved(sent, self.device)
         for q in sequences:
-            self.tokens[q.row, : q.length] = sent[str(q.row)]
-        for rows in _adjacent(sorted(q.row for q in sequences)):
-            self.committed_at[rows, :width].fill_(-1)
-            self.committed[rows, :width].fill_(0)
-            self._state[:, rows].fill_(0)
+            tokens, *others = self._rows[q.row]
+            tokens[: q.length].copy_(sent[str(q.row)])
+            for part, blank in zip(others, self._blank, strict=True):
+                part.copy_(blank)
 
     def take(self, q: "Sequence") -> Result:
         """The `Result` of a sequence, in memory of its own."""
@@ -230,12 +232,3 @@ class Canvas:
         self._status.copy_(self._read, non_blocking=True)
         devices.wait(self.device)
         return self._status.tolist()
-
-
-def _adjacent(rows: list[int]) -> Iterator[slice]:
-    """Ascending rows as slices of those that follow each other."""
-    first = 0
-    for at in range(1, len(rows) + 1):
-        if at == len(rows) or rows[at] != rows[at - 1] + 1:
-            yield slice(rows[first], rows[at - 1] + 1)
-            first = at
