@@ -9,6 +9,7 @@ from dpad.decode.lane import Lane
 from dpad.decode.packed import float64s, int64s, sent
 
 if TYPE_CHECKING:
+    from dpad.decode.schedule import Means
     from dpad.decode.sequence import Sequence
 
 
@@ -59,7 +60,8 @@ class Controller:
         """`Controls` of the step that sequences of one lane take next."""
         keys = [key for q in live for key in (q.seed, q.row_key, len(q.forwards))]
         rng = int64s(keys).view(-1, 3)
-        plan = [q.schedule.told(q) for q in live]
+        means: Means = {}
+        plan = [q.schedule.told(q, means) for q in live]
         made = self._rules.get(lane)
         if made is None or made[0] != plan:
             values, quotas, leaves, told = zip(*plan, strict=True)

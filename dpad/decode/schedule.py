@@ -16,12 +16,21 @@ if TYPE_CHECKING:
 
 # Rule value, quota, masks to leave, and the numbers of an adaptive rule or None.
 Told = tuple[float, int, int, tuple[float, ...] | None]
+# By cohort, block and step: the mean of the masks of the rows that are in it, for one pass.
+Means = dict[tuple[int, int, int], torch.Tensor]
 
 
 @lru_cache(maxsize=64)
 def _times(eps: float, steps: int) -> torch.Tensor:
     """Times fall linearly from 1 to eps in float32, as published."""
     return torch.linspace(1, eps, steps + 1, device="cpu")
+
+
+@lru_cache(maxsize=1024)
+def _share(eps: float, steps: int, step: int) -> torch.Tensor:
+    """1 - t_{step+1} / t_step."""
+    times = _times(eps, steps)
+    return 1 - times[step + 1] / times[step]
 
 
 @lru_cache(maxsize=64)
@@ -62,13 +71,16 @@ class Schedule:
             min(n, m) for n, m in zip(self.lengths, self.steps or self.lengths, strict=True)
         ]
 
-    def told(self, q: "Sequence") -> Told:
-        """What the device is told in the step that `q` takes next: `of`, and `numbers`."""
+    def told(self, q: "Sequence", means: Means | None = None) -> Told:
+        """What the device is told in the step that `q` takes next: `of`, and `numbers`.
+
+        `means` is filled; it serves the sequences of one pass, before any of them moves on.
+        """
         if self._always is not None and not q.first_given:
             return self._always
-        return *self.of(q), self.numbers(q)
+        return *self.of(q, means), self.numbers(q)
 
-    def of(self, q: "Sequence") -> tuple[float, int, int]:
+    def of(self, q: "Sequence", means: Means | None = None) -> tuple[float, int, int]:
         """(rule value, quota, masks to leave) of the step that `q` takes next.
 
         Where the masks to leave are >= 0, the quota is what only the device knows: the masks left
@@ -80,7 +92,7 @@ class Schedule:
                 1,
                 -1,
             )
-        value, self._quota = self._step(q)
+        value, self._quota = self._step(q, {} if means is None else means)
         if self.carried:
             return value, *self._carried(q)
         return value, self._quota, -1
@@ -110,7 +122,7 @@ class Schedule:
         """Its fixed steps, or as many as masks."""
         return self.lengths[block] if self.steps is None else self.steps[block]
 
-    def _step(self, q: "Sequence") -> tuple[float, int]:
+    def _step(self, q: "Sequence", means: Means) -> tuple[float, int]:
         rule = self.rule
         if self.steps is None:
             return rule.value, 1 if self.counted else NO_LIMIT
@@ -128,7 +140,7 @@ class Schedule:
             return rule.value, self._left(q.block, q.step) - self._left(q.block, q.step + 1)
         if rule.schedule == "floor":
             return rule.value, max(1, self.lengths[q.block] // self.steps[q.block])
-        return rule.value, self._linear(q) if rule.schedule == "linear" else self._dream(q)
+        return rule.value, self._linear(q) if rule.schedule == "linear" else self._dream(q, means)
 
     def taken(self, q: "Sequence") -> None:
         """Counts the masks that a fixed quota fills in the step that `of` was asked about last."""
@@ -157,12 +169,9 @@ class Schedule:
     def _share(self, block: int, step: int) -> float:
         """1 - t_{step+1} / t_step, beyond every draw from the last step on."""
         steps = self.steps_of(block)
-        times = _times(self.rule.eps, steps)
-        if step >= steps - 1:
-            return float("inf")
-        return float(1 - times[step + 1] / times[step])
+        return float("inf") if step >= steps - 1 else float(_share(self.rule.eps, steps, step))
 
-    def _dream(self, q: "Sequence") -> int:
+    def _dream(self, q: "Sequence", means: Means) -> int:
         """floor(m (1 - t_{i+1} / t_i)), m the masks, or their mean over the rows of the cohort that
         are in the same step; all at the last step. The block decoders do not take step 0.
         """
@@ -173,14 +182,10 @@ class Schedule:
             step += not self.first_alone
         if step >= self.steps_of(q.block) - 1:
             return max(q.masks, 1)
-        together = [
-            r.masks
-            for r in q.cohort or (q,)
-            if not r.ended and (r.block, r.step) == (q.block, q.step) and r.masks
-        ]
-        mean = torch.tensor(sum(together), device="cpu") / max(len(together), 1)
-        times = _times(self.rule.eps, self.steps_of(q.block))
-        return int(mean * (1 - times[step + 1] / times[step]))
+        key = id(q.cohort or q), q.block, q.step
+        if key not in means:
+            means[key] = _mean(q)
+        return int(means[key] * _share(self.rule.eps, self.steps_of(q.block), step))
 
     def _carried(self, q: "Sequence") -> tuple[int, int]:
         """(quota, masks to leave): what the steps so far may leave is the block's masks less its
@@ -189,3 +194,10 @@ class Schedule:
         whole = self.lengths[q.block]
         leave = max(whole - whole // self.steps_of(q.block) * (q.step + 1), 0)
         return (whole - leave, -1) if q.step == 0 else (0, leave)
+
+
+def _mean(q: "Sequence") -> torch.Tensor:
+    """The mean of the masks of the rows of its cohort that are in the same step."""
+    here = q.block, q.step
+    rows = [r for r in q.cohort or (q,) if r.masks and not r.ended and (r.block, r.step) == here]
+    return torch.tensor(sum(r.masks for r in rows), device="cpu") / max(len(rows), 1)

@@ -86,6 +86,29 @@ def test_dreams_quota_is_the_mean_of_the_cohort():
     assert schedule.of(together[1])[1] == 0
 
 
+class Counted(list):
+    """Counts how often it is gone through."""
+
+    read = 0
+
+    def __iter__(self):
+        self.read += 1
+        return super().__iter__()
+
+
+def test_a_pass_goes_through_a_cohort_once():
+    """Once for each step that its rows are in: thousands of rows are thousands of reads."""
+    schedule = Schedule(commit.fixed_quota(4, schedule="dream"), [8])
+    rows = [standing(masks, step) for step in (0, 1) for masks in (8, 2, 5, 7)]
+    cohort, means = Counted(rows), {}
+    for q in rows:
+        q.cohort = cohort
+    wanted = [schedule.of(q) for q in rows]
+    assert [quota for _, quota, _ in wanted] == [1] * 8 and cohort.read == 8
+    assert [schedule.told(q, means) for q in rows] == [(*told, None) for told in wanted]
+    assert cohort.read == 8 + 2
+
+
 def test_rules_without_steps_have_no_limit():
     for rule in (commit.threshold(0.5), commit.factor(1.0), commit.entropy_bound(1.0)):
         assert quotas(rule, [32], 2) == [commit.NO_LIMIT] * 2
