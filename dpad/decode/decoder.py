@@ -14,8 +14,9 @@ from dpad.decode.batches import grouped
 from dpad.decode.phases import passed
 from dpad.decode.plan import draw_suffix
 from dpad.decode.replan import Change, apply
-from dpad.decode.runner import Complete, Failures, Runner, Stats
+from dpad.decode.runner import Complete, Failures, Runner
 from dpad.decode.sequence import Sequence
+from dpad.decode.stats import Stats
 from dpad.decode.workspace import Workspace
 from dpad.models.adapter import Adapter
 

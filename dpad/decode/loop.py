@@ -6,8 +6,8 @@ import time
 from collections import deque
 
 from dpad.decode.decoder import Decoder
-from dpad.decode.runner import Stats
 from dpad.decode.sequence import Sequence
+from dpad.decode.stats import Stats
 from dpad.decode.workspace import Workspace
 from dpad.models.adapter import Adapter
 

@@ -1,8 +1,6 @@
 """The passes of a step: planned on the host, run on the device, and shown to those that look on."""
 
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,6 +15,7 @@ from dpad.decode.passes import Pass
 from dpad.decode.plan import Planner
 from dpad.decode.replan import seen_by
 from dpad.decode.sequence import Sequence
+from dpad.decode.stats import Stats
 from dpad.decode.step import Decision, DeviceStep, Step
 from dpad.decode.workspace import Workspace
 from dpad.models.adapter import Adapter
@@ -39,34 +38,6 @@ class Failures(dict[Sequence, Exception]):
             return function(*args)
         except Exception as error:
             self.update(dict.fromkeys(sequences, error))
-
-
-@dataclass
-class Stats:
-    """What was done so far: `seconds` of the host in "plan", "forward" and "commit", `steps`,
-    `passes`, `positions` (rows computed in them), `replayed` passes (a graph's), and `shared`
-    positions, whose K/V came from another sequence.
-    """
-
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("plan", "forward", "commit"), 0.0)
-    )
-    steps: int = 0
-    passes: int = 0
-    positions: int = 0
-    replayed: int = 0
-    shared: int = 0
-    _at: float = 0.0
-
-    def start(self) -> None:
-        """From now on time is counted."""
-        self._at = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """Counts the time since the last lap, or since the start."""
-        now = time.perf_counter()
-        self.seconds[name] += now - self._at
-        self._at = now
 
 
 class Runner:

@@ -9,8 +9,8 @@ from torch import Tensor
 from dpad.decode.lane import Hooks
 from dpad.decode.loop import decode
 from dpad.decode.refine import Refining
-from dpad.decode.runner import Stats
 from dpad.decode.sequence import Sequence, blocks_of
+from dpad.decode.stats import Stats
 from dpad.decode.workspace import Workspace
 from dpad.generation.checks import (
     check_behind,
