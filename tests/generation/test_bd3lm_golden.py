@@ -1,6 +1,7 @@
 """BD3-LM's published sampler, token for token and pass for pass, with its own draws."""
 
 import json
+from operator import itemgetter
 
 import pytest
 import torch
@@ -8,11 +9,13 @@ import torch
 import dpad
 from tests.generation.common import GOLDEN
 from tests.models.families import golden
+from tests.models.test_bd3lm import Stock
 
 pytestmark = pytest.mark.once
 
 MASK_ID = 319
 TRACES = json.loads((GOLDEN / "bd3lm.json").read_text())["traces"]
+ID = itemgetter("id")
 
 
 class Draws:
@@ -54,9 +57,9 @@ def options(trace):
     return {**found, "alg": alg, "steps": steps}
 
 
-def replay(trace, **changes):
+def replay(trace, model=None, **changes):
     draws = Draws(trace)
-    model = golden("BD3LM", trace["model"])
+    model = model or golden("BD3LM", trace["model"])
     model.config.model_length = trace["settings"]["model_length"]
     chosen = {**options(trace), **changes}
     if chosen.get("alg") != "ancestral":
@@ -70,7 +73,7 @@ def replay(trace, **changes):
     return out
 
 
-@pytest.mark.parametrize("trace", [pytest.param(t, id=t["id"]) for t in TRACES])
+@pytest.mark.parametrize("trace", TRACES, ids=ID)
 def test_published_trace(trace):
     if trace["final"] is None:
         with pytest.raises(RuntimeError, match="row 0: the last 256 of 272 tokens .* rejects"):
@@ -83,6 +86,17 @@ def test_published_trace(trace):
     # A prediction that is used again is computed again here.
     again = sum(step["f"] == "reuse" for step in trace["steps"])
     assert out.forwards.tolist() == [trace["forwards"] + again]
+
+
+@pytest.mark.parametrize("trace", [t for t in TRACES if t["settings"]["length"] < 64], ids=ID)
+def test_published_trace_on_a_patched_model(trace):
+    """One that attends by blocks with `sample_mode` only, as the released class does."""
+    native = golden("BD3LM", trace["model"])
+    model = Stock(native.config).eval()
+    model.load_state_dict(native.state_dict())
+    with dpad.patch(model) as handle:
+        assert not handle.notes
+        assert replay(trace, model).sequences[0].tolist() == trace["final"][0]
 
 
 def generate(prompts, **changes):
