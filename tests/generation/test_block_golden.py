@@ -103,16 +103,35 @@ def models():
     return {name: load(kind) for name, kind in FAMILY.items()}
 
 
+# The published program rebuilds the sub-block caches of all rows together.
 COUPLED = ("fastdllm_v2_batch/011", "fastdllm_v2_batch/017", "fastdllm_v2_batch/021")
 
 
 @pytest.mark.parametrize("trace", traces())
 def test_published_trace(models, trace):
     if trace["id"] in COUPLED:
-        with pytest.raises(ValueError, match="a row depends on its batch"):
+        rows = len(trace["prompt"])
+        told = (
+            f"compatible = 'fast-dllm-v2-batch' and cache = 'dual' with {rows} rows: .* caches of "
+            "all rows together, so that a row depends on its batch; take cache='prefix', or one row"
+        )
+        with pytest.raises(ValueError, match=told):
             replay(models[trace["model"]], trace)
         return
     replay(models[trace["model"]], trace)
+
+
+@pytest.mark.parametrize("trace", [t for t in traces() if t.values[0]["id"] in COUPLED])
+def test_rows_of_a_coupled_batch_one_by_one(models, trace):
+    """They are taken alone, and by an engine, whose rows do not depend on each other."""
+    model, given = models[trace["model"]], {**options(trace), "mask_id": MASK_ID}
+    given |= {"eos_token_id": trace["stop_ids"] or [PAD_ID], "pad_token_id": PAD_ID}
+    with dpad.Engine(model, max_sequences=4, max_tokens=1024) as engine:
+        requests = [engine.submit(prompt, **given) for prompt in trace["prompt"]]
+        together = [request.result().sequences.tolist() for request in requests]
+    alone = [dpad.generate(model, [prompt], **given).tolist() for prompt in trace["prompt"]]
+    assert together == alone
+    assert not any(MASK_ID in row for (row,) in alone)
 
 
 def replay(model, trace, **changes):
