@@ -24,26 +24,27 @@ struct RouteRow {
         group(key + p.experts) {}
 };
 
-// Each lane takes every 32nd expert.
+// Each lane takes every 32nd expert. Experts, groups and top_k are below 2**31, as
+// csrc/torch/route.cpp checks: indices of 64 bits would not fit into the registers.
 template <class T>
 DPAD_DEVICE void score_row(const RouteParams& p, int64_t row, const RouteRow& r) {
   const T* logits = static_cast<const T*>(p.logits) + row * p.logits_stride;
-  const int lane = thread_index() % 32;
+  const int lane = thread_index() % 32, experts = static_cast<int>(p.experts);
   const bool softmax = p.score == Score::kSoftmax;
   float largest = -INFINITY;
-  for (int64_t e = lane; e < p.experts; e += 32) {
+  for (int e = lane; e < experts; e += 32) {
     const float x = to_float(logits[e]);
     r.score[e] = x;
     largest = x > largest ? x : largest;
   }
   largest = warp_reduce(largest, Largest());
   double sum = 0;
-  for (int64_t e = lane; softmax && e < p.experts; e += 32) {
+  for (int e = lane; softmax && e < experts; e += 32) {
     r.score[e] = expf(r.score[e] - largest);
     sum += r.score[e];
   }
   const auto all = static_cast<float>(warp_reduce(sum, Sum()));
-  for (int64_t e = lane; e < p.experts; e += 32) {
+  for (int e = lane; e < experts; e += 32) {
     const float x = r.score[e];
     const float score = softmax ? x / all : 1.0f / add_rn(1.0f, expf(-x));
     r.score[e] = score;
@@ -53,36 +54,38 @@ DPAD_DEVICE void score_row(const RouteParams& p, int64_t row, const RouteRow& r)
 
 // Each lane takes every 32nd group.
 DPAD_DEVICE void rank_groups(const RouteParams& p, const RouteRow& r) {
-  const int64_t size = p.experts / p.groups;
-  for (int64_t g = thread_index() % 32; g < p.groups; g += 32) {
+  const int groups = static_cast<int>(p.groups), size = static_cast<int>(p.experts) / groups;
+  for (int g = thread_index() % 32; g < groups; g += 32) {
     BestTwo best;
-    for (int64_t e = g * size; e < (g + 1) * size; ++e) best.add(r.key[e]);
+    for (int e = g * size; e < (g + 1) * size; ++e) best.add(r.key[e]);
     r.group[g] = best.key();
   }
 }
 
 // The experts of all groups but the best get a key that is never chosen.
 DPAD_DEVICE void drop_groups(const RouteParams& p, const RouteRow& r) {
-  const int64_t size = p.experts / p.groups;
-  for (int64_t g = thread_index() % 32; g < p.groups; g += 32) {
-    int64_t before = 0;
-    for (int64_t other = 0; other < p.groups; ++other) {
+  const int groups = static_cast<int>(p.groups), size = static_cast<int>(p.experts) / groups;
+  for (int g = thread_index() % 32; g < groups; g += 32) {
+    int before = 0;
+    for (int other = 0; other < groups; ++other) {
       before += rank_of(r.group[other], other) > rank_of(r.group[g], g) ? 1 : 0;
     }
     if (before < p.top_groups) continue;
-    for (int64_t e = g * size; e < (g + 1) * size; ++e) r.key[e] = kNeverKey;
+    for (int e = g * size; e < (g + 1) * size; ++e) r.key[e] = kNeverKey;
   }
 }
 
 DPAD_DEVICE void choose_experts(const RouteParams& p, int64_t row, const RouteRow& r) {
-  const int lane = thread_index() % 32;
+  const int lane = thread_index() % 32, experts = static_cast<int>(p.experts);
   int64_t* expert = p.expert + row * p.top_k;
   float* weight = p.weight + row * p.top_k;
+  const int top_k = static_cast<int>(p.top_k);
   Rank last = kBeforeAll;
   float sum = 0;
-  for (int64_t k = 0; k < p.top_k; ++k) {
+  for (int k = 0; k < top_k; ++k) {
     Rank best = INT64_MIN;
-    for (int64_t e = lane; e < p.experts; e += 32) {
+    DPAD_NO_UNROLL
+    for (int e = lane; e < experts; e += 32) {
       const Rank rank = rank_of(r.key[e], e);
       if (rank < last && rank > best) best = rank;
     }
@@ -94,7 +97,7 @@ DPAD_DEVICE void choose_experts(const RouteParams& p, int64_t row, const RouteRo
     expert[k] = chosen;
     weight[k] = score;
   }
-  for (int64_t k = lane; k < p.top_k; k += 32) {  // as above: a lane reads what it wrote
+  for (int k = lane; k < top_k; k += 32) {  // as above: a lane reads what it wrote
     const float share = p.normalise ? weight[k] / add_rn(sum, kLeastWeightSum) : weight[k];
     weight[k] = mul_rn(share, p.scaling);
   }
