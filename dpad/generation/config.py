@@ -16,7 +16,7 @@ from dpad.generation.fields import (
     QUOTA_ALGS,
     RULES,
 )
-from dpad.generation.names import CLASS_KEY, SWITCHES, resolve_names
+from dpad.generation.names import CLASS_KEY, resolve_names
 from dpad.values import as_plain
 
 __all__ = ["ALGS", "ALIASES", "FIELDS", "QUOTA_ALGS", "RULES", "DPadGenerationConfig"]
@@ -126,20 +126,10 @@ class DPadGenerationConfig(GenerationConfig):
         self.validate()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets a field, also by another name of it; TypeError for a name that means nothing, and
-        ValueError for a switch of Transformers' that contradicts the option it stands for.
-        """
-        mine, values = self.__dict__, {name: value}
-        if "_ready" in mine:  # Transformers makes the object
-            super().__setattr__(name, value)
-            return
-        if name in SWITCHES:
-            option, _ = SWITCHES[name]
-            values[option] = getattr(self, option)
-            values = {**resolve_names(values), name: value}
-        elif name not in FIELDS and name[0] != "_" and name not in mine:
-            values = resolve_names(values)
-        for known, resolved in values.items():
+        """Sets a field, also by another name of it; TypeError for a name that means nothing."""
+        mine = self.__dict__  # with "_ready" while Transformers makes the object
+        kept = name in FIELDS or name[0] == "_" or name in mine or "_ready" in mine
+        for known, resolved in ({name: value} if kept else resolve_names({name: value})).items():
             super().__setattr__(known, resolved)
 
     def validate(self, *args: Any, **kwargs: Any) -> None:
@@ -252,7 +242,7 @@ class DPadGenerationConfig(GenerationConfig):
         if kwargs.pop("defaults_only", False):
             for name, value in kwargs.items():
                 if name not in FIELDS and getattr(self, name, value) is None:
-                    super().__setattr__(name, value)
+                    setattr(self, name, value)
             return {}
         unused = {n: kwargs.pop(n) for n in MODEL_INPUTS if n in kwargs}
         before = {**self.__dict__, "_given": set(self._given)}

@@ -45,13 +45,6 @@ NEAREST = {
 }
 
 
-# Transformers' switches -> (the option that says the same, what it is when they are off).
-SWITCHES: dict[str, tuple[str, Any]] = {
-    "do_sample": ("temperature", 0.0),
-    "use_cache": ("cache", "none"),
-}
-
-
 def unknown(name: str, value: object) -> TypeError:
     """The TypeError of an option that nobody knows, with what stands nearest."""
     if name in NEAREST:
@@ -115,7 +108,7 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
     what is decoded.
     """
     values = dict(given)
-    for name, (field, off) in SWITCHES.items():
+    for name, field, off in (("do_sample", "temperature", 0.0), ("use_cache", "cache", "none")):
         if values.get(name) is None:
             values.pop(name, None)
             continue

@@ -223,21 +223,6 @@ def test_switches_of_transformers():
             DPadGenerationConfig(**bad)
 
 
-def test_switches_of_transformers_on_a_configuration():
-    config = DPadGenerationConfig(temperature=0.5)
-    config.do_sample, config.use_cache = True, False
-    assert config.given() == {"temperature": 0.5, "cache": "none"}
-    for name, value, words in (
-        ("do_sample", False, "do_sample = False and temperature = 0.5"),
-        ("do_sample", "no", "do_sample = 'no': expected True or False"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            setattr(config, name, value)
-    assert config.temperature == 0.5
-    with pytest.raises(ValueError, match="pass temperature= above 0"):
-        DPadGenerationConfig().do_sample = True
-
-
 def test_an_unknown_option_says_what_stands_nearest(llada, prompts):
     for name, cure in NEAREST.items():
         with pytest.raises(TypeError) as error:
