@@ -1,6 +1,8 @@
 """Memory of a decoding: what is counted is what an engine counts, and what is measured."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -30,9 +32,14 @@ def test_the_count_is_an_engines():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_count_and_measurement_agree():
-    found = memory.check()
-    assert found["agrees"] is True, found
-    assert 0.9 < found["ratio"] < 1 + memory.NEAR
+    """Where freed memory goes back at once: what the C library keeps of it differs by run."""
+    code = "import json; from dpad import memory; print(json.dumps(memory.check()))"
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["agrees"] is True and 0.9 < found["ratio"] < 1.05, found
     assert found["total"] > 100 << 20  # enough that what else a process takes does not matter
 
 

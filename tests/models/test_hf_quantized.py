@@ -1,6 +1,7 @@
 """Loading 8-bit: the same model as quantize() makes, in less memory; saved folders load again."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -188,7 +189,7 @@ def test_arguments(tmp_path):
 
 
 PEAK = """
-import resource, sys, torch
+import sys, torch
 torch.set_num_threads(1)
 import dpad
 from dpad.models.hf import AutoModel
@@ -227,12 +228,14 @@ def test_the_peak_is_the_small_model_and_a_tensor(tmp_path):
     model.save_pretrained(tmp_path, max_shard_size="30MB")
     del model
     command = [sys.executable, "-c", PEAK, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Freed memory goes back at once: what the C library would keep of it differs by run.
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     before, peak, after, size = map(int, done.stdout.split())
     assert size < 0.55 * full
-    # One tensor as it is read, its pieces as they are widened, and what the C library keeps.
-    assert peak - before < size + 60 < 0.8 * full
-    assert after - before < size + 60
+    # One tensor as it is read, and its pieces as they are widened.
+    assert peak - before < size + 30 < 0.65 * full
+    assert after - before < size + 15
 
 
 def test_layers_by_their_type(tmp_path):

@@ -15,7 +15,7 @@ def test_sizes_without_work_take_no_time():
     assert torch.ops.dpad.add_rms_norm_(rows, None, torch.empty(0), 1e-5).shape == rows.shape
     assert torch.ops.dpad.swiglu(rows, rows).shape == rows.shape
     assert torch.ops.dpad.linear(rows, torch.empty(0, 0), None).shape == rows.shape
-    assert time.perf_counter() - begun < 1
+    assert time.perf_counter() - begun < 20  # a loop over them takes an hour
 
 
 HUGE = {
