@@ -6,9 +6,9 @@ from statistics import median
 import torch
 
 import dpad
+from benchmarks import random_models
 from benchmarks.cells import CACHES, FULL, Cell
 from benchmarks.measure import kept_sets
-from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 from tests.doubles.reference_decoder import reference
 
 # 6 layers, width 256, the released vocabulary: the head is most of a full-canvas step.
@@ -22,22 +22,6 @@ CONFIG = {
 }
 PROMPT, BLOCK, PASSES = 64, 32, 4  # PASSES: per block, with a fixed quota
 DROPOUT = dpad.Suffix("gaussian", window=128, decay=3.0, scale=1.6, near=16)
-
-
-def build(sizes=CONFIG, seed=0):
-    """A model whose confidences spread out and that never predicts the mask; seeded."""
-    config = LLaDAConfig(**sizes)
-    model = LLaDAModelLM(config).float().eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.normal_(0, weight.shape[-1] ** -0.5, generator=generator)
-        parts = model.model.transformer
-        parts.wte.weight[config.mask_token_id] *= 0.1
-        parts.ff_out.weight *= 4.0
-        parts.ff_out.weight[config.mask_token_id] = 0.0
-    return model
 
 
 def _by_dpad(model, ids, canvas, suffix, cache):
@@ -110,7 +94,7 @@ def cells(options):
 
     def run(suffix, cache, step):
         if not built:
-            built.append(build())
+            built.append(random_models.build(CONFIG))
         return measure(built[0], options.large_canvas, suffix, cache, options.large_rounds, step)
 
     for kind, suffix in (("full", FULL), ("dropout", DROPOUT)):

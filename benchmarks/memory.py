@@ -14,10 +14,9 @@ import sys
 
 import torch
 
-from benchmarks.quantize import mid_fields
+from benchmarks import random_models
 from dpad import memory
 from dpad.models.adapter import find_adapter
-from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 
 CASES = [("1024", "none", "float32"), ("1024", "dual", "float32"), ("256", "none", "float32"),
          ("1024", "none", "bfloat16")]  # fmt: skip
@@ -29,8 +28,7 @@ def measure(canvas, cache, dtype, width):
     """MiB: "weights", "kv", "pass" as the engine counts them, "peak" over all but the model, and
     the "ratio" of the peak to the three.
     """
-    torch.manual_seed(0)
-    model = LLaDAModelLM(LLaDAConfig(**mid_fields(width))).eval().to(getattr(torch, dtype))
+    model = random_models.mid_model(width).to(getattr(torch, dtype))
     needed = memory.counted(find_adapter(model), canvas, OPTIONS["block_length"])
     peak = memory.measured(model, canvas, **OPTIONS, cache=cache)
     found = {name: needed[name] / MIB for name in ("weights", "kv", "pass")}

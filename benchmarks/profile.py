@@ -16,9 +16,9 @@ from collections import Counter
 import torch
 
 import dpad
-from benchmarks import machine
+from benchmarks import machine, random_models
 from benchmarks.large import DROPOUT
-from benchmarks.quantize import BLOCK, COMMITS, MID, PROMPT, RESULTS, mid_model
+from benchmarks.quantize import BLOCK, COMMITS, PROMPT, RESULTS
 from benchmarks.report import table
 from benchmarks.store import write_json
 
@@ -105,7 +105,7 @@ def main(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--canvas", type=int, default=512)
-    parser.add_argument("--width", type=int, default=MID["d_model"])
+    parser.add_argument("--width", type=int, default=random_models.MID["d_model"])
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--bfloat16", action="store_true", help="all but the 8-bit weights")
     parser.add_argument("--threads", type=int, default=1)
@@ -114,7 +114,7 @@ def main(arguments=None):
     torch.set_num_threads(options.threads)
     found = {}
     for mode in options.modes:
-        model = mid_model(width=options.width)
+        model = random_models.mid_model(options.width)
         if options.bfloat16:
             model.bfloat16()
         if INT8 in mode:

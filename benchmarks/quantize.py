@@ -15,27 +15,12 @@ from statistics import median
 import torch
 
 import dpad
-from benchmarks import machine
+from benchmarks import machine, random_models
 from benchmarks.stats import wilson
 from dpad import demo
-from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 
 RESULTS = Path(__file__).with_name("results")
 CANVAS, BATCH, SCORED, SAMPLES = 256, 50, 100, 32
-# The shape of LLaDA-8B made narrow: the head is 7.5 % of the products there and here.
-MID = {
-    "d_model": 1024,
-    "n_heads": 16,
-    "n_kv_heads": 16,
-    "n_layers": 8,
-    "mlp_hidden_size": 2816,
-    "vocab_size": 8192,
-    "embedding_size": 8192,
-    "mask_token_id": 8190,
-    "eos_token_id": 8189,
-    "pad_token_id": 8189,
-    "max_sequence_length": 2048,
-}
 PROMPT, BLOCK, COMMITS = 64, 32, 8
 
 
@@ -104,29 +89,6 @@ def nats(model, problems):
     return float(dpad.loglikelihood(model, pairs, samples=SAMPLES, seed=0).value.mean())
 
 
-def mid_fields(width):
-    """`MID` at another width, a multiple of 64."""
-    heads = {"n_heads": width // 64, "n_kv_heads": width // 64}
-    return MID | {"d_model": width, "mlp_hidden_size": 11 * width // 4, **heads}
-
-
-def mid_model(seed=0, width=MID["d_model"]):
-    """A random LLaDA whose confidences spread out and that never predicts the mask; 120 M
-    parameters at the default width.
-    """
-    model = LLaDAModelLM(LLaDAConfig(**mid_fields(width))).float().eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1:
-                weight.normal_(0, weight.shape[-1] ** -0.5, generator=generator)
-        parts = model.model.transformer
-        parts.wte.weight *= 32
-        parts.ff_out.weight *= 4
-        parts.ff_out.weight[MID["mask_token_id"]] = 0
-    return model
-
-
 def mid_settings(canvas, cache):
     return {
         "max_new_tokens": canvas - PROMPT,
@@ -140,7 +102,7 @@ def mid_settings(canvas, cache):
 
 def speed(canvas, cache, rounds, kinds):
     """Whole decodings in turns within each round; the settings, and so the work, are equal."""
-    models = {n: m for n, m in variants(mid_model).items() if n in kinds}
+    models = {n: m for n, m in variants(random_models.mid_model).items() if n in kinds}
     settings = mid_settings(canvas, cache)
     generator = torch.Generator().manual_seed(1)
     found, equal = {n: [] for n in models}, dict.fromkeys(models, 0)
@@ -171,7 +133,7 @@ def speed(canvas, cache, rounds, kinds):
             for name in (n for n in found if n.startswith("int8")):
                 pairs = zip(found[other], found[name], strict=True)
                 rows[name][f"{clock}: {other} / int8"] = median(a[i] / b[i] for a, b in pairs)
-    return {"canvas": canvas, "cache": cache, "model": MID, "rows": rows}
+    return {"canvas": canvas, "cache": cache, "model": random_models.MID, "rows": rows}
 
 
 def main():

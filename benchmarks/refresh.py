@@ -20,12 +20,11 @@ from pathlib import Path
 import torch
 
 import dpad
+from benchmarks import random_models
 from benchmarks.exact_tasks import FOLDER, PLANNED, SHIPPED, task_of
-from benchmarks.quantize import MID, mid_fields
 from benchmarks.report import percent, points, table
 from benchmarks.stats import mean_difference, ratio
 from benchmarks.store import write_json
-from dpad.models.hf.llada import LLaDAConfig, LLaDAModelLM
 
 BLOCKS, BATCH = (8, 16, 32), 50  # blocks of the shipped models
 
@@ -108,10 +107,9 @@ def cells(point, full):
 
 def times(options):
     """Per canvas: seconds of whole answers in turns, positions, and the ratio."""
-    fields = mid_fields(options.width) | {"n_layers": 4, "max_sequence_length": 4096}
+    model = random_models.mid_model(options.width, n_layers=4, max_sequence_length=4096)
     torch.manual_seed(0)
-    model = LLaDAModelLM(LLaDAConfig(**fields)).eval()
-    ids, found = torch.randint(0, MID["vocab_size"] - 8, (1, 64)), {}
+    ids, found = torch.randint(0, random_models.MID["vocab_size"] - 8, (1, 64)), {}
     for canvas in options.canvases:
         settings = {
             "max_new_tokens": canvas,

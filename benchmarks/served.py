@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import large
+from benchmarks import random_models
 from dpad.cli.common import quiet_loading
 
 SIZES = {"d_model": 512, "n_heads": 8, "n_kv_heads": 8, "n_layers": 14, "mlp_hidden_size": 1536}
@@ -32,7 +32,7 @@ def build(folder, sizes, size=8192, mask_id=8190, end_id=8191, dtype=torch.float
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
     ids = {"mask_token_id": mask_id, "eos_token_id": end_id, "pad_token_id": end_id}
     lengths = {"vocab_size": size, "embedding_size": size, "max_sequence_length": 512}
-    model = large.build({**sizes, **ids, **lengths}).to(dtype)
+    model = random_models.build({**sizes, **ids, **lengths}).to(dtype)
     quiet_loading(always=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import cells, large, machine, measure, report, run
+from benchmarks import cells, large, machine, measure, random_models, report, run
 from dpad import Suffix
 from dpad.demo import MASK_ID
 from tests.doubles.reference_decoder import reference
@@ -121,7 +121,7 @@ def test_paired_differences_use_the_problems_that_both_arms_solved():
 
 def test_large_cell_checks_tokens_and_splits_passes(monkeypatch):
     monkeypatch.setattr(large, "CONFIG", {**large.CONFIG, "n_layers": 1, "d_model": 32})
-    model = large.build()
+    model = random_models.build(large.CONFIG)
     found = large.measure(model, 64, large.DROPOUT, "dual", 1, lambda: None)
     assert found["identical"] == 1
     for who in ("dpad", "all", "block"):
