@@ -13,6 +13,7 @@ import torch
 import transformers
 
 import dpad
+from benchmarks.timing import is_cuda
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,8 +57,27 @@ def command():
     return shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
 
 
+def cuda(device):
+    """The same of a CUDA device; of others that there is none."""
+    if not is_cuda(device):
+        return {"device": "cpu"}
+    query = ("--query-gpu=name,driver_version,clocks.sm", "--format=csv,noheader")
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "device": properties.name,
+        "architecture": "{}{}".format(*torch.cuda.get_device_capability(device)),
+        "processors": properties.multi_processor_count,
+        "memory": properties.total_memory,
+        "cache": getattr(properties, "L2_cache_size", None),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "nvidia_smi": output("nvidia-smi", *query),
+        "nvcc": output("nvcc", "--version"),
+    }
+
+
 def describe():
-    """Everything that a figure depends on besides its settings, as plain values."""
+    """Everything that a figure depends on besides its settings and its device, as plain values."""
     info = dpad.build_info()
     changed = output("git", "status", "--porcelain", "--untracked-files=no")
     return {

@@ -6,7 +6,7 @@
     python -m benchmarks.gpu --out results -k step_times    single stages: pytest's own options
 
 Begin with an empty folder: figures that are there are kept, if device, torch and commit are the
-same. Afterwards it holds stages.json, figures.json, summary.md, plots and log.txt.
+same. Afterwards it holds stages.json, figures.json, summary.md and log.txt.
 """
 
 import argparse
@@ -26,25 +26,6 @@ RESERVE = 30  # seconds that are kept for the summary
 PACKAGES = "hypothesis matplotlib pybind11 safetensors setuptools tabulate transformers"
 
 
-def parse(arguments=None):
-    """(options, what pytest is told)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of the results; made if it is not there")
-    add("--budget", type=float, metavar="SECONDS", help="time for all; without it, what it takes")
-    add("--small", action="store_true", help="tiny shapes, on the CPU too, to try the program")
-    options, rest = parser.parse_known_args(arguments)
-    if options.out.exists() and not options.out.is_dir():
-        parser.error(f"--out {options.out} is not a folder")
-    if options.budget is not None and options.budget <= RESERVE:
-        parser.error(f"--budget {options.budget:g}: expected more than {RESERVE} seconds")
-    return options, rest
-
-
 def look_further():
     """Adds this Python's scripts (cmake, ninja) and CUDA's programs to the end of PATH."""
     cuda = os.environ.get("CUDA_HOME", "/usr/local/cuda")
@@ -60,8 +41,17 @@ def missing():
 
 
 def main(arguments=None):
-    options, rest = parse(arguments)
-    begun = time.monotonic()
+    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__, **raw)
+    add, begun = parser.add_argument, time.monotonic()
+    add("--out", type=Path, required=True, help="folder of the results; made if it is not there")
+    add("--budget", type=float, metavar="SECONDS", help="time for all; without it, what it takes")
+    add("--small", action="store_true", help="tiny shapes, on the CPU too, to try the program")
+    options, rest = parser.parse_known_args(arguments)
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out {options.out} is not a folder")
+    if options.budget is not None and options.budget <= RESERVE:
+        parser.error(f"--budget {options.budget:g}: expected more than {RESERVE} seconds")
     look_further()
     if not options.small and missing():
         print(f"not there: {', '.join(missing())}", file=sys.stderr)

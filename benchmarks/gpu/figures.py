@@ -13,8 +13,9 @@ import time
 import pytest
 import torch
 
+from benchmarks import machine
 from benchmarks.cases import in_a_line
-from benchmarks.gpu import device as devices
+from benchmarks.gpu import floor
 from benchmarks.store import write_json
 
 INCOMPLETE = 75  # exit status: time was too short for some measurements
@@ -37,15 +38,16 @@ class Figures:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.end = time.monotonic() + seconds
         self.lost, self.late, self.records = None, False, {}
-        self.machine = {**devices.describe(self.device), "small": small}
+        self.machine = {**machine.describe(), **machine.cuda(self.device), "small": small}
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
         if found and all(found["machine"].get(n) == self.machine[n] for n in SAME):
             self.machine = found["machine"]
             self.records = {record["case"]: record for record in found["cases"]}
         else:
-            copied = devices.copy_bandwidth(self.device, 1 << (20 if small else 30))
+            copied = floor.copy_bandwidth(self.device, 1 << (20 if small else 30))
             self.machine["copy_bytes_per_second"] = copied
-        self.limits = devices.limits(self.machine)
+        about = self.machine
+        self.limits = floor.limits(about["device"], about["copy_bytes_per_second"])
 
     def left(self):
         """Seconds in which measurements may be begun."""

@@ -1,7 +1,7 @@
 """A pass with its decision on dpad's operators, eager or as one CUDA graph."""
 
 from benchmarks.gpu.models import BLOCK, FILL_ID, MASK_ID, prompt
-from benchmarks.gpu.timing import captured
+from benchmarks.timing import captured
 from dpad.decode.cache import KVArena
 from dpad.decode.canvas import Canvas
 from dpad.decode.commit import threshold

@@ -7,32 +7,10 @@ block's reach the head, which is less than the published code does.
 """
 
 import torch
-import torch.nn.functional as F
 
 from benchmarks.gpu.models import BLOCK, MASK_ID
-from tests.doubles.plain_llada import PlainLLaDA
+from tests.doubles.plain_llada import Published
 from tests.doubles.reference_decoder import reference
-
-
-class Published(PlainLLaDA):
-    """`PlainLLaDA` with the published cache: of K before RoPE, over all positions from 0."""
-
-    def __call__(self, ids, position, past=None, at=None):
-        if past is not None:
-            self.replace = torch.zeros(past[0][0].shape[2], dtype=torch.bool, device=ids.device)
-            self.replace[at : at + ids.shape[1]] = True
-        return super().__call__(ids, position, past, at)
-
-    def _attend(self, block, x, cos, sin, past, at):
-        q, k, v = self._projected(block, x)
-        if past is not None:
-            index = self.replace.nonzero(as_tuple=True)[0]
-            past[0][:, :, index], past[1][:, :, index] = k, v
-            k, v = past
-        keys = k.shape[2]
-        q, turned = self._rotate(q, cos, sin), self._rotate(k, self.cos[:keys], self.sin[:keys])
-        out = F.scaled_dot_product_attention(q, turned, v, enable_gqa=self.heads != k.shape[1])
-        return block.attn_out(out.transpose(1, 2).flatten(2)), (k, v)
 
 
 def decide(logits, open_, rule, quota, mask_id):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from benchmarks.gpu.device import architecture
+from benchmarks import machine
 from benchmarks.gpu.figures import INCOMPLETE, NO_TIME
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,20 +80,16 @@ def run(command, environment, limit, log):
 def build(log, limit):
     """Exit status of the build for the device that is there; it is looked after in every visit."""
     command = [sys.executable, *BUILD.split()]
-    return run(command, {"DPAD_CUDA_ARCHITECTURES": architecture("cuda")}, limit, log)[0]
+    environment = {"DPAD_CUDA_ARCHITECTURES": machine.cuda("cuda")["architecture"]}
+    return run(command, environment, limit, log)[0]
 
 
-def once(stage, limit, figures):
-    """Exit status and output of a stage's command, as `run` gives them."""
-    out = figures.path.parent
+def words(stage, limit, figures):
+    """The command of a stage that has so many seconds."""
     many = importlib.util.find_spec("xdist") is not None and len(os.sched_getaffinity(0)) >= WORKERS
-    words = {"workers": f"-n{WORKERS}" if many else "", "small": "--small" if figures.small else ""}
-    words |= {"python": sys.executable, "out": out, "seconds": max(1, limit - MARGIN)}
-    command = [word.format(**words) for word in stage.command.split()]
-    try:
-        return run(list(filter(None, command)), stage.environment, limit, out / "log.txt")
-    except OSError as error:
-        pytest.skip(f"{command[0]}: {error.strerror}")
+    given = {"python": sys.executable, "out": figures.path.parent, "seconds": limit - MARGIN}
+    given |= {"workers": f"-n{WORKERS}" * many, "small": "--small" * figures.small}
+    return [word for word in (w.format(**given) for w in stage.command.split()) if word]
 
 
 def perform(stage, figures):
@@ -107,7 +103,11 @@ def perform(stage, figures):
         if limit < stage.least:
             figures.late = True
             pytest.skip(f"{limit} s are too little")
-        status, text = once(stage, limit, figures)
+        command = words(stage, limit, figures)
+        try:
+            status, text = run(command, stage.environment, limit, figures.path.with_name("log.txt"))
+        except OSError as error:
+            pytest.skip(f"{command[0]}: {error.strerror}")
         if status is None or status >= 0:
             break
     if status == INCOMPLETE:

@@ -1,4 +1,4 @@
-"""Writes a results folder's summary.md, with goals, records and stages, and draws its plots.
+"""Writes a results folder's summary.md, with goals, records and stages.
 
 python -m benchmarks.gpu.summary FOLDER
 """
@@ -50,12 +50,10 @@ def machine_lines(found):
 
 def goal_rows(found):
     """Tiny shapes meet no goal."""
-    if found.get("machine", {"small": True}).get("small"):
-        return
-    for row in evaluate(found["cases"], found["limits"]):
-        figures = [f"{row[name]:.2f}" if name in row else "" for name in ("value", "scaled")]
-        rest = [row["status"], row.get("decision", ""), row["note"]]
-        yield [row["goal"], row["wanted"], *figures, *rest]
+    small = found.get("machine", {"small": True}).get("small")
+    for row in [] if small else evaluate(found["cases"], found["limits"]):
+        value = f"{row['value']:.2f}" if "value" in row else ""
+        yield [row["goal"], row["wanted"], value, row["status"], row.get("decision"), row["note"]]
 
 
 def records_table(kind, records):
@@ -70,11 +68,11 @@ def records_table(kind, records):
 
 def summary(found, stages):
     """The whole of summary.md."""
-    head = ["goal", "wanted", "measured", "by bandwidth here", "", "decision", ""]
+    head = ["goal", "wanted", "measured", "", "decision", ""]
     lines = ["# Measured on a GPU", "", "`python -m benchmarks.gpu` wrote this file.", ""]
     lines += [*machine_lines(found), "", "## Goals and expectations", ""]
-    lines += ["They are an H100's, at the shape of LLaDA-8B. What they would be by this device's"]
-    lines += ["bandwidth is information only.", "", table(head, list(goal_rows(found))), ""]
+    lines += ["They are an H100's, at the shape of LLaDA-8B.", ""]
+    lines += [table(head, list(goal_rows(found))), ""]
     for kind in dict.fromkeys(r["kind"] for r in found["cases"]):
         lines += records_table(kind, found["cases"])
     rows = [[r["case"], failed(r) or "passed", r.get("took", "")] for r in stages["cases"]]
@@ -87,11 +85,8 @@ def main(arguments=None):
     found = load(folder, "figures")
     text = summary(found, load(folder, "stages"))
     (folder / "summary.md").write_text(text, encoding="utf-8")
-    for name, wanted, value, _, status, decision, note in goal_rows(found):
+    for name, wanted, value, status, decision, note in goal_rows(found):
         print(f"{name}: {status}, {value}, wanted {wanted}; {decision or note}")
-    from benchmarks.gpu import plots  # last: it needs matplotlib
-
-    plots.main(folder, found)
     return 0 if found["cases"] else 1
 
 

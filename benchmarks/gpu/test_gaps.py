@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu.device import architecture
-from benchmarks.gpu.timing import captured, profiled, tried
-from benchmarks.timing import Timer, is_cuda
+from benchmarks.timing import Timer, captured, is_cuda, profiled, tried
 from dpad import ops
 
 measured = pytest.mark.measured
@@ -68,7 +66,7 @@ def test_dependent_launch(record, figures, repeats, tmp_path):
     """Expectation 4: what such launches save, in microseconds."""
     if not is_cuda(figures.device):
         pytest.skip("no CUDA device")
-    arch = architecture(figures.device)
+    arch = figures.machine["architecture"]
     launch, data = launcher(arch, tmp_path), torch.zeros(32 * 4096, device=figures.device)
     record["microseconds"] = found = {"dependent_launch": int(arch) >= 90}
     for kind in ("plain", "early") if found["dependent_launch"] else ("plain",):

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.gpu.floor import product, projections
-from benchmarks.gpu.models import TINY
-from benchmarks.gpu.timing import per_call, tried
+from benchmarks.random_models import TINY
+from benchmarks.timing import per_call, tried
 from dpad import ops
 
 measured = pytest.mark.measured

@@ -16,7 +16,7 @@ from benchmarks.gpu.floor import pass_floor
 from benchmarks.gpu.models import BLOCK
 from benchmarks.gpu.passes import Step
 from benchmarks.gpu.plain import PlainStep
-from benchmarks.gpu.timing import profiled, seconds, tried
+from benchmarks.timing import profiled, seconds, tried
 from dpad.models.adapter import find_adapter
 from dpad.models.fused_projections import FusedProjections
 
@@ -50,45 +50,35 @@ def fused(adapter):
         adapter.fused = None
 
 
-def partner(ours, model):
-    """The plain step with its cache filled; None where a second cache does not fit."""
-    plain = PlainStep(ours, model)
-    try:
-        plain.refresh()
-    except torch.OutOfMemoryError:
-        return None
-    return plain
-
-
 def measure(model, shape, limits, batch, keys, repeats):
     """One cell: the step eager and replayed, fused and not, the refresh, and the partner's."""
     adapter, head = find_adapter(model), batch * BLOCK
-    device = adapter.device
     whole = Step(adapter, batch, keys, keys)
     ours = Step(adapter, batch, keys, BLOCK, whole.arena)
     record = {
         "floor": pass_floor(shape, limits, [(batch, BLOCK, keys)], head),
         "refresh_floor": pass_floor(shape, limits, [(batch, keys, keys)], head),
     }
-    plain = partner(ours, model)
-    problem = None if plain is None else compare(ours, plain, adapter.dtype)
     few, warm_up = max(2, repeats // 4), int(batch * keys < 1 << 14)
-    times = record["seconds"] = {
-        "step, graph": seconds(ours.graph(), repeats, device),
-        "step, eager": seconds(ours, few, device),
-        "refresh": seconds(whole, 2, device, warm_up),
-    }
-    if plain is None:
-        record["plain_torch"] = "its cache does not fit into memory beside dpad's"
-    else:
-        times["step, plain torch"] = seconds(plain, few, device)
-        times["refresh, plain torch"] = seconds(plain.refresh, 2, device, warm_up)
+    step = lambda function, turns=repeats: seconds(function, turns, adapter.device)  # noqa: E731
+    refresh = lambda function: seconds(function, 2, adapter.device, warm_up)  # noqa: E731
+    times = {"step, graph": step(ours.graph()), "step, eager": step(ours, few)}
+    times["refresh"] = refresh(whole)
+    try:
+        plain = PlainStep(ours, model)
+        plain.refresh()  # fills its cache
+        record["problem"] = compare(ours, plain, adapter.dtype)
+        times["step, plain torch"] = step(plain, few)
+        times["refresh, plain torch"] = refresh(plain.refresh)
         record["speed_up"] = times["step, plain torch"] / times["step, graph"]
-    del plain
+    except torch.OutOfMemoryError:
+        record["plain_torch"] = "its cache does not fit into memory beside dpad's"
+    plain = None
     with fused(adapter):
-        times["step, graph, fused"] = seconds(ours.graph(), repeats, device)
-        times["refresh, fused"] = seconds(whole, 2, device, warm_up)
-    return record if problem is None else {**record, "problem": problem}
+        times["step, graph, fused"] = step(ours.graph())
+        times["refresh, fused"] = refresh(whole)
+    found = {name: value for name, value in record.items() if value is not None}
+    return {**found, "seconds": times}
 
 
 @measured("{model}, {batch} x {keys} keys", "batch, keys", CELLS, [(2, 48)], least=15)

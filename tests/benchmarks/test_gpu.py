@@ -55,7 +55,7 @@ def test_programs_are_also_looked_for_beside_python_and_in_cuda(tmp_path, monkey
 
 def test_a_build_that_fails_ends_the_visit(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "missing", lambda: [])
-    monkeypatch.setattr(stages, "architecture", lambda device: "90")
+    monkeypatch.setattr(stages.machine, "cuda", lambda device: {"architecture": "90"})
     monkeypatch.setattr(stages, "BUILD", "-c raise(SystemExit(3))")
     assert program.main(["--out", str(tmp_path)]) == 1
     assert "the build has failed" in capsys.readouterr().err

@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-from benchmarks.gpu import device, floor, goals, models, summary
+from benchmarks import random_models
+from benchmarks.gpu import floor, goals, summary
 
-LLADA, DREAM = models.RELEASED["LLaDA-8B"], models.RELEASED["Dream-7B"]
-H100 = device.Limits(*device.DATASHEET["H100"], "datasheet", "H100")
-H200 = device.Limits(*device.DATASHEET["H200"], "datasheet", "H200")
+LLADA, DREAM = random_models.RELEASED["LLaDA-8B"], random_models.RELEASED["Dream-7B"]
+H100 = floor.Limits(*floor.DATASHEET["H100"], "datasheet", "H100")
+H200 = floor.Limits(*floor.DATASHEET["H200"], "datasheet", "H200")
 
 
 @pytest.mark.parametrize(
@@ -39,9 +40,9 @@ def test_floors_are_those_of_the_roofline(shape, limits, groups, rows, ms):
     ],
 )
 def test_limits_of_a_device(name, gpu):
-    found = device.limits({"device": name, "copy_bytes_per_second": 7.0})
+    found = floor.limits(name, 7.0)
     assert found.gpu == gpu
-    assert found.bandwidth == (7.0 if gpu is None else device.DATASHEET[gpu][0])
+    assert found.bandwidth == (7.0 if gpu is None else floor.DATASHEET[gpu][0])
 
 
 def step_record(batch, keys, graph, fused, plain, **more):
@@ -80,9 +81,6 @@ def test_goals_are_read_from_the_records():
         attention_record(16, 4096, 0.4, heads=28, kv_heads=4),  # bound by products
         sampled(7.5),
     ]
-    for batch, rate in ((1, 150.0), (4, 420.0)):
-        sizes = {"batch": batch, "per_step": 1, "tokens_per_second": rate}
-        records.append({"case": f"it {batch}", "kind": "throughput", **sizes})
     found = list(evaluate(records, H200).values())
     assert [(g["status"], round(g["value"], 2)) for g in found[:7]] == [
         ("met", 5.3),
@@ -93,10 +91,7 @@ def test_goals_are_read_from_the_records():
         ("met", 7.5),
         ("met", 3.42),
     ]
-    assert found[0]["scaled"] == pytest.approx(5.4 * 3.35 / 4.8)  # information: 5.3 is met
-    assert "not fused 5.60 ms" in found[0]["note"]
-    assert "scaled" not in found[2] and "2.80x at 1 tokens per step" in found[6]["note"]
-    assert "worst of 2" in found[4]["note"]
+    assert found[4]["note"] == "worst of 2 in 2"
     assert {g["status"] for g in found[7:]} == {"not measured"}
 
 
@@ -110,9 +105,9 @@ def test_what_differs_or_is_missing_meets_no_goal():
     assert {g["status"] for g in evaluate([]).values()} == {"not measured"}
 
 
-def test_on_the_h100_itself_nothing_is_scaled():
+def test_goals_at_their_limits():
     found = list(evaluate([step_record(1, 1024, 5.5e-3, 5.5e-3, 22e-3)]).values())
-    assert found[0]["status"] == "not met" and "scaled" not in found[0]
+    assert found[0]["status"] == "not met"
     assert found[2]["status"] == "met" and found[2]["value"] == pytest.approx(4.0)
 
 
@@ -158,7 +153,6 @@ def test_launches(ms, status):
     ]
     first, second = expectation(1, "launches", cases)
     assert first["status"] == status and second["status"] == "met"
-    assert "kernels 2000, launches 2003, waits 66" in first["note"]
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.8, "met"), (0.7, "not met")])
@@ -199,7 +193,7 @@ def test_refresh(eager, status):
     seconds = {"eager": eager, "graph": 21e-3, "plain torch": 30e-3}
     (found,) = expectation(6, "refresh", [{"keys": 1024, "floor": 15e-3, "seconds": seconds}])
     assert found["status"] == status
-    assert f"1024 rows: {1e3 * eager - 21:.2f} ms over its graph" in found["note"]
+    assert found["value"] == pytest.approx(eager / 22e-3)
 
 
 @pytest.mark.parametrize(("fp8", "status"), [(6e-6, "met"), (9e-6, "not met")])
@@ -233,11 +227,10 @@ def test_the_summary_of_a_gpu(tmp_path, capsys):
     assert summary.main([str(tmp_path)]) == 0
     text = re.sub(" +", " ", (tmp_path / "summary.md").read_text())
     assert "NVIDIA H100" in text and "rows cut into chunks stay" in text
-    assert "| cached step, batch 1, 1024 keys | <= 5.4 ms | 5.00 | | met |" in text
+    assert "| cached step, batch 1, 1024 keys | <= 5.4 ms | 5.00 | met |" in text
     assert "step, graph, fused 5.00 ms" in text and "| c | 32 | 7.0 us | 5.0 us |" in text
     assert "* not measured: LLaDA-8B, 1 x 4096 keys: odd" in text
     assert "cached step, batch 1, 1024 keys: met, 5.00, wanted <= 5.4 ms" in capsys.readouterr().out
-    assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_measured_is_an_empty_summary(tmp_path):

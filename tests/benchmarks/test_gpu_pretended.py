@@ -13,7 +13,6 @@ import torch
 
 from benchmarks import routed_mlp, timing
 from benchmarks.gpu import figures, test_gaps
-from benchmarks.gpu import timing as gpu_timing
 from tests.doubles.pretended_cuda import pretended_cuda
 
 CHOSEN = "operator or attention or sampler or step or recent or refresh or mixed or followed"
@@ -56,7 +55,7 @@ def device():
         stack.enter_context(mock.patch.multiple(torch.cuda, **functions))
         stack.enter_context(mock.patch.object(torch, "Generator", lambda _="cpu": generator()))
         stack.enter_context(mock.patch.object(timing, "FLUSH", 1 << 12))
-        stack.enter_context(mock.patch.object(gpu_timing, "profile", side_effect=OSError("none")))
+        stack.enter_context(mock.patch.object(timing, "profile", side_effect=OSError("none")))
         stack.enter_context(mock.patch.object(shutil, "which", lambda name: None))
         yield found
 

@@ -77,3 +77,27 @@ class PlainLLaDA:
         weight = self.parts.wte.weight if self.tied else None
         logits = self.parts.ff_out(hidden) if weight is None else F.linear(hidden, weight)
         return logits * self.scale if self.scale else logits
+
+
+class Published(PlainLLaDA):
+    """`PlainLLaDA` with the published cache (arXiv 2505.22618): of K before RoPE, over all
+    positions from 0, rotated as a whole at every step; rows are written by an index that `nonzero`
+    finds in each layer.
+    """
+
+    def __call__(self, ids, position, past=None, at=None):
+        if past is not None:
+            self.replace = torch.zeros(past[0][0].shape[2], dtype=torch.bool, device=ids.device)
+            self.replace[at : at + ids.shape[1]] = True
+        return super().__call__(ids, position, past, at)
+
+    def _attend(self, block, x, cos, sin, past, at):
+        q, k, v = self._projected(block, x)
+        if past is not None:
+            index = self.replace.nonzero(as_tuple=True)[0]
+            past[0][:, :, index], past[1][:, :, index] = k, v
+            k, v = past
+        keys = k.shape[2]
+        q, turned = self._rotate(q, cos, sin), self._rotate(k, self.cos[:keys], self.sin[:keys])
+        out = F.scaled_dot_product_attention(q, turned, v, enable_gqa=self.heads != k.shape[1])
+        return block.attn_out(out.transpose(1, 2).flatten(2)), (k, v)
