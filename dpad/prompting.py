@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from dpad.values import about
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -29,14 +31,14 @@ def encode_chat(
             refuses.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise ValueError("the tokenizer has no chat template")
+        raise about("input_ids")("the tokenizer has no chat template")
     turns, start = list(messages), ""
     if turns and turns[-1]["role"] == "assistant":
         start = turns.pop()["content"]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates are programs, and raise what they like
-        raise ValueError(f"the chat template refuses the conversation: {error}") from error
+        raise about("input_ids")(f"the chat template refuses the conversation: {error}") from error
     return _encode(tokenizer, text + start, False)  # the template has written special tokens
 
 
@@ -44,4 +46,4 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", text: str, special: bool) -> l
     try:
         return tokenizer(text, add_special_tokens=special)["input_ids"]
     except Exception as error:  # the Rust tokenizers raise the bare class
-        raise ValueError(f"the tokenizer refuses {text[:80]!r}: {error}") from error
+        raise about("input_ids")(f"the tokenizer refuses {text[:80]!r}: {error}") from error

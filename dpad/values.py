@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 Kind = Callable[[str, Any], Any]
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 INT64 = range(-(2**63), 2**63)
 # Bounds of sizes: what is beyond is a slip of the hand, and would fill the memory.
 MOST_POSITIONS = 2**20
@@ -46,9 +47,25 @@ def shown(value: object) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def about(*options: str) -> Callable[[str], ValueError]:
+    """message -> a ValueError that knows the options it is about; their order is the message's."""
+    return lambda message: mark(ValueError(message), *options)
+
+
+def mark(error: E, *options: str) -> E:
+    """`error`, which from now on is about these options; see `options_of`."""
+    error.__dict__["options"] = options
+    return error
+
+
+def options_of(error: object) -> tuple[str, ...]:
+    """Names of the options that an error is about; empty where nobody has said it."""
+    return getattr(error, "options", ())
+
+
 def refuse(name: str, value: object, expected: str) -> NoReturn:
     """Raises the ValueError of a value that is not what it should be."""
-    raise ValueError(f"{name} = {shown(value)}: expected {expected}")
+    raise about(name)(f"{name} = {shown(value)}: expected {expected}")
 
 
 def whole(low: int, high: int | None = None) -> Callable[[str, Any], int]:

@@ -21,7 +21,7 @@ from dpad.generation.conventions import Conventions
 from dpad.generation.output import DPadOutput
 from dpad.generation.recipe import Recipe
 from dpad.models.adapter import Adapter
-from dpad.values import MOST_ROWS, flag, int64, number, optional, whole
+from dpad.values import MOST_ROWS, about, flag, int64, number, optional, whole
 
 
 class Engine:
@@ -155,7 +155,7 @@ class Engine:
             text = f"a prompt of {q.prompt_length} + max_new_tokens of {new}"
             if q.given is not None:
                 text = f"a text of {int(q.given.sum())} + gaps"
-            raise ValueError(
+            raise about("input_ids", "max_new_tokens")(
                 f"{text} = {positions} positions in {q.streams} streams: the engine has "
                 f"max_length = {self.max_length} and max_tokens = {self.max_tokens}"
             )

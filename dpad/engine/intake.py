@@ -13,7 +13,7 @@ from dpad.generation.job import Job
 from dpad.generation.prompts import read_inputs
 from dpad.generation.recipe import Recipe
 from dpad.models.adapter import Adapter
-from dpad.values import number, optional
+from dpad.values import about, number, optional
 
 # What a single request cannot ask for, or what the engine decides.
 REFUSED = ("micro_batch", "num_return_sequences", "row_keys")
@@ -39,11 +39,11 @@ def recipe_of(
     """
     for name in REFUSED:
         if name in options:
-            raise ValueError(f"{name} = {options[name]!r}: a request is one row of its own")
+            raise about(name)(f"{name} = {options[name]!r}: a request is one row of its own")
     handle = getattr(model, "_dpad_handle", None)
     config = merge(model, handle and handle.config, given, options, adapter)
     if config.num_return_sequences > 1:
-        raise ValueError(
+        raise about("num_return_sequences")(
             f"num_return_sequences = {config.num_return_sequences}: submit the prompt as often"
         )
     return Recipe(adapter, config)
@@ -63,6 +63,6 @@ def job_of(
     """
     ids, mask = read_inputs(ids, None, None)
     if ids.shape[0] != 1:
-        raise ValueError(f"ids has {ids.shape[0]} rows: a request is one prompt")
+        raise about("input_ids")(f"ids has {ids.shape[0]} rows: a request is one prompt")
     prompts, given = split_prompts(ids, mask), (ids, mask)
     return Job(adapter, recipe, prompts, supplied, conventions, {}, given, *draws)

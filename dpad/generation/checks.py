@@ -11,6 +11,7 @@ from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.fields import COUNTED_ALGS, DRAWN_ALGS
 from dpad.models.adapter import Adapter
 from dpad.models.linear_layers import own_forward
+from dpad.values import about
 
 
 def on_the_model(model: nn.Module) -> list[str]:
@@ -47,22 +48,30 @@ def check_attention(adapter: Adapter, config: DPadGenerationConfig, wanted: str 
     kind, causal = adapter.attention, adapter.attention == "block-causal"
     has = f"{adapter.family} has {kind} attention"
     if wanted is not None and wanted != kind:
-        raise ValueError(f"compatible = {config.compatible!r} is for {wanted} attention: {has}")
+        raise about("compatible")(
+            f"compatible = {config.compatible!r} is for {wanted} attention: {has}"
+        )
     block, part = config.block_length, config.sub_block_length
     if not causal:
         if part is not None:
-            raise ValueError(f"sub_block_length = {part}: {has}, whose blocks are decoded whole")
+            raise about("sub_block_length")(
+                f"sub_block_length = {part}: {has}, whose blocks are decoded whole"
+            )
         return
     if config.suffix.kind != "none":
-        raise ValueError(f"suffix = {config.suffix}: {has} and sees nothing behind a block")
+        raise about("suffix")(f"suffix = {config.suffix}: {has} and sees nothing behind a block")
     if config.refresh == "recent":
-        raise ValueError(f"refresh = 'recent': {has}, whose older K/V are exact and stay anyway")
+        raise about("refresh")(
+            f"refresh = 'recent': {has}, whose older K/V are exact and stay anyway"
+        )
     if config.alg == "confidence_threshold":
-        raise ValueError(f"alg = {config.alg!r}: {has}, take 'low_confidence_dynamic'")
+        raise about("alg")(f"alg = {config.alg!r}: {has}, take 'low_confidence_dynamic'")
     if part is not None and block % part:
-        raise ValueError(f"sub_block_length = {part} does not divide block_length = {block}")
+        raise about("sub_block_length", "block_length")(
+            f"sub_block_length = {part} does not divide block_length = {block}"
+        )
     if part is not None and config.steps is not None:
-        raise ValueError(
+        raise about("sub_block_length", "steps")(
             f"sub_block_length = {part} and steps = {config.steps}: steps are a block's"
         )
 
@@ -90,7 +99,7 @@ def mask_id_of(adapter: Adapter, given: int | None) -> int:
     """The mask id in force: `given`, else the model's; ValueError for none or one it has not."""
     mask_id = adapter.mask_id if given is None else given
     if mask_id is None:
-        raise ValueError(
+        raise about("mask_token_id")(
             "the model does not name its mask token: pass mask_token_id= (the id of "
             "'<|mdm_mask|>' or '[MASK]' in its tokenizer)"
         )
@@ -100,7 +109,7 @@ def mask_id_of(adapter: Adapter, given: int | None) -> int:
 
 def _check_id(adapter: Adapter, name: str, value: int) -> None:
     if not 0 <= value < adapter.vocab_size:
-        raise ValueError(f"{name} = {value}: the vocabulary has {adapter.vocab_size} ids")
+        raise about(name)(f"{name} = {value}: the vocabulary has {adapter.vocab_size} ids")
 
 
 def token_ids(adapter: Adapter, config: DPadGenerationConfig) -> tuple[int, tuple[int, ...], int]:
@@ -118,9 +127,11 @@ def token_ids(adapter: Adapter, config: DPadGenerationConfig) -> tuple[int, tupl
     for name, value in [("pad_token_id", pad_id), *(("eos_token_id", i) for i in end_ids)]:
         _check_id(adapter, name, value)
     if mask_id in end_ids:
-        raise ValueError(f"mask_token_id = {mask_id} is also an eos_token_id")
+        raise about("mask_token_id", "eos_token_id")(
+            f"mask_token_id = {mask_id} is also an eos_token_id"
+        )
     if config.early_stop and not end_ids:
-        raise ValueError(
+        raise about("early_stop", "eos_token_id")(
             "early_stop is on and the model does not name an end id: pass eos_token_id= or "
             "early_stop=False"
         )
@@ -141,7 +152,7 @@ def row_keys(given: list[int] | None, rows: int) -> list[int]:
     if given is None:
         return list(range(rows))
     if len(given) != rows:
-        raise ValueError(f"row_keys holds {len(given)} keys for {rows} rows")
+        raise about("row_keys")(f"row_keys holds {len(given)} keys for {rows} rows")
     return list(given)
 
 
@@ -154,12 +165,12 @@ def check_steps(config: DPadGenerationConfig, blocks: Sequence[int]) -> None:
     needs = {"origin": "steps", **dict.fromkeys(COUNTED_ALGS, "confidence_threshold")}
     needed = needs.get(config.alg)
     if needed and getattr(config, needed) is None:
-        raise ValueError(f"alg = {config.alg!r} needs {needed}=")
+        raise about("alg", needed)(f"alg = {config.alg!r} needs {needed}=")
     if steps is None:
         return
     if steps < len(blocks):
         of = "a text's gaps" if config.infill else f"max_new_tokens = {config.max_new_tokens}"
-        raise ValueError(
+        raise about("steps", "max_new_tokens", "block_length")(
             f"steps = {steps} is less than the {len(blocks)} blocks of {of} and block_length = "
             f"{config.block_length}: every block needs a step"
         )
@@ -167,7 +178,7 @@ def check_steps(config: DPadGenerationConfig, blocks: Sequence[int]) -> None:
         each = ops.transfer_schedule(steps, len(blocks)).tolist()
         for masks, n in zip(blocks, each, strict=True):
             if masks % n:
-                raise ValueError(
+                raise about("steps", "alg")(
                     f"steps = {steps}: the {masks} masks of a block are not a multiple of its "
                     f"{n} steps, as alg = 'confidence_threshold' needs"
                 )
@@ -184,14 +195,18 @@ def check_refine(adapter: Adapter, config: DPadGenerationConfig, hooks: Mapping[
     named = f"refine = {how!r}"
     given = [n for n, hook in hooks.items() if hook is not None]
     if given:
-        raise ValueError(f"{named} and generation_{given[0]}_hook_func: the hook masks itself")
+        raise about("refine")(f"{named} and generation_{given[0]}_hook_func: the hook masks itself")
     if adapter.attention == "full":
         return
     has = f"{adapter.family} has {adapter.attention} attention"
     if how.block_length is not None or how.select_by == "posthoc":
-        raise ValueError(f"{named}: {has} and is refined in its own blocks, by snapshot or random")
+        raise about("refine")(
+            f"{named}: {has} and is refined in its own blocks, by snapshot or random"
+        )
     if config.sub_block_length is not None:
-        raise ValueError(f"{named} and sub_block_length = {config.sub_block_length}")
+        raise about("refine", "sub_block_length")(
+            f"{named} and sub_block_length = {config.sub_block_length}"
+        )
     warnings.warn(f"{named}: {has} and was not trained to see what is kept behind", stacklevel=2)
 
 
@@ -199,7 +214,7 @@ def check_edit(config: DPadGenerationConfig, hooks: Mapping[str, Any]) -> None:
     """What editing needs of the call; ValueError by name and value. `hooks`: Dream's."""
     given = [n for n, hook in hooks.items() if hook is not None]
     if config.edit is not None and given:
-        raise ValueError(
+        raise about("edit")(
             f"edit = {config.edit!r} and generation_{given[0]}_hook_func: the hook edits itself"
         )
 
@@ -209,24 +224,25 @@ def check_drawn(
 ) -> None:
     """What `alg` and `remask` need where each token is drawn; ValueError by name and value."""
     if kept_quirks.get("draws") and config.alg not in DRAWN_ALGS:
-        raise ValueError(
+        raise about("alg", "compatible")(
             f"alg = {config.alg!r} and compatible = {config.compatible!r}: it is for "
             f"{' and '.join(DRAWN_ALGS)}"
         )
     if kept_quirks.get("forgets") and adapter.max_positions % config.block_length:
-        raise ValueError(
+        raise about("block_length", "compatible")(
             f"block_length = {config.block_length}: compatible = {config.compatible!r} needs one "
             f"that divides the model's {adapter.max_positions} positions"
         )
     if config.remask is None and config.alg not in DRAWN_ALGS:
         return
-    named = f"alg = {config.alg!r}"
-    if config.remask is not None:
-        named = f"remask = {config.remask!r}"
+    name = "alg" if config.remask is None else "remask"
+    named = f"{name} = {getattr(config, name)!r}"
     if not config.temperature:
-        raise ValueError(f"{named} and temperature = 0: it draws tokens, give temperature=1.0")
+        raise about(name, "temperature")(
+            f"{named} and temperature = 0: it draws tokens, give temperature=1.0"
+        )
     if config.sub_block_length is not None:
-        raise ValueError(
+        raise about(name, "sub_block_length")(
             f"{named} and sub_block_length = {config.sub_block_length}: its times are a block's"
         )
 
@@ -247,7 +263,7 @@ def check_left(config: DPadGenerationConfig, prompts: Sequence[Tensor]) -> None:
     block, blocks = config.block_length, -(-config.max_new_tokens // config.block_length)
     each, longest = config.steps // blocks, max(map(len, prompts))
     if config.steps % blocks or each + longest >= block:
-        raise ValueError(
+        raise about("steps", "block_length")(
             f"steps = {config.steps} with {blocks} blocks of {block} and a prompt of {longest}: "
             "with a cache these must be equally many in each block, and leave masks in all or none"
         )
@@ -258,24 +274,25 @@ def check_supplied_order(config: DPadGenerationConfig, confidences: object) -> N
     if confidences is None:
         return
     if config.commit is not None:
-        raise ValueError(
+        raise about("confidences", "commit")(
             f"confidences is given and commit = {config.commit!r}: the rule ranks scores of its own"
         )
     if config.remask is not None or config.alg == "ancestral":
-        named = "alg = 'ancestral'" if config.remask is None else f"remask = {config.remask!r}"
-        raise ValueError(f"confidences is given and {named}: it ranks nothing")
+        name = "alg" if config.remask is None else "remask"
+        named = f"{name} = {getattr(config, name)!r}"
+        raise about("confidences", name)(f"confidences is given and {named}: it ranks nothing")
 
 
 def check_refresh(config: DPadGenerationConfig) -> None:
     """Raises ValueError for a way to refresh that the cache, or its lack, makes meaningless."""
     if config.refresh == "recent" and config.cache == "none":
-        raise ValueError(
+        raise about("refresh", "cache")(
             "refresh = 'recent' and cache = 'none': without a cache every pass computes everything"
         )
     for name in ("refresh_period", "look_back"):
         value = getattr(config, name)
         if value is not None and config.refresh != "recent":
-            raise ValueError(
+            raise about(name, "refresh")(
                 f"{name} = {value} goes with refresh = 'recent': a full refresh comes with every "
                 "block otherwise"
             )
@@ -295,26 +312,28 @@ def check_length(
     if how is None:
         return
     if adapter.attention != "full":
-        raise ValueError(
+        raise about("length")(
             f"length = {how}: {adapter.family} has {adapter.attention} attention and sees nothing "
             "behind a block, where the end of a text is looked for"
         )
     if not end_ids:
-        raise ValueError(f"length = {how} and the model does not name an end id: pass eos_token_id")
+        raise about("length", "eos_token_id")(
+            f"length = {how} and the model does not name an end id: pass eos_token_id"
+        )
     if config.compatible and not kept_quirks.get("cut_initial"):
-        raise ValueError(
+        raise about("length", "compatible")(
             f"length = {how} and compatible = {config.compatible!r}: that program's answers have "
             "one length"
         )
     cut = config.infill or kept_quirks.get("cut_initial")  # a text with gaps has its own masks
     if how.initial_length > config.max_new_tokens and not cut:
-        raise ValueError(
+        raise about("length", "max_new_tokens")(
             f"length: initial_length = {how.initial_length} is more than max_new_tokens = "
             f"{config.max_new_tokens}, which is the greatest length"
         )
     broken = {"steps": config.steps is None, "output_history": not config.output_history}
     for name in (n for n, good in broken.items() if not good):
-        raise ValueError(
+        raise about(name, "length")(
             f"{name} = {getattr(config, name)!r} and length = {how}: it needs a canvas whose "
             "length is known"
         )
@@ -323,7 +342,9 @@ def check_length(
 def check_growth(config: DPadGenerationConfig, supplied: Mapping[str, Any]) -> None:
     """Refuses what a caller supplies for positions that move; ValueError with the name."""
     if config.length is not None and supplied["kept_suffix"] is not None:
-        raise ValueError(f"kept_suffix is given and length = {config.length}: positions move")
+        raise about("kept_suffix", "length")(
+            f"kept_suffix is given and length = {config.length}: positions move"
+        )
 
 
 def check_hooks(hooks: Mapping[str, Any], config: DPadGenerationConfig, rows: int) -> None:

@@ -17,7 +17,7 @@ from dpad.generation.fields import (
     RULES,
 )
 from dpad.generation.names import CLASS_KEY, resolve_names
-from dpad.values import as_plain
+from dpad.values import about, as_plain, mark
 
 __all__ = ["ALGS", "ALIASES", "FIELDS", "QUOTA_ALGS", "RULES", "DPadGenerationConfig"]
 
@@ -138,8 +138,12 @@ class DPadGenerationConfig(GenerationConfig):
             return
         for name, kind in KINDS.items():
             value = getattr(self, name)
-            if value is not None:
-                setattr(self, name, kind(name, value))
+            try:
+                if value is not None:
+                    setattr(self, name, kind(name, value))
+            except ValueError as error:
+                mark(error, name)  # also if it is about a part of the option
+                raise
         self._check_rule()
 
     def _check_rule(self) -> None:
@@ -153,15 +157,17 @@ class DPadGenerationConfig(GenerationConfig):
             both.append(["steps", "commit"])
         if len(given) > 1 and given not in both:
             shown = ", ".join(f"{n} = {getattr(self, n)!r}" for n in given)
-            raise ValueError(f"{shown}: these are different commit rules, give one")
+            raise about(*given)(f"{shown}: these are different commit rules, give one")
         if self.commit is not None:
             self._check_adaptive()
         other = [n for n in given if n != "steps"]
         if counted and given and other != ["confidence_threshold"]:
-            raise ValueError(f"alg = {self.alg!r} goes with confidence_threshold, not {given[0]}")
+            raise about("alg", given[0])(
+                f"alg = {self.alg!r} goes with confidence_threshold, not {given[0]}"
+            )
         for name, value in (("remasking", "random"), *(("alg", a) for a in QUOTA_ALGS)):
             if getattr(self, name) == value and other:
-                raise ValueError(
+                raise about(name, other[0])(
                     f"{name} = {value!r} and {other[0]} = {getattr(self, other[0])!r}: {value} "
                     "goes with steps"
                 )
@@ -169,23 +175,27 @@ class DPadGenerationConfig(GenerationConfig):
         self._check_refined()
         self._check_edited()
         if self.alg_temp and (other or self.alg not in ("maskgit_plus", *QUOTA_ALGS[1:3])):
-            raise ValueError(f"alg_temp = {self.alg_temp!r}: it draws a fixed quota, see steps")
+            raise about("alg_temp")(
+                f"alg_temp = {self.alg_temp!r}: it draws a fixed quota, see steps"
+            )
         if self.remasking == "random" and (self.alg != "maskgit_plus" or self.alg_temp):
-            raise ValueError(
+            raise about("remasking", "alg", "alg_temp")(
                 f"remasking = 'random' and alg = {self.alg!r}, alg_temp = {self.alg_temp!r}: "
                 "random order ranks no score"
             )
 
     def _check_drawn(self, given: list[str]) -> None:
         """Ancestral sampling, with and without masking again, is a rule of its own."""
-        named = None
+        name = None
         if self.remask is not None:
-            named = f"remask = {self.remask!r}"
+            name, named = "remask", f"remask = {self.remask!r}"
             if self.alg not in ("maskgit_plus", "ancestral"):
-                raise ValueError(f"{named} and alg = {self.alg!r}: it goes with 'ancestral'")
+                raise about(name, "alg")(
+                    f"{named} and alg = {self.alg!r}: it goes with 'ancestral'"
+                )
         elif self.alg in DRAWN_ALGS:
-            named = f"alg = {self.alg!r}"
-        if named is None:
+            name, named = "alg", f"alg = {self.alg!r}"
+        if name is None:
             return
         program = self.compatible == "bd3lm"
         takes = ("steps",) if self.alg != "first_hitting" or program else ()
@@ -198,7 +208,9 @@ class DPadGenerationConfig(GenerationConfig):
             other.append("remasking")
         if other:
             value = getattr(self, other[0])
-            raise ValueError(f"{named} and {other[0]} = {value!r}: it is a rule of its own")
+            raise about(name, other[0])(
+                f"{named} and {other[0]} = {value!r}: it is a rule of its own"
+            )
 
     def _check_refined(self) -> None:
         """What a finished draft cannot be refined with."""
@@ -209,7 +221,7 @@ class DPadGenerationConfig(GenerationConfig):
             other.append("commit")  # it has room for a block of the usual length
         if other:
             value = getattr(self, other[0])
-            raise ValueError(
+            raise about("refine", other[0])(
                 f"refine = {self.refine!r} and {other[0]} = {value!r} do not go together"
             )
 
@@ -223,12 +235,14 @@ class DPadGenerationConfig(GenerationConfig):
         other += ["alg"] * (self.alg in DRAWN_ALGS)
         if other:
             value = getattr(self, other[0])
-            raise ValueError(f"edit = {self.edit!r} and {other[0]} = {value!r} do not go together")
+            raise about("edit", other[0])(
+                f"edit = {self.edit!r} and {other[0]} = {value!r} do not go together"
+            )
 
     def _check_adaptive(self) -> None:
         """An adaptive rule is a decoder's own."""
         if self.compatible is not None:
-            raise ValueError(
+            raise about("commit", "compatible")(
                 f"commit = {self.commit!r} and compatible = {self.compatible!r}: the published "
                 "decoder has a rule of its own"
             )

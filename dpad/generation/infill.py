@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from dpad.decode.replan import windows
+from dpad.values import about
 
 # Options that have no meaning for a text with gaps -> what they would need.
 _NEEDS = {
@@ -23,17 +24,19 @@ def check_infill(adapter: Any, config: Any, kept_quirks: dict[str, Any]) -> None
     if not config.infill:
         return
     if adapter.attention != "full":
-        raise ValueError(
+        raise about("infill")(
             f"infill = True: {adapter.family} has {adapter.attention} attention and sees nothing "
             "behind a block"
         )
     if config.compatible and not kept_quirks.get("infills"):
-        raise ValueError(
+        raise about("infill", "compatible")(
             f"infill = True and compatible = {config.compatible!r}: that program fills no gaps"
         )
     for name, why in _NEEDS.items():
         if getattr(config, name):
-            raise ValueError(f"infill = True and {name} = {getattr(config, name)!r}: {why}")
+            raise about("infill", name)(
+                f"infill = True and {name} = {getattr(config, name)!r}: {why}"
+            )
 
 
 def check_given(
@@ -44,16 +47,18 @@ def check_given(
     given |= {f"generation_{name}_hook_func": hook for name, hook in hooks.items()}
     for name, value in given.items():
         if value is not None:
-            raise ValueError(f"{name} is given and infill = True: nothing ends or follows a prompt")
+            raise about(name, "infill")(
+                f"{name} is given and infill = True: nothing ends or follows a prompt"
+            )
 
 
 def check_gaps(row: int, ids: torch.Tensor, mask_id: int, shift: int) -> None:
     """Raises ValueError for ids without a gap, or one that nothing can be predicted from."""
     masks = ids == mask_id
     if not masks.any():
-        raise ValueError(f"input_ids: row {row} holds no mask {mask_id}, and infill = True")
+        raise about("input_ids")(f"input_ids: row {row} holds no mask {mask_id}, and infill = True")
     if shift and masks[0]:
-        raise ValueError(
+        raise about("input_ids")(
             f"input_ids: row {row} begins with a mask: this model predicts a token from its "
             "predecessor, begin the text with its begin-of-text token"
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 from dpad.generation.infill import check_gaps
 from dpad.generation.prompts import is_integer
 from dpad.models.adapter import Adapter
-from dpad.values import refuse, shown
+from dpad.values import about, refuse, shown
 
 
 def split_prompts(ids: Tensor, mask: Tensor | None) -> list[Tensor]:
@@ -26,9 +26,9 @@ def split_prompts(ids: Tensor, mask: Tensor | None) -> list[Tensor]:
     for row, (tokens, kept) in enumerate(zip(ids, mask, strict=True)):
         where = kept.nonzero()[:, 0]
         if where.numel() == 0 and kept.numel():
-            raise ValueError(f"attention_mask: row {row} is all padding")
+            raise about("attention_mask")(f"attention_mask: row {row} is all padding")
         if where.numel() and int(where[-1] - where[0]) + 1 != where.numel():
-            raise ValueError(
+            raise about("attention_mask")(
                 f"attention_mask: row {row} has a hole; expected padding on the left or the right"
             )
         prompts.append(tokens[kept])
@@ -59,28 +59,30 @@ def check_prompts(
             masks = int((prompt == mask_id).sum())
             most = masks if new_tokens is None else new_tokens
             if masks > most:
-                raise ValueError(
+                raise about("input_ids", "max_new_tokens")(
                     f"row {row} has {masks} masks, more than max_new_tokens = {most}, to which "
                     "they may grow"
                 )
             length -= masks
         if limit is not None and length + most > limit:
             what = ("text", "masks") if infill else ("prompt", "max_new_tokens")
-            raise ValueError(
+            raise about("input_ids", "max_new_tokens")(
                 f"row {row}: {what[0]} of {length} + {what[1]} of {most} = {length + most} "
                 f"positions, the model has {limit}"
             )
         ids = prompt.tolist()
         if ids and (min(ids) < 0 or max(ids) >= vocab):
             bad = next(n for n in ids if not 0 <= n < vocab)
-            raise ValueError(f"input_ids: row {row} holds id {bad}, the vocabulary has {vocab} ids")
+            raise about("input_ids")(
+                f"input_ids: row {row} holds id {bad}, the vocabulary has {vocab} ids"
+            )
         if not infill and mask_id in ids:
-            raise ValueError(
+            raise about("input_ids")(
                 f"input_ids: row {row} holds the mask id {mask_id}; a prompt cannot hold masks, "
                 "and a text with gaps goes with infill=True"
             )
         if length == 0 and adapter.shift:
-            raise ValueError(
+            raise about("input_ids")(
                 f"row {row} is empty: this model predicts a token from its predecessor, start the "
                 "prompt with its begin-of-text token"
             )

@@ -32,6 +32,7 @@ from dpad.generation.output import TRACE_FORMAT, TRACE_VERSION, DPadOutput, Trac
 from dpad.generation.recipe import Recipe
 from dpad.generation.reward import Rewarded, check_reward
 from dpad.models.adapter import Adapter
+from dpad.values import about
 
 COUNTS = ("positions", "passes", "replayed")  # of a run
 
@@ -64,7 +65,7 @@ class Job:
         check_refine(adapter, config, hooks)
         check_edit(config, hooks)
         if self.quirks.get("coupled") and config.cache == "dual" and len(prompts) > 1:
-            raise ValueError(
+            raise about("compatible", "cache")(
                 f"compatible = {config.compatible!r} and cache = 'dual' with {len(prompts)} rows: "
                 "the published program rebuilds the caches of all rows together, so that a row "
                 "depends on its batch; take cache='prefix', or one row"
@@ -84,7 +85,7 @@ class Job:
         for sizes in counts:
             check_steps(config, sizes)
         if self.quirks.get("kept_place") and new < 2:
-            raise ValueError(
+            raise about("max_new_tokens", "compatible")(
                 f"max_new_tokens = {new}: compatible = {config.compatible!r} keeps the last place"
             )
         self.lengths = recipe.lengths(prompts)

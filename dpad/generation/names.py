@@ -6,7 +6,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from dpad.generation.fields import ALIASES, FIELDS
-from dpad.values import flag, plain, shown
+from dpad.values import about, flag, plain, shown
 
 # Saved files say whose they are: a field may have the same name and another meaning elsewhere.
 CLASS_KEY = "generation_config_class"
@@ -71,7 +71,7 @@ def resolve_names(given: Mapping[str, Any]) -> dict[str, Any]:
         if field not in FIELDS:
             raise unknown(name, value)
         if field in values and not _same(values[field], value):
-            raise ValueError(
+            raise about(named[field], name)(
                 f"{named[field]} = {shown(values[field])} and {name} = {shown(value)} name the "
                 f"same option {field!r}"
             )
@@ -114,11 +114,13 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
             continue
         switched, chosen = flag(name, values.pop(name)), plain(values.get(field))
         if not switched and chosen not in (None, off, False):
-            raise ValueError(f"{name} = False and {field} = {shown(chosen)} contradict each other")
+            raise about(name, field)(
+                f"{name} = False and {field} = {shown(chosen)} contradict each other"
+            )
         if not switched:
             values[field] = off
         elif field == "temperature" and not chosen:
-            raise ValueError(
+            raise about("do_sample", "temperature")(
                 f"do_sample = True and temperature = {shown(chosen)}: pass temperature= above 0 "
                 "(Transformers' own default is 1.0)"
             )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dpad.values import refuse, shown
+from dpad.values import about, refuse, shown
 
 _OURS = ("dpad", "torch")
 
@@ -44,13 +44,13 @@ def read_inputs(
             attention_mask = inputs["attention_mask"]
         inputs = inputs["input_ids"]
     if (inputs is None) == (input_ids is None):
-        raise ValueError("give the prompt once: as the first argument or as input_ids")
+        raise about("input_ids")("give the prompt once: as the first argument or as input_ids")
     given = _ids_of_texts(inputs if inputs is not None else input_ids, tokenizer)
     if _ragged(given):
         return _padded(given, attention_mask, pad_id)
     ids = _tensor("input_ids", given).to(torch.int64)
     if ids.shape[0] == 0:
-        raise ValueError("input_ids has no rows: expected at least one prompt")
+        raise about("input_ids")("input_ids has no rows: expected at least one prompt")
     if attention_mask is None:
         if pad_id is not None:
             _warn_of_padding(ids, pad_id)
@@ -73,18 +73,18 @@ def _tensor(name: str, value: Any, integer: bool = True) -> Tensor:
             rows = isinstance(value, (list, tuple)) and any(hasattr(v, "ndim") for v in value)
             out = torch.stack([_array(v) for v in value]) if rows else _array(value)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise ValueError(f"{name} = {shown(value)}: expected token ids ({error})") from error
+            raise about(name)(f"{name} = {shown(value)}: expected token ids ({error})") from error
     if out.device.type == "meta":
-        raise ValueError(
+        raise about(name)(
             f"{name} = {shown(value)}: expected token ids; on the meta device there are no values"
         )
     if out.dim() == 1:
         out = out[None]
     if out.dim() != 2:
-        raise ValueError(f"{name} has shape {list(out.shape)}: expected [batch, length]")
+        raise about(name)(f"{name} has shape {list(out.shape)}: expected [batch, length]")
     if integer and not is_integer(out.dtype):
         if out.numel():
-            raise ValueError(f"{name} has dtype {out.dtype}: expected integer ids")
+            raise about(name)(f"{name} has dtype {out.dtype}: expected integer ids")
         out = out.to(torch.int64)
     return out
 
@@ -106,7 +106,7 @@ def _ids_of_texts(given: Any, tokenizer: Any) -> Any:
     if not isinstance(texts, (list, tuple)) or not texts:
         return given
     if isinstance(texts[0], Mapping):
-        raise ValueError(
+        raise about("input_ids")(
             f"input_ids = {shown(given)}: expected token ids; of messages, "
             "tokenizer.apply_chat_template(messages, add_generation_prompt=True) gives them"
         )
@@ -115,13 +115,13 @@ def _ids_of_texts(given: Any, tokenizer: Any) -> Any:
     if not all(isinstance(t, str) for t in texts):
         refuse("input_ids", given, "texts or token ids, not both")
     if tokenizer is None:
-        raise ValueError(
+        raise about("input_ids")(
             f"input_ids = {shown(given)}: expected token ids; pass tokenizer= to have texts read"
         )
     try:
         return tokenizer(list(texts))["input_ids"]
     except Exception as error:  # the Rust tokenizers raise the bare class
-        raise ValueError(f"the tokenizer refuses {shown(given)}: {error}") from error
+        raise about("input_ids")(f"the tokenizer refuses {shown(given)}: {error}") from error
 
 
 def _ragged(given: Any) -> bool:
@@ -137,7 +137,7 @@ def _padded(rows: Sequence[Any], masks: Any, pad_id: int | None) -> tuple[Tensor
     texts = [_tensor(f"input_ids[{i}]", row).to(torch.int64)[0] for i, row in enumerate(rows)]
     empty = next((i for i, text in enumerate(texts) if not len(text)), None)
     if empty is not None:
-        raise ValueError(f"input_ids: row {empty} is empty, beside rows that are not")
+        raise about("input_ids")(f"input_ids: row {empty} is empty, beside rows that are not")
     if masks is not None:
         sizes = [len(mask) for mask in masks]
         if sizes != [len(text) for text in texts]:

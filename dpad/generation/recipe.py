@@ -26,6 +26,7 @@ from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.fields import ALGS, DRAWN_ALGS
 from dpad.generation.infill import blocks_of_gaps, check_infill, row_fields
 from dpad.models.adapter import Adapter
+from dpad.values import about
 
 
 class Recipe:
@@ -112,7 +113,7 @@ class Recipe:
         canvas = [(n // block + new // block) * block + 1 for n in counted]
         for row, (n, prompt) in enumerate(zip(canvas, prompts, strict=True)):
             if n <= len(prompt):
-                raise ValueError(
+                raise about("max_new_tokens", "block_length")(
                     f"row {row}: max_new_tokens = {new} is no whole block of block_length = {block}"
                 )
         return [(n, n) for n in canvas]

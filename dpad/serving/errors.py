@@ -1,7 +1,7 @@
 """Errors in OpenAI's form: ``{"error": {"message", "type", "param", "code"}}``."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,8 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from dpad.decode.rules import KINDS as RULES
 from dpad.engine import EngineClosed, QueueFull, RequestCancelled
+from dpad.values import options_of
 
 # Status -> (type, code), as OpenAI's server names them.
 KINDS = {
@@ -93,21 +93,6 @@ def add_handlers(app: FastAPI) -> None:
         return response_to(refusal(error))
 
 
-def named(error: Exception, fields: Collection[str]) -> Refused:
-    """The `Refused` of a check of `generate`, which names what it is about at its beginning.
-
-    fields: of the body, by whose name the argument goes.
-    """
-    message = str(error.args[0]) if error.args else str(error)
-    word = message.replace(".", " ").replace(":", " ").split(" ")[0]
-    prompt = "prompt" if "prompt" in fields else "messages"
-    told = {"the": prompt, "max_new_tokens": "max_tokens", "no": "preset", "Daedal": "length"}
-    told |= dict.fromkeys(("input_ids", "row", "a"), prompt)
-    told |= {rule.__name__: "commit" for rule in RULES.values()}
-    name = told.get(word, word.lower())
-    return Refused(400, message, name if name in fields else None)
-
-
 def _invalid(problems: Sequence[Mapping[str, Any]], body: Any, kind: str) -> Refused:
     """What is wrong with the first bad field of a body; `kind`: its Content-Type.
 
@@ -128,9 +113,9 @@ def _invalid(problems: Sequence[Mapping[str, Any]], body: Any, kind: str) -> Ref
             said = problem["msg"].removeprefix("Value error, ")
             told.setdefault(option, f"{place}: {said}" if place else said)
     message = "; or ".join(dict.fromkeys(told.values()))
-    if name is None and message:  # a check of several fields begins with one of them
-        name = message.split(" ")[0]
-        name = name if isinstance(body, dict) and name in body else None
+    if name is None:  # a check of several fields
+        given = options_of(first.get("ctx", {}).get("error"))
+        name = next((n for n in given if n in body), None)
     return Refused(400, message, name)
 
 

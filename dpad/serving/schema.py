@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
 
+from dpad.generation.fields import ALIASES
+from dpad.values import about
+
 # Whole numbers that every operator can take, and token ids.
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 # Positions of a suffix: a table as long as this is made for it.
@@ -13,6 +16,12 @@ TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 # Large enough for every use, small enough for float16 logits.
 Weight = Annotated[float, Field(ge=0, le=1000)]
+
+
+# Option of `generate` -> the fields that it goes by.
+NAMES = {field: (alias, field) for alias, field in ALIASES.items()}
+NAMES["max_new_tokens"] = ("max_completion_tokens", "max_tokens")
+NAMES["input_ids"] = ("prompt", "messages")
 
 
 class Body(BaseModel):
@@ -99,8 +108,17 @@ class Request(Options):
     @model_validator(mode="after")
     def _streams(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options goes with stream = true")
+            raise about("stream_options")("stream_options goes with stream = true")
         return self
+
+    def field_of(self, *options: str) -> str | None:
+        """The field that options of `generate` were given by: the first that the body holds, else
+        the first that it may hold.
+        """
+        names = [name for option in options for name in NAMES.get(option, (option,))]
+        given = [name for name in names if name in self.model_fields_set]
+        known = [name for name in names if name in type(self).model_fields]
+        return next(iter(given + known), None)
 
     def stop_strings(self) -> list[str]:
         """`stop` as a list."""
@@ -148,11 +166,15 @@ class CompletionRequest(Request):
         if not self.fills:
             return self
         if self.stop_strings():
-            raise ValueError("stop goes with an answer behind a prompt, not with gaps")
+            raise about("stop")("stop goes with an answer behind a prompt, not with gaps")
         if self.text_behind is not None and self.max_tokens is None:
-            raise ValueError("suffix needs max_tokens: so many masks stand between it and prompt")
+            raise about("suffix")(
+                "suffix needs max_tokens: so many masks stand between it and prompt"
+            )
         if self.text_behind is None and self.max_tokens is not None and self.length is None:
-            raise ValueError("max_tokens and infill: gaps that do not grow have their masks")
+            raise about("max_tokens", "infill")(
+                "max_tokens and infill: gaps that do not grow have their masks"
+            )
         return self
 
     def generation_options(self, left_out: Sequence[str] = ()) -> dict[str, Any]:
@@ -194,6 +216,8 @@ class ChatRequest(Request):
     def _length(self) -> Self:
         newer = self.max_completion_tokens
         if newer is not None and self.max_tokens not in (None, newer):
-            raise ValueError("max_tokens and max_completion_tokens differ")
+            raise about("max_tokens", "max_completion_tokens")(
+                "max_tokens and max_completion_tokens differ"
+            )
         self.max_tokens = self.max_tokens if newer is None else newer
         return self

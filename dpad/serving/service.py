@@ -12,10 +12,11 @@ from dpad.generation import presets
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.recipe import Recipe
 from dpad.prompting import encode_chat, encode_text
-from dpad.serving.errors import Refused, named, refusal
+from dpad.serving.errors import Refused, refusal
 from dpad.serving.limits import Limits
 from dpad.serving.schema import ChatRequest, CompletionRequest
 from dpad.serving.work import Work, checked_biases
+from dpad.values import options_of
 
 
 class Service:
@@ -67,7 +68,8 @@ class Service:
         length = self.engine.max_length
         if body.max_tokens is not None and body.max_tokens > length:
             told = f"max_tokens = {body.max_tokens}: the longest request has {length} positions"
-            raise Refused(400, told, "max_tokens", "context_length_exceeded")
+            field = body.field_of("max_new_tokens")
+            raise Refused(400, told, field, "context_length_exceeded")
         if body.steps is not None and body.steps > length:
             raise Refused(400, f"steps = {body.steps}: expected at most {length}", "steps")
 
@@ -81,7 +83,8 @@ class Service:
                 told = (
                     f"{len(prompts)} prompts, n = {body.n}: at most {self.limits.choices} answers"
                 )
-                raise Refused(400, told, "n")
+                few = len(prompts) <= self.limits.choices
+                raise Refused(400, told, "n" if few else "prompt")
             models = self.engine.model, self.engine.adapter
             recipe = recipe_of(*models, self.config_of(body), body.generation_options())
             behind = 0
@@ -89,14 +92,19 @@ class Service:
                 prompts, behind = self._with_gaps(body, prompts, recipe)
             seconds = self.limits.seconds
             return Work(self.engine, self.tokenizer, prompts, body, recipe, seconds, behind)
-        except (ValueError, TypeError, KeyError) as error:
-            raise named(error, type(body).model_fields) from error
+        except (ValueError, TypeError) as error:
+            raise Refused(400, str(error), body.field_of(*options_of(error))) from error
         except Exception as error:
             raise refusal(error) from error
 
     def config_of(self, body: CompletionRequest | ChatRequest) -> DPadGenerationConfig | None:
         """What the options of a body stand on."""
-        return self.config if body.preset is None else presets.get(body.preset)
+        if body.preset is None:
+            return self.config
+        try:
+            return presets.get(body.preset)
+        except KeyError as error:
+            raise Refused(400, error.args[0], "preset") from error
 
     def _with_gaps(
         self, body: CompletionRequest, prompts: list[list[int]], recipe: Recipe

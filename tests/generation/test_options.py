@@ -2,6 +2,8 @@
 
 import fractions
 import math
+import random
+import re
 
 import numpy
 import pytest
@@ -12,6 +14,7 @@ import dpad
 from dpad.generation import fields
 from dpad.generation.config import FIELDS, DPadGenerationConfig
 from dpad.generation.names import NEAREST
+from dpad.values import options_of
 
 FLAGS = [n for n, kind in fields.KINDS.items() if kind is fields.flag]
 WHOLE = {
@@ -108,15 +111,17 @@ def test_what_is_no_whole_number_is_named(name):
             continue  # a list of ids
         if name == "eos_token_id" and getattr(bad, "shape", None) == (1,):
             continue
-        with pytest.raises(ValueError, match=rf"^{name}\b.* = .*: expected "):
+        with pytest.raises(ValueError, match=rf"^{name}\b.* = .*: expected ") as found:
             DPadGenerationConfig(**{name: bad})
+        assert options_of(found.value) == (name,)
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_what_is_no_number_is_named(name):
     for bad in NO_REAL:
-        with pytest.raises(ValueError, match=rf"^{name} = .*: expected a "):
+        with pytest.raises(ValueError, match=rf"^{name} = .*: expected a ") as found:
             DPadGenerationConfig(**{name: bad})
+        assert options_of(found.value) == (name,)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +152,9 @@ def test_what_is_no_number_is_named(name):
     ],
 )
 def test_other_values_are_named(option, bad):
-    with pytest.raises(ValueError, match=option.replace("suffix", "[Ss]uffix")):
+    with pytest.raises(ValueError, match=option.replace("suffix", "[Ss]uffix")) as found:
         DPadGenerationConfig(**{option: bad})
+    assert options_of(found.value) == (option,)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +179,40 @@ def test_other_values_are_named(option, bad):
     ],
 )
 def test_suffix_fields_are_named(field, bad):
-    with pytest.raises(ValueError, match=rf"^Suffix\.{field} = .*: expected "):
+    with pytest.raises(ValueError, match=rf"^Suffix\.{field} = .*: expected ") as found:
         dpad.Suffix(**{field: bad})
+    assert options_of(found.value) == (f"Suffix.{field}",)
+    with pytest.raises(ValueError, match=re.escape(str(found.value))) as whole:
+        DPadGenerationConfig(suffix={field: bad})
+    assert options_of(whole.value) == ("suffix",)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_refusal_knows_the_options_that_it_is_about(llada, prompts, seed):
+    """Of random options, each of which is taken alone."""
+    rng = random.Random(seed)
+    values = {
+        "steps": [1, 12], "confidence_threshold": [0.9], "factor": [1.5], "entropy_bound": [0.2],
+        "commit": ["klass", "prophet"], "alg": ["entropy", "ancestral"], "alg_temp": [0.5],
+        "remasking": ["random"], "remask": ["cap"], "refine": [0.25], "edit": [0.9],
+        "length": ["daedal"], "compatible": ["dream", "sdar", "rnd1"], "refresh": ["recent"],
+        "refresh_period": [2], "look_back": [2], "sub_block_length": [2], "infill": [True],
+        "output_history": [True], "cache": ["none", "dual"], "temperature": [0.0, 1.0],
+    }  # fmt: skip
+    refused = 0
+    for _ in range(20):
+        names = rng.sample(list(values), rng.randint(2, 4))
+        given = {name: rng.choice(values[name]) for name in names}
+        try:
+            dpad.generate(llada, prompts[:1], max_new_tokens=12, block_length=4, **given)
+        except ValueError as error:
+            about, text = options_of(error), str(error)
+            assert about and set(about) & {*given, "input_ids"}, (given, text)
+            # Its message names them, and in this order.
+            places = [text.find(n) for n in about if n != "input_ids"]
+            assert places == sorted(places) and -1 not in places, (about, text)
+            refused += 1
+    assert refused
 
 
 @pytest.mark.parametrize(

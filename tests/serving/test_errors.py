@@ -9,7 +9,9 @@ import httpx2 as httpx
 import openai
 import pytest
 
+import dpad
 from dpad.serving import Limits
+from dpad.serving.schema import CompletionRequest
 from tests.serving.conftest import served, wait_for
 from tests.serving.test_answers import RANDOM
 
@@ -178,6 +180,19 @@ def test_other_content_types_are_refused(server, kind):
         ({"stream": True, "stream_options": {"a": 1}}, "stream_options.a", "unknown"),
         ({"logit_bias": {"3": 1, "03": -1}}, "logit_bias", "'03' is no token id"),
         ({"suffix": {"window": -1}}, "suffix.window", "greater than or equal to 0"),
+        ({"suffix": {"scale": 1.0, "count": 3.0}}, "suffix", "^Suffix takes one of scale"),
+        ({"prompt": ["a"] * 17}, "prompt", "at most 16 answers"),
+        ({"prompt": ["a"] * 2, "n": 9}, "n", "at most 16 answers"),
+        ({"threshold": 0.9, "factor": 1.0}, "threshold", "^confidence_threshold = 0.9, factor"),
+        ({"threshold": 0.9, "confidence_threshold": 0.8}, "threshold", "name the same option"),
+        ({"remask": {"kind": "cap", "t_on": 0.5}}, "remask", "^Remask.t_on"),
+        ({"temperature": 1.0, "remask": "cap", "compatible": "llada"}, "remask", "of its own"),
+        ({"refine": 0.25, "commit": "klass"}, "refine", "do not go together"),
+        ({"steps": 1, "max_tokens": 16, "block_length": 4}, "steps", "every block needs a step"),
+        ({"sub_block_length": 2}, "sub_block_length", "decoded whole"),
+        ({"look_back": 2}, "look_back", "goes with refresh"),
+        ({"compatible": "sdar"}, "compatible", "is for block-causal attention"),
+        ({"alg": "origin"}, "alg", "needs steps="),
     ],
 )
 def test_the_field_of_a_400_is_one_of_the_body(server, more, param, message):
@@ -198,6 +213,58 @@ def test_the_field_of_a_refused_conversation(server):
     lengths = {"messages": [TURN], "max_tokens": 4, "max_completion_tokens": 5}
     error = error_of(post(server, {"model": "demo", **lengths}, "/v1/chat/completions"))
     assert error["param"] == "max_tokens" and error["message"].startswith("max_tokens and")
+    for name in ("max_tokens", "max_completion_tokens"):
+        body = {"model": "demo", "messages": [TURN], name: 1000, "compatible": "rnd1"}
+        for length, told in ((10**6, "the longest request"), (1, "keeps the last place")):
+            response = post(server, {**body, name: length}, "/v1/chat/completions")
+            error = error_of(response)
+            assert error["param"] == name and told in error["message"]
+
+
+def test_the_field_is_the_one_that_the_client_can_change(demo):
+    """Of an option that the server has by itself and one of the body, the body's."""
+    given = {"refresh": "recent", "look_back": 2, "cache": "dual"}
+    with served(*demo, generation_config=dpad.DPadGenerationConfig(**given)) as server:
+        for more, param, message in (
+            ({"cache": "none"}, "cache", "^refresh = 'recent' and cache = 'none'"),
+            ({"refresh": "full"}, "refresh", "^look_back = 2 goes with refresh"),
+            ({"factor": 2.0, "alg": "entropy"}, "alg", "^alg = 'entropy' and factor"),
+        ):
+            error = error_of(post(server, {**PROMPT, **more}))
+            assert re.search(message, error["message"]) and error["param"] == param, error
+
+
+def test_a_refusal_that_names_no_field_has_none(byte_demo):
+    with served(*byte_demo) as server:
+        server.engine.adapter.mask_id = None
+        error = error_of(post(server, PROMPT))
+        assert error["message"].startswith("the model does not name its mask token")
+        assert error["param"] is None
+    body = CompletionRequest(**PROMPT, threshold=0.5)
+    assert body.field_of() is None and body.field_of("mask_token_id") is None
+    assert body.field_of("mask_token_id", "confidence_threshold", "input_ids") == "threshold"
+    assert body.field_of("steps") == "steps"  # not given, and may be
+
+
+def test_the_field_of_random_refusals(server):
+    """One field beside a prompt, or two: what is refused is about one of them."""
+    rng = random.Random(int(os.environ.get("DPAD_SEED", "7")))
+    schema = server.app.openapi()["components"]["schemas"]["CompletionRequest"]["properties"]
+    fields = sorted(set(schema) - {"model", "prompt", "stream", "infill"})
+    values = [0, 1, -1, 3, 10**6, 2**40, 0.5, 1e300, "", "a", "dual", "none", "recent", "full"]
+    values += ["entropy", "ancestral", "random", "cap", "klass", "prophet", "daedal", "dream"]
+    values += [True, False, [], {}, [1], {"kind": "uniform"}, {"kind": "cap", "t_on": 1}]
+    values += [{"ratio": 3}, {"window": 4, "scale": 1, "count": 1}, {"late": 2}, {"1": 500}]
+    refused = 0
+    for number in range(int(os.environ.get("DPAD_CASES", "400"))):
+        given = {name: rng.choice(values) for name in rng.sample(fields, 1 + number % 2)}
+        response = post(server, {**PROMPT, **given})
+        assert response.status_code in (200, 400), response.text
+        if response.status_code == 400:
+            error = error_of(response)
+            assert str(error["param"]).split(".")[0] in given, (given, error)
+            refused += 1
+    assert refused > 100
 
 
 def test_random_bodies_are_never_a_500(server):
