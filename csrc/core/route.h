@@ -37,6 +37,9 @@ DPAD_HOST_DEVICE inline Rank rank_of(int32_t key, int64_t number) {
 
 DPAD_HOST_DEVICE inline int64_t number_of(Rank rank) { return INT32_MAX - (rank & 0xFFFFFFFF); }
 
+// Kernels count experts, groups and top_k in int32, in steps of up to 32.
+constexpr int64_t kMostExperts = int64_t{INT32_MAX} - 31;
+
 // What ranks a group: the sum of its two best scores.
 class BestTwo {
  public:

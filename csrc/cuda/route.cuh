@@ -24,8 +24,10 @@ struct RouteRow {
         group(key + p.experts) {}
 };
 
-// Each lane takes every 32nd expert. Experts, groups and top_k are below 2**31, as
-// csrc/torch/route.cpp checks: indices of 64 bits would not fit into the registers.
+// Each lane takes every 32nd expert. Indices of 64 bits would not fit into the registers, and with
+// so few experts, groups and top_k none of 32 overflows.
+static_assert(kMostExperts - 1 + 32 <= INT32_MAX);
+
 template <class T>
 DPAD_DEVICE void score_row(const RouteParams& p, int64_t row, const RouteRow& r) {
   const T* logits = static_cast<const T*>(p.logits) + row * p.logits_stride;

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "core/route.h"
 #include "torch/kernels.h"
 #include "torch/ops.h"
 
@@ -40,8 +41,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> route_op(const Tensor& logits,
   at_least_one(check, "top_k", top_k, top_groups * each,
                "between 1 and the number of experts that may be chosen");
   if (!std::isfinite(scaling)) check.raise({"scaling", "a finite value", -1, scaling});
-  if (p.rows > INT32_MAX / top_k || p.experts > INT32_MAX) {
-    check.fail("argument 'logits' has too many rows or experts: offsets are int32");
+  if (p.experts > kMostExperts) {
+    check.raise({"logits", "at most 2**31 - 32 experts", -1, static_cast<double>(p.experts)});
+  }
+  if (p.rows > INT32_MAX / top_k) {
+    check.raise({"logits", "rows times top_k below 2**31", -1, static_cast<double>(p.rows)});
   }
   OptionalTensor added;
   if (bias) {

@@ -21,8 +21,8 @@ def route(
     weights of its row NaN; experts are valid whatever the logits hold.
 
     Args:
-        logits: ``[rows, experts]``; bias: float32 ``[experts]`` or None, added to the scores that
-            choose and not to the weights.
+        logits: ``[rows, experts]``, at most 2**31 - 32 experts and less than 2**31 pairs; bias:
+            float32 ``[experts]`` or None, added to the scores that choose and not to the weights.
         top_k: experts of a row.
         score: "softmax" or "sigmoid", taken in float32. Ties go to the lowest expert.
         normalise: divide the weights of a row by their sum (plus 1e-20).

@@ -15,6 +15,8 @@ from op_helpers import (
     twin,
 )
 
+from dpad import ops
+
 INF, NAN = float("inf"), float("nan")
 PLAIN = {"bias": None, "top_k": 2, "score": "softmax", "normalise": False}
 PLAIN |= {"groups": 1, "top_groups": 1, "scaling": 1.0}
@@ -211,3 +213,18 @@ def test_a_row_depends_on_nothing_else(device):
         one = call("route", args)
     with threads(2):
         assert_same_bits(call("route", args), one)
+
+
+def test_what_int32_cannot_count_is_refused():
+    """Up to the bound another argument is refused, for no memory holds such a result."""
+    for rows, experts, top_k, argument in (
+        (1, 2**31 - 32, 2, "bias"),
+        (1, 2**31 - 31, 2, "logits"),
+        (1, 2**31 - 1, 2, "logits"),
+        (1, 2**33, 2, "logits"),
+        (2**30 - 1, 4, 2, "bias"),
+        (2**30, 4, 2, "logits"),
+    ):
+        found = "has shape" if argument == "bias" else f"= {max(rows, experts)}: expected "
+        with pytest.raises(RuntimeError, match=f"argument '{argument}' {found}"):
+            ops.route(torch.zeros(1, 1).expand(rows, experts), torch.zeros(3), top_k)
