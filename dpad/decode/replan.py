@@ -146,7 +146,8 @@ def apply(q: Any, change: Change) -> None:
         q.block = q.block if change.block is None else change.block
         q.redraws += 1
         q.enter()
-        q.saved = min(q.saved, q.window[0])
+        # Where the last row of the block before predicts the first token, it is computed again.
+        q.saved = min(q.saved, q.window[0] - int(q.open_from > q.current[0]))
     else:
         q.masks += again
 

@@ -169,6 +169,33 @@ def test_streams_get_the_refined_text_once(llada, prompts):
     assert text == answers(out)[0][: len(text)] and len(streamer.seen) == 3
 
 
+@pytest.mark.filterwarnings("ignore:refine")
+@pytest.mark.parametrize("cache", ("none", "prefix", "dual"))
+@pytest.mark.parametrize("family", blocks.KINDS)
+def test_blocks_that_see_nothing_behind_come_back_the_same(family, cache):
+    """Masked as a whole, each block is decoded from what it was drafted from."""
+    model, prompts = blocks.load(family), [[5, 17, 99, 4], [3, 250, 7, 8, 21, 90, 3, 17]]
+    fixed = {"block_length": 4, "max_new_tokens": 24, "mask_token_id": blocks.MASK_ID}
+    fixed |= {"confidence_threshold": 0.3, "early_stop": False, "cache": cache}
+    fixed |= {"eos_token_id": 319, "pad_token_id": 319}  # ends no text
+    draft = generate(model, prompts, **fixed)
+    for how in (dpad.Refine(1.0), dpad.Refine(1.0, rounds=2)):
+        out = generate(model, prompts, refine=how, **fixed)
+        assert answers(out, 24) == answers(draft, 24)
+        assert out.refined.tolist() == [[24 * how.rounds] * 2] * 2
+
+
+@pytest.mark.filterwarnings("ignore:refine")
+@pytest.mark.parametrize("family", blocks.KINDS)
+def test_every_chosen_token_of_a_block_is_decoded_again(family):
+    """Its first one too, which the row before predicts where logits are shifted."""
+    model, fixed = blocks.load(family), {"mask_token_id": blocks.MASK_ID, "early_stop": False}
+    fixed |= {"block_length": 4, "max_new_tokens": 20, "confidence_threshold": 0.3}
+    for ratio in (0.1, 0.2, 0.3, 0.4, 0.5):
+        out = generate(model, [[5, 17, 99, 4], [3, 21]], refine=ratio, **fixed)
+        assert blocks.MASK_ID not in out.sequences
+
+
 @pytest.mark.parametrize("family", blocks.KINDS)
 def test_block_causal_models_run_and_say_so(family):
     model, prompts = blocks.load(family), [[5, 17, 99], [3, 250, 7, 8, 21, 90]]
@@ -180,6 +207,7 @@ def test_block_causal_models_run_and_say_so(family):
         cached = generate(model, prompts, **fixed, cache="prefix")
     assert answers(plainly, 24) == answers(cached, 24)
     assert torch.equal(plainly.refined, cached.refined) and (plainly.refined[:, 0] > 0).all()
+    assert blocks.MASK_ID not in plainly.sequences
     for options, words in (({"select_by": "posthoc"}, "by snapshot or random"),
                            ({"block_length": 4}, "in its own blocks")):  # fmt: skip
         with pytest.raises(ValueError, match=words):
