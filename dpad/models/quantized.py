@@ -11,6 +11,7 @@ from dpad.models.adapter import Adapter, find_adapter
 from dpad.models.int8_embedding import Int8Embedding
 from dpad.models.int8_linear import Int8Linear, Int8Module
 from dpad.models.parts import UnsupportedModelError
+from dpad.values import entries, flag, shown
 
 SCHEMES = ("int8",)
 METHOD = "dpad_int8"  # the quant_method of a saved configuration
@@ -31,8 +32,10 @@ class Quantized:
         model: nn.Module,
         replaced: dict[str, tuple[nn.Module, nn.Module]],
         kept: list[str],
+        norm: nn.Module,
     ) -> None:
-        self.model, self.kept = model, kept
+        self.model, self.kept, self._norm = model, kept, norm
+        self._place = _place(norm)
         self._replaced = replaced  # name -> (module before, module now)
         self._config = _set_config(model)
 
@@ -52,7 +55,8 @@ class Quantized:
         return before, now
 
     def remove(self) -> None:
-        """Puts the layers back as they were; doing it twice is harmless.
+        """Puts the layers back as they were; doing it twice is harmless. Where the model was moved,
+        converted or set to training meanwhile, so are they.
 
         Raises:
             RuntimeError: another module has taken an 8-bit layer's place since; nothing is changed.
@@ -66,8 +70,13 @@ class Quantized:
                 )
         if self._replaced:
             _reset_config(self.model, self._config)
-        for name, (before, _) in self._replaced.items():
-            _put(self.model, name, before)
+        moved: list[Any] = [
+            now for was, now in zip(self._place, _place(self._norm), strict=True) if now != was
+        ]
+        for name, (before, now) in self._replaced.items():
+            for device_or_dtype in moved:
+                before.to(device_or_dtype)
+            _put(self.model, name, before.train(now.training))
         self._replaced = {}
 
     def __enter__(self) -> Self:
@@ -129,6 +138,10 @@ def quantize(
     """
     if scheme not in SCHEMES:
         raise ValueError(f"scheme = {scheme!r}: expected {', '.join(SCHEMES)}")
+    head, embedding = flag("head", head), flag("embedding", embedding)
+    keep = list(entries("keep", keep, "names of layers"))
+    if smoothing is not None and not isinstance(smoothing, Mapping):
+        raise TypeError(f"smoothing = {shown(smoothing)}: expected a dict from names to factors")
     adapter = find_adapter(model)
     if adapter.model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
@@ -144,7 +157,7 @@ def quantize(
             raise ValueError(f"'{name}': {error}") from error
     for name, (_, now) in replaced.items():
         _put(adapter.model, name, now)
-    return Quantized(adapter.model, replaced, kept)
+    return Quantized(adapter.model, replaced, kept, adapter.norms()[0].module)
 
 
 def int8_of(module: Any, smoothing: torch.Tensor | None = None) -> Int8Module:
@@ -172,10 +185,10 @@ def layers_of(
     modules = dict(adapter.model.named_modules())
     found = [name for name, module in modules.items() if id(module) in wanted]
     heads = {name for name in found if modules[name] is adapter.head.module}
-    keep = set(keep)
-    unknown = sorted(keep - set(found))
+    unknown = [name for name in keep if name not in found]
     if unknown:
         raise ValueError(f"keep names {unknown[0]!r}, which is no linear layer of the decoder")
+    keep = set(keep)
     if not head:
         keep |= heads
     if embedding:
@@ -203,7 +216,7 @@ def check(
     device = adapter.device
     check_device(device)
     smoothing = smoothing or {}
-    odd = sorted(set(smoothing) - set(names))
+    odd = [name for name in smoothing if name not in names]
     if odd:
         raise ValueError(f"smoothing names {odd[0]!r}, which is no layer that is quantised")
     if any(isinstance(module, Int8Module) for module in adapter.model.modules()):
@@ -239,6 +252,8 @@ def _check_embedding(module: Any, what: str) -> None:
 
 
 def _check_factors(name: str, factors: torch.Tensor, module: nn.Linear) -> None:
+    if not isinstance(factors, torch.Tensor) or factors.is_meta:
+        raise TypeError(f"smoothing of '{name}' = {shown(factors)}: expected a tensor with data")
     if factors.dtype != torch.float32 or factors.shape != (module.in_features,):
         raise ValueError(
             f"smoothing of '{name}' is {factors.dtype} {list(factors.shape)}: expected float32 "
@@ -265,6 +280,11 @@ def _shared(model: nn.Module) -> set[int]:
             if parameter is not None:
                 (shared if id(parameter) in seen else seen).add(id(parameter))
     return shared
+
+
+def _place(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    weight = next(module.parameters())
+    return weight.device, weight.dtype
 
 
 def _nbytes(module: nn.Module) -> int:

@@ -49,6 +49,25 @@ def test_the_decoders_linear_layers_and_back(model):
         assert torch.equal(model(ids).logits, exact)
 
 
+def test_layers_come_back_to_where_the_model_went_meanwhile(model):
+    small = dpad.quantize(model)
+    model.bfloat16().train()
+    small.remove()
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert all(module.training for module in model.modules())
+    converted = small_model(include_bias=True).bfloat16()
+    for name, weight in model.eval().state_dict().items():
+        assert torch.equal(weight, converted.state_dict()[name])
+    ids = tokens(1, 5)
+    assert torch.equal(
+        dpad.generate(model, ids, **SETTINGS), dpad.generate(converted, ids, **SETTINGS)
+    )
+    small = dpad.quantize(model)
+    model.to("meta")
+    small.remove()
+    assert all(p.is_meta for p in model.parameters())
+
+
 def test_with_statement_undoes_it(model):
     before = fingerprint(model)
     with dpad.quantize(model) as handle:
@@ -231,6 +250,31 @@ def test_refusals_change_nothing(model, name):
         dpad.quantize(model, **options)
     assert fingerprint(model) == before and model.config.to_dict() == config
     del kept
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": 5}, "keep = 5"),
+        ({"keep": None}, "keep = None"),
+        ({"keep": ONE}, f"keep = '{ONE}': expected names"),
+        ({"smoothing": 5}, "smoothing = 5"),
+        ({"smoothing": [1]}, r"smoothing = \[1\]"),
+        ({"smoothing": {ONE: 5}}, f"smoothing of '{ONE}' = 5"),
+        ({"smoothing": {ONE: torch.ones(32, device="meta")}}, f"smoothing of '{ONE}' = tensor"),
+        ({"head": "no"}, "head = 'no'"),
+        ({"head": None}, "head = None"),
+        ({"embedding": 1}, "embedding = 1"),
+        ({"keep": [[]]}, r"keep names \[\]"),
+        ({"keep": [5, "x"]}, "keep names 5"),
+        ({"smoothing": {5: 1, "x": 2}}, "smoothing names 5"),
+    ],
+)
+def test_arguments_of_other_types_are_named(model, options, message):
+    before = fingerprint(model)
+    with pytest.raises((TypeError, ValueError), match=message):
+        dpad.quantize(model, **options)
+    assert fingerprint(model) == before
 
 
 def test_other_objects_are_refused():
