@@ -287,6 +287,12 @@ def _examine(model: torch.nn.Module, strict: bool) -> tuple[Adapter, list[str]]:
     return adapter, notes
 
 
+def _check_flags(**flags: object) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} = {value!r}: expected True or False")
+
+
 def patch(
     model: torch.nn.Module,
     config: DPadGenerationConfig | None = None,
@@ -330,10 +336,7 @@ def patch(
     """
     if config is not None and not isinstance(config, DPadGenerationConfig):
         raise TypeError(f"config is a {type(config).__name__}: expected a DPadGenerationConfig")
-    flags = {"strict": strict, "fuse_projections": fuse_projections, "cuda_graphs": cuda_graphs}
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} = {value!r}: expected True or False")
+    _check_flags(strict=strict, fuse_projections=fuse_projections, cuda_graphs=cuda_graphs)
     if isinstance(model, torch.nn.Module) and "_dpad_handle" in unwrap(model).__dict__:
         handle = unwrap(model)._dpad_handle
         raise RuntimeError(
@@ -361,6 +364,7 @@ def supports(model: torch.nn.Module, *, strict: bool = True) -> "Support":
     Returns:
         a truthy or falsy `Support` with the family and the reason.
     """
+    _check_flags(strict=strict)
     try:
         adapter, _ = _examine(model, strict)
     except (TypeError, ValueError) as error:

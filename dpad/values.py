@@ -6,7 +6,7 @@ a ValueError that holds the name, the value and what is expected.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 Kind = Callable[[str, Any], Any]
@@ -94,7 +94,7 @@ def number(name: str, value: Any) -> float:
     """Any number but NaN; infinity too."""
     found = plain(value)
     good = isinstance(found, (int, float)) and not isinstance(found, bool)
-    if not good or math.isnan(found) or (isinstance(found, int) and not _is_finite(found)):
+    if not good or (not _is_finite(found) if isinstance(found, int) else math.isnan(found)):
         refuse(name, value, "a number")
     return found
 
@@ -149,19 +149,41 @@ def one_of(*choices: str) -> Callable[[str, Any], str]:
     return check
 
 
+def function(name: str, value: Any) -> Callable[..., Any]:
+    """Something that can be called; TypeError for anything else."""
+    if not callable(value):
+        raise TypeError(f"{name} is a {type(value).__name__}: expected a callable")
+    return value
+
+
+def entries(name: str, value: Any, expected: str) -> Iterable[Any]:
+    """Something that can be iterated over, and no text; TypeError for anything else."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} = {shown(value)}: expected {expected}")
+    return value
+
+
 def several(
     kind: Callable[[str, Any], T], expected: str, least: int = 0
 ) -> Callable[[str, Any], list[T]]:
     """A list (tuple, array, tensor of one dimension) whose entries are all of a kind."""
 
     def check(name: str, value: Any) -> list[T]:
-        entries = value.tolist() if getattr(value, "ndim", None) == 1 else value
-        listed = isinstance(entries, Sequence) and not isinstance(entries, (str, bytes))
-        if not listed or len(entries) < least:
+        found = _listed(value) if getattr(value, "ndim", None) == 1 else value
+        listed = isinstance(found, Sequence) and not isinstance(found, (str, bytes))
+        if not listed or len(found) < least:
             refuse(name, value, expected)
-        return [kind(f"{name}[{i}]", entry) for i, entry in enumerate(entries)]
+        return [kind(f"{name}[{i}]", entry) for i, entry in enumerate(found)]
 
     return check
+
+
+def _listed(value: Any) -> Any:
+    """The entries of an array or tensor; itself where it holds no data."""
+    try:
+        return value.tolist()
+    except (RuntimeError, NotImplementedError):
+        return value
 
 
 _one_id = whole(0)

@@ -21,7 +21,7 @@ from dpad.generation.conventions import Conventions
 from dpad.generation.output import DPadOutput
 from dpad.generation.recipe import Recipe
 from dpad.models.adapter import Adapter
-from dpad.values import MOST_ROWS, about, flag, int64, number, optional, whole
+from dpad.values import MOST_ROWS, about, flag, function, int64, number, optional, whole
 
 
 class Engine:
@@ -71,7 +71,8 @@ class Engine:
         adapter = adapter_of(model)
         self.max_sequences, self.max_tokens = max_sequences, max_tokens
         self.max_length = min(max_length or max_tokens, max_tokens, adapter.max_positions)
-        self.on_step, self.share_prefix = on_step, flag("share_prefix", share_prefix)
+        self.on_step = optional(function)("on_step", on_step)
+        self.share_prefix = flag("share_prefix", share_prefix)
         room = Room(max_sequences, self.max_length, max_tokens)
         capture = self._handle.cuda_graphs if self._handle else True
         self._scheduler = Scheduler(model, adapter, room, queue, self.share_prefix, capture)

@@ -61,6 +61,8 @@ def job_of(
 
     Raises ValueError for anything but ids of one prompt that the model can decode.
     """
+    if ids is None:
+        raise about("input_ids")("ids = None: expected the prompt's token ids")
     ids, mask = read_inputs(ids, None, None)
     if ids.shape[0] != 1:
         raise about("input_ids")(f"ids has {ids.shape[0]} rows: a request is one prompt")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from dpad.engine.intake import recipe_of
 from dpad.engine.scheduler import QueueFull
 from dpad.generation.output import DPadOutput
+from dpad.generation.progress import check_progress
+from dpad.values import entries
 
 if TYPE_CHECKING:
     from dpad.engine.engine import Engine
@@ -24,6 +26,13 @@ def mapped(
     engine: Engine, prompts: Iterable[Any], progress: bool, options: dict[str, Any]
 ) -> Iterator[DPadOutput]:
     """See `Engine.map`; `options` are arguments of `submit`."""
+    check_progress(progress)
+    return _outputs(engine, entries("prompts", prompts, "prompts"), progress, options)
+
+
+def _outputs(
+    engine: Engine, prompts: Iterable[Any], progress: bool, options: dict[str, Any]
+) -> Iterator[DPadOutput]:
     waiting: deque[Request] = deque()
     parameters = set(inspect.signature(engine.submit).parameters)
     own = parameters - {"options", "generation_config"}  # a request's; others are configuration

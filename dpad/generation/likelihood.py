@@ -26,7 +26,7 @@ from dpad.generation.checks import mask_id_of, refuse_unserved
 from dpad.generation.progress import check_progress
 from dpad.generation.row_key import key_of
 from dpad.models.adapter import Adapter, find_adapter
-from dpad.values import int64, plain, real, refuse, several, token_id, whole
+from dpad.values import entries, int64, plain, real, refuse, several, token_id, whole
 
 MOST_SAMPLES = 2**20
 Texts = list[tuple[torch.Tensor, int]]  # ids of prompt and answer, length of the prompt
@@ -170,7 +170,7 @@ def _ids(name: str, value: Any) -> torch.Tensor:
 def checked_texts(pairs: Iterable[Any], adapter: Adapter, mask_id: int) -> Texts:
     """(ids of prompt and answer, length of the prompt) of each pair; errors as `loglikelihood`."""
     texts = []
-    for number, pair in enumerate(pairs):
+    for number, pair in enumerate(entries("pairs", pairs, "(prompt ids, answer ids) of each")):
         name = f"pairs[{number}]"
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"{name} = {pair!r}: expected (prompt ids, answer ids)")

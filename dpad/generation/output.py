@@ -13,6 +13,7 @@ from dpad.generation import trace_file
 from dpad.generation.html import Html, animation_html, output_html, trace_html
 from dpad.generation.trace_file import FORMAT as TRACE_FORMAT
 from dpad.generation.trace_file import VERSION as TRACE_VERSION
+from dpad.values import real
 
 __all__ = ["TRACE_FORMAT", "TRACE_VERSION", "DPadOutput", "Trace", "row_events"]
 
@@ -100,8 +101,7 @@ class Trace:
         count = len(self.header["prompt_lengths"])
         if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < count:
             raise ValueError(f"row = {row!r}: the trace holds rows 0 to {count - 1}")
-        if not per_second > 0:
-            raise ValueError(f"per_second = {per_second!r}: expected a number above 0")
+        per_second = real(0, above=True)("per_second", per_second)
         return Html(animation_html(self, row, per_second))
 
     def _repr_html_(self) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from dpad.models.adapter import Adapter, find_adapter
 from dpad.models.int8_linear import Int8Linear
 from dpad.models.quantized import check, layers_of
+from dpad.values import entries, flag, real, several, whole
 
 MEASURED_ROWS = 64  # of each canvas, evenly spread, whose outputs are compared
 LEAST_GAIN = 0.9  # a layer is smoothed where its error falls below this share of the plain one
@@ -72,14 +73,15 @@ def calibrate(
         `Calibration`.
 
     Raises:
-        ValueError: as `quantize`; no canvases, or a strength outside 0 to 1.
+        TypeError, ValueError: as `quantize`; a bad argument, by name and value, before any work.
     """
-    canvases = [torch.as_tensor(ids) for ids in canvases]
-    if not canvases or any(c.dim() != 1 or c.numel() == 0 for c in canvases):
-        raise ValueError("canvases: expected at least one, each a sequence of token ids")
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength = {strength}: expected 0 to 1")
+    head, strength = flag("head", head), real(0, 1)("strength", strength)
+    most_error = real(0)("most_error", most_error)
+    canvases = list(entries("canvases", canvases, "sequences of token ids"))
     adapter = find_adapter(model)
+    canvases = [_canvas(f"canvases[{i}]", ids, adapter) for i, ids in enumerate(canvases)]
+    if not canvases:
+        raise ValueError("canvases: expected at least one, each a sequence of token ids")
     names, _ = layers_of(adapter, head)
     check(adapter, names)
     layers = {name: cast("nn.Linear", adapter.model.get_submodule(name)) for name in names}
@@ -108,6 +110,17 @@ def calibrate(
     keep = [name for name, pair in errors.items() if min(pair) > most_error]
     better = [n for n, (plain, smooth) in errors.items() if smooth < LEAST_GAIN * plain]
     return Calibration({n: factors[n] for n in better if n not in keep}, keep, errors)
+
+
+def _canvas(name: str, ids: Any, adapter: Adapter) -> torch.Tensor:
+    """int64 ``[n]``; ValueError for what the model cannot decode."""
+    known = whole(0, adapter.vocab_size - 1)
+    canvas = torch.tensor(several(known, "a sequence of token ids", least=1)(name, ids))
+    if len(canvas) > adapter.max_positions:
+        raise ValueError(
+            f"{name} has {len(canvas)} positions, the model has {adapter.max_positions}"
+        )
+    return canvas
 
 
 def _factors(weight: Any, most: torch.Tensor, strength: float) -> torch.Tensor:

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from dpad.generation.output import Trace
 from dpad.plot.reading import events_of
 from dpad.plot.style import THEMES, new_figure, themed
+from dpad.values import real
 
 COLUMNS = 32  # positions in a line
 _CELL = 0.26  # inches
@@ -45,8 +46,7 @@ def animate(
     if path.suffix == ".html":
         trace.animation(row, per_second).save(path)
         return
-    if not per_second > 0:
-        raise ValueError(f"per_second = {per_second!r}: expected a number above 0")
+    per_second = real(0, above=True)("per_second", per_second)
     events, prompt, total, _ = events_of(trace, row)
     figure, cells, words = _grid(total - prompt, theme)
     names = trace.header.get("texts", {})

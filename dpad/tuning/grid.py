@@ -8,7 +8,7 @@ from dpad.decode.suffix import Suffix
 from dpad.generation.config import DPadGenerationConfig
 from dpad.generation.fields import RULES
 from dpad.generation.names import resolve_names
-from dpad.values import as_plain
+from dpad.values import as_plain, entries, shown
 
 # What `tune` tries unless told otherwise: everything kept first, thinner behind it.
 GRID: dict[str, tuple[Any, ...]] = {
@@ -46,10 +46,12 @@ def configurations(
         TypeError, ValueError: a bad or unknown option, one that the sweep sets itself, two equal
             points, or none.
     """
+    if base is not None and not isinstance(base, DPadGenerationConfig):
+        raise TypeError(f"config is a {type(base).__name__}: expected a DPadGenerationConfig")
     if isinstance(grid, Mapping):
         points = [dict(zip(grid, values, strict=True)) for values in product(*_values(grid))]
     else:
-        points = [p.given() if isinstance(p, DPadGenerationConfig) else dict(p) for p in grid]
+        points = [_point(p) for p in entries("grid", grid, "options and values, or a list")]
     found: list[DPadGenerationConfig] = []
     for point in points:
         config = _over(point, {} if base is None else base.given())
@@ -59,6 +61,14 @@ def configurations(
     if not found:
         raise ValueError(f"grid = {grid!r}: expected at least one point")
     return found
+
+
+def _point(given: Any) -> dict[str, Any]:
+    if isinstance(given, DPadGenerationConfig):
+        return given.given()
+    if not isinstance(given, Mapping):
+        raise TypeError(f"grid holds {shown(given)}: expected a configuration or a dict of options")
+    return dict(given)
 
 
 def _values(grid: Mapping[str, Any]) -> Iterator[list[Any]]:
@@ -76,7 +86,10 @@ def _over(point: Mapping[str, Any], base: Mapping[str, Any]) -> DPadGenerationCo
             raise ValueError(f"{name} = {value!r}: the sweep sets it itself")
     if any(point.get(name) is not None for name in RULES):
         base = {name: value for name, value in base.items() if name not in RULES}
-    return DPadGenerationConfig(**{**base, **point})
+    config = DPadGenerationConfig(**{**base, **point})
+    if config.infill:
+        raise ValueError("infill = True: a sweep checks what follows a prompt")
+    return config
 
 
 def plain(config: DPadGenerationConfig) -> dict[str, Any]:

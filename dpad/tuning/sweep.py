@@ -15,7 +15,7 @@ from dpad.models.adapter import find_adapter
 from dpad.tuning.grid import GRID, configurations, plain
 from dpad.tuning.result import Point, Tuning, check_cost, check_tolerance
 from dpad.tuning.store import Store, fingerprint, key
-from dpad.values import int64, shown, whole
+from dpad.values import entries, function, int64, optional, shown, whole
 
 
 def tune(
@@ -68,12 +68,13 @@ def tune(
     points = configurations(GRID if grid is None else grid, config)
     check_cost(cost)
     check_tolerance(tolerance)
-    if not callable(check):
-        raise TypeError(f"check is a {type(check).__name__}: expected a callable")
+    function("check", check)
+    for name, given in (("tokenizer", tokenizer), ("prompt", prompt)):
+        optional(function)(name, given)
     batch, seed = whole(1)("batch", batch), int64("seed", seed)
     check_progress(progress)
     find_adapter(model)
-    problems = list(problems)
+    problems = list(entries("problems", problems, "problems"))
     prompts = [_ids(_prompt(problem, prompt), tokenizer) for problem in problems]
     if not prompts:
         raise ValueError("problems is empty: expected at least one")

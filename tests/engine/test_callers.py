@@ -157,7 +157,7 @@ def test_numbers_of_a_request(model, engine):
     for value in (np.float32(60.0), torch.tensor(60), np.int64(60), float("inf")):
         request = engine.submit([1], timeout=value, priority=value, **OPTIONS)
         assert request.result(value).sequences.shape == (1, 25)
-    for value in ("1", True, float("nan"), [1], torch.ones(1)):
+    for value in ("1", True, float("nan"), [1], torch.ones(1), 10**400):
         for name in ("timeout", "priority"):
             with pytest.raises(ValueError, match=f"{name} = .*expected a number"):
                 engine.submit([1], **{name: value}, **OPTIONS)
@@ -167,6 +167,18 @@ def test_numbers_of_a_request(model, engine):
                 wait(value)
         request.result()
     assert engine.accepts
+
+
+def test_what_is_no_request_is_named(model, engine):
+    with pytest.raises(TypeError, match="on_step is a int"):
+        dpad.Engine(model, on_step=5)
+    with pytest.raises(ValueError, match="ids = None"):
+        engine.submit(None, **OPTIONS)
+    for prompts in (5, None, "text"):
+        with pytest.raises(TypeError, match="prompts = "):
+            engine.map(prompts, **OPTIONS)
+    with pytest.raises(TypeError, match="progress = 'no'"):
+        engine.map([[1]], progress="no", **OPTIONS)
 
 
 def test_what_no_engine_has_room_for(model):

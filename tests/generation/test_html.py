@@ -135,7 +135,14 @@ def test_animations_on_one_page_do_not_move_each_other():
     )
 
 
-@pytest.mark.parametrize("arguments", [{"row": 2}, {"row": True}, {"per_second": 0}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"row": 2},
+        {"row": True},
+        *({"per_second": v} for v in (0, "x", None, True, float("inf"), 10**400)),
+    ],
+)
 def test_bad_arguments_of_an_animation(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         make_trace().animation(**arguments)

@@ -205,6 +205,8 @@ BAD = [
     ({"seed": 1.0}, "seed = 1.0"),
     ({"row_keys": [1, 2]}, "row_keys holds 2 keys for 1 pairs"),
     ({"row_keys": [-(2**63) - 1]}, r"row_keys\[0\] = -"),
+    ({"pairs": 5}, "pairs = 5"),
+    ({"pairs": None}, "pairs = None"),
     ({"pairs": [([1], [])]}, r"pairs\[0\] has an empty answer"),
     ({"pairs": [([1], [2]), ([1], [320])]}, r"pairs\[1\] holds id 320"),
     ({"pairs": [([-1], [2])]}, r"pairs\[0\] holds id -1"),

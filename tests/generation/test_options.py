@@ -335,3 +335,5 @@ def test_arguments_of_patch_are_looked_at(llada):
         with pytest.raises(TypeError, match=f"{name} = 'no': expected True or False"):
             dpad.patch(llada, **{name: "no"})
     assert "_dpad_handle" not in vars(llada)
+    with pytest.raises(TypeError, match="strict = 0: expected True or False"):
+        dpad.supports(llada, strict=0)

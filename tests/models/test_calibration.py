@@ -91,11 +91,24 @@ def test_channels_that_are_never_used(model):
 
 
 def test_refusals(model):
-    for canvas in ([], [[]], [[[1, 2]]]):
-        with pytest.raises(ValueError, match="canvases: expected at least one"):
-            dpad.calibrate(model, canvas)
-    with pytest.raises(ValueError, match=r"strength = 1.5: expected 0 to 1"):
-        dpad.calibrate(model, canvases(), strength=1.5)
+    with pytest.raises(ValueError, match="canvases: expected at least one"):
+        dpad.calibrate(model, [])
+    for canvas in ([], [[1, 2]], [1.5], [True], [-1], [64], "ab", None, torch.ones(2, 2).long()):
+        with pytest.raises(ValueError, match=r"canvases\[1\]"):
+            dpad.calibrate(model, [[1, 2], canvas])
+    with pytest.raises(ValueError, match=r"canvases\[0\] has 65 positions, the model has 64"):
+        dpad.calibrate(model, [[1] * 65])
+    for value in (5, None, "ab"):
+        with pytest.raises(TypeError, match="canvases = "):
+            dpad.calibrate(model, value)
+    for name, values in {
+        "strength": (1.5, True, "x", None, float("nan")),
+        "most_error": (-1.0, True, "x", None, float("nan")),
+        "head": ("no", 0, None),
+    }.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"{name} = "):
+                dpad.calibrate(model, canvases(), **{name: value})
     dpad.quantize(model)
     with pytest.raises(ValueError, match="quantised already"):
         dpad.calibrate(model, canvases())
