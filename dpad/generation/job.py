@@ -235,7 +235,7 @@ class Job:
             header["prompt_lengths"] = [q.prompt_length for q in rows]
             header["config"] = self.config.to_diff_dict() | self.own
             if self.config.infill:
-                header["config"]["max_new_tokens"] = max(self.new)
+                header["new_tokens"] = max(self.new)
             trace = Trace(header, [event for q in rows for event in row_events(q)])
         return DPadOutput(
             sequences=self.token_ids(),

@@ -78,9 +78,9 @@ class Trace:
     forward, or masks came back, its event holds canvas: runs [first, count] of positions that the
     new canvas takes over in this order, first -1 for what is new. Positions of tokens are those of
     the last canvas, counted from the row's first token that is not padding. The header holds
-    format, version, seed, prompt_lengths, config, and texts, the text of each token id that was
-    committed, if `with_text` was called. Notebooks show a trace as its tokens, coloured by the
-    forward that committed them.
+    format, version, seed, prompt_lengths, config, with gaps new_tokens (the most positions from a
+    row's first gap on), and texts, the text of each token id that was committed, if `with_text` was
+    called. Notebooks show a trace as its tokens, coloured by the forward that committed them.
     """
 
     header: dict[str, Any]

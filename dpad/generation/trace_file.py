@@ -58,6 +58,7 @@ def checked_header(header: dict[str, Any]) -> dict[str, Any]:
         refuse("config", config, "an object of options")
     whole(1, MOST_POSITIONS)("config.max_new_tokens", config.get("max_new_tokens"))
     whole(1)("config.block_length", config.get("block_length"))
+    whole(1, MOST_POSITIONS)("new_tokens", new_tokens(header))
     int64("seed", header.get("seed"))
     texts = header.get("texts", {})
     if not isinstance(texts, dict) or not all(isinstance(t, str) for t in texts.values()):
@@ -65,13 +66,18 @@ def checked_header(header: dict[str, Any]) -> dict[str, Any]:
     return header
 
 
+def new_tokens(header: dict[str, Any]) -> Any:
+    """The most positions of a row behind its `prompt_lengths`."""
+    return header.get("new_tokens", header["config"]["max_new_tokens"])
+
+
 def checked_event(event: dict[str, Any], header: dict[str, Any]) -> dict[str, Any]:
     """One event; ValueError if it is not one of this header's run."""
     prompts, config = header["prompt_lengths"], header["config"]
     row = whole(0, len(prompts) - 1)("row", event.get("row"))
-    start, end = prompts[row], prompts[row] + config["max_new_tokens"]
+    start, end = prompts[row], prompts[row] + new_tokens(header)
     whole(0, _MOST_FORWARDS)("forward", event.get("forward"))
-    blocks = math.ceil(config["max_new_tokens"] / config["block_length"])
+    blocks = math.ceil(new_tokens(header) / config["block_length"])
     span = event.get("span")
     whole(0, (blocks if span is None else end) - 1)("block", event.get("block"))
     if span is not None:

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from dpad.generation.output import Trace
+from dpad.generation.trace_file import new_tokens
 
 Span = tuple[int, int]
 
@@ -23,7 +24,7 @@ def events_of(trace: Any, row: int) -> tuple[list[dict[str, Any]], int, int, int
     if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(prompts):
         raise ValueError(f"row = {row!r}: the trace holds rows 0 to {len(prompts) - 1}")
     config = trace.header["config"]
-    total, width = prompts[row] + config["max_new_tokens"], config["block_length"]
+    total, width = prompts[row] + new_tokens(trace.header), config["block_length"]
     events = []
     for event in trace.events:
         if event["row"] == row:

@@ -9,7 +9,7 @@ import dpad
 from dpad.decode import graphs
 from dpad.engine import Block
 from tests.doubles.recorded_calls import RecordedCalls
-from tests.generation.common import EOS_ID, GOLDEN, MASK_ID, logits
+from tests.generation.common import EOS_ID, GOLDEN, MASK_ID, logits, pad
 from tests.generation.test_block_decoding import load
 from tests.generation.test_rnd1_golden import supplied_noise
 from tests.models.families import golden
@@ -207,6 +207,17 @@ def test_gaps_grow_and_the_text_around_them_stays(model, texts):
         written = {p for e in out.trace.events for p in e["positions"]}
         assert [t for p, t in enumerate(row) if p not in written] == given
     assert longer > 2
+
+
+def test_the_configuration_of_a_trace_decodes_the_same(model, texts, tmp_path):
+    growth = {"expansion": 4, "low_confidence": 0.6}
+    out = generate(model, texts, length=growth, max_new_tokens=34, trace=True)
+    again = dpad.DPadGenerationConfig(**out.trace.header["config"])
+    ids, mask = pad(texts, "left")
+    same = dpad.generate(model, ids, attention_mask=mask, generation_config=again)
+    assert torch.equal(same.sequences, out.sequences) and out.sequences.shape[1] > ids.shape[1]
+    out.trace.save(tmp_path / "trace.jsonl")
+    assert dpad.Trace.load(tmp_path / "trace.jsonl") == out.trace
 
 
 def test_text_behind_a_block_is_never_thinned(llada, texts):
