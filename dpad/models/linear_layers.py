@@ -21,6 +21,7 @@ from dpad.models.int8_linear import Int8Linear
 ROWS, PAIRED_ROWS = (range(2, 513),), (range(8, 17), range(25, 97))
 LEAST_WEIGHT = 1 << 19  # elements
 ISAS = ("avx2", "avx512")
+_FORWARD, _CALL = nn.Linear.forward, nn.Linear.__call__
 
 
 @cache
@@ -41,14 +42,21 @@ def rows_of(isa: str) -> dict[torch.dtype, tuple[range, ...]]:
 
 
 def call(module: Any, x: Tensor) -> Tensor:
-    """``module(x)``, by the operator where `module` is a plain Linear that it can stand in for."""
-    # The cheap questions first: small layers take no longer than the others. A graph is to trace
-    # the module only.
-    large = type(module) is nn.Linear and module.weight.numel() >= LEAST_WEIGHT
-    here = large and x.is_cpu and not torch.compiler.is_compiling()
-    if here and is_plain(module) and stands_in(x, module.weight, module.bias):
-        return ops.linear(x, module.weight, module.bias)
-    return module(x)
+    """``module(x)``; of a plain Linear the product alone, for the call around it costs as much as
+    that of a small layer.
+
+    Everything is asked anew, so that what is set, hooked or replaced holds from the next call on.
+    """
+    # A graph is to trace the module, and where gradients are recorded it has hooks on them.
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not is_plain(module):
+        return module(x)
+    return product(x, parameter(module, "weight"), parameter(module, "bias"))
+
+
+def parameter(module: nn.Module, name: str) -> Any:
+    """``getattr(module, name)`` of what is nearly always a parameter, in a tenth of the time."""
+    known = module._parameters
+    return known[name] if name in known else getattr(module, name)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -117,9 +125,16 @@ def reads_offsets(device: torch.device, dtype: torch.dtype) -> str | None:
 def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a call of the module is torch's own Linear and nothing else.
 
-    Not so for subclasses (LoRA, quantised and parametrised layers are such) and under hooks.
+    Not so for subclasses (LoRA, quantised and parametrised layers are such), under hooks, and where
+    somebody has put another function in the place of torch's own.
     """
-    return type(module) is nn.Linear and only_own_forward(module) and not hooked_everywhere()
+    return (
+        type(module) is nn.Linear
+        and only_own_forward(module)
+        and not hooked_everywhere()
+        and nn.Linear.forward is _FORWARD
+        and nn.Linear.__call__ is _CALL
+    )
 
 
 def hooked_everywhere() -> bool:
@@ -130,6 +145,8 @@ def hooked_everywhere() -> bool:
 
 def stands_in(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether `dpad.ops.linear` does the work of torch's linear in this call, and sooner."""
+    if weight.numel() < LEAST_WEIGHT:  # the cheapest question, for layers that wait for it most
+        return False
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return False
     rows = rows_of(ops.cpu_isa()).get(weight.dtype, ())
