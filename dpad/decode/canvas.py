@@ -76,7 +76,10 @@ class Canvas:
             memory.forget(moved({"rows": rows}, self.device)["rows"])
 
     def load(self, sequences: list["Sequence"]) -> None:
-        """Begins sequences in their rows; other rows are not touched."""
+        """Begins sequences in their rows; other rows are not touched.
+
+        What was decided in a row before is cleared to its end; tokens behind the sequence stay.
+        """
         sent = {str(q.row): q.tokens for q in sequences}
         if self.device.type != "cpu":
             sent = moved(sent, self.device)
