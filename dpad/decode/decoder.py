@@ -28,7 +28,7 @@ FINISHED, NAN, INVALID = (ops.STATUS[n] for n in ("finished", "nan", "invalid"))
 
 
 class NaNLogitsError(RuntimeError):
-    """The model gave NaN logits at a position that was to be committed."""
+    """NaN logits at a position that was to be committed: the model's, or the logits processors'."""
 
 
 class Decoder:
@@ -196,7 +196,7 @@ class Decoder:
             )
         if status == NAN:
             raise NaNLogitsError(
-                f"the model gave NaN logits for row {q.number}, block {q.block}, forward "
+                f"{self.runner.whose_nan(q)} for row {q.number}, block {q.block}, forward "
                 f"{len(q.forwards)}: nothing was returned and the model is unchanged"
             )
         q.forwards.append(q.block)

@@ -50,13 +50,17 @@ class Pass:
         self.credit -= count * of_a_layer
         return self.layers.run(count)
 
-    def logits(self) -> torch.Tensor:
-        """Those that decide, ``[logit_rows, vocab]``, after the caller's own code."""
+    def model_logits(self) -> torch.Tensor:
+        """The model's own of the targets, ``[logit_rows, vocab]``, guidance mixed in."""
         layers = cast("Layers", self.layers)
         logits = self.step.logits(layers, self.layout, self.controls, self.live)
         if self.layout.scan_target is not None:
             self.scanned, logits = logits, logits[self.layout.scan_target]
-        hooks = self.step.lane.hooks
+        return logits
+
+    def logits(self) -> torch.Tensor:
+        """Those that decide, ``[logit_rows, vocab]``, after the caller's own code."""
+        logits, hooks = self.model_logits(), self.step.lane.hooks
         if hooks is None or hooks.process_logits is None or not logits.shape[0]:
             return logits
         return hooks.process_logits(self.live, self.layout.targets, logits, self.step.canvas)

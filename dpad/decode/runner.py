@@ -135,6 +135,23 @@ class Runner:
             return {}
         return self._taken(step, live, targets, decision, failures, work)
 
+    def whose_nan(self, q: Sequence) -> str:
+        """Who made the logits NaN of the pass that a sequence has just taken, in words.
+
+        With logits processors it runs once more without them: the sequence stands where it stood.
+        """
+        if q.hooks.whole_logits is not None:  # cannot be left out
+            return "the model, or a hook on its logits, gave NaN logits"
+        if q.hooks.process_logits is None:
+            return "the model gave NaN logits"
+        step = self.device_step(q.lane)
+        layout, controls = self._planner.layout([q]), self._controller.of(q.lane, [q])
+        again = Pass.begin([q], step, layout, controls)
+        again.run()
+        if step.are_spoilt(again.layout.targets, again.model_logits()):
+            return "the model gave NaN logits"
+        return "the logits after the logits processors are NaN (the model's are not)"
+
     def _run_long(
         self, spread: list[Sequence], others: list[Sequence], failures: Failures
     ) -> Complete:

@@ -160,6 +160,11 @@ class DeviceStep:
         """Bool ``[logit_rows]``: the target is still a mask."""
         return self.canvas.eligible(targets, self.lane.mask_id)
 
+    def are_spoilt(self, targets: Targets, logits: torch.Tensor) -> bool:
+        """Whether the soft-max of a target that is still a mask is NaN; waits for the device."""
+        wide = logits.float().index_fill(-1, self.exclude, -torch.inf)
+        return bool((self.eligible(targets) & ~wide.logsumexp(-1).isfinite()).any())
+
     def _quota(self, targets: Targets, controls: Controls) -> torch.Tensor:
         """The most positions that each sequence commits, int64 ``[batch]``."""
         if self.lane.score == "run":  # its quota is in the ranking

@@ -113,7 +113,8 @@ def generate(
         TypeError, ValueError: a bad argument, by name and value, before any work.
         UnsupportedModelError: not a model that dpad knows.
         MemoryError: the K/V cache does not fit, with the bytes.
-        NaNLogitsError: the model gave NaN logits.
+        NaNLogitsError: NaN logits; the message says whether the model or the logits processors gave
+            them.
     """
     consumers = {
         "logits_processor": logits_processor,

@@ -122,6 +122,78 @@ def test_a_processor_that_leaves_nothing_is_an_error(llada, prompts):
         run(llada, prompts[:1], logits_processor=[nothing])
 
 
+THEIRS = r"^the logits after the logits processors are NaN \(the model's are not\) for row "
+MODELS = "^the model gave NaN logits for row "
+
+
+def spoils_from(call, value):
+    """A processor that spoils one logit from a call on."""
+    calls = []
+
+    def spoil(ids, scores):
+        calls.append(1)
+        scores = scores.clone()
+        scores[:, 7] = value if len(calls) > call else scores[:, 7]
+        return scores
+
+    return spoil
+
+
+@pytest.mark.parametrize("by_engine", [False, True], ids=["generate", "engine"])
+@pytest.mark.parametrize("call", [0, 12])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cache": "dual", "refresh": "recent"},
+        {"cache": "prefix", "cfg_scale": 1.0},
+        {"commit": "klass", "threshold": None, "temperature": 0.5},
+        {"length": {"initial_length": 10}},
+    ],
+)
+def test_whose_nan_it_is(llada, prompts, options, call, by_engine):
+    """The processors', the model's, or both: then the model's come first."""
+    head, calls = llada.model.transformer.ff_out, []
+    options = {**OPTIONS, "early_stop": False, **options}
+
+    def broken(module, given, out):
+        calls.append(1)
+        return out.fill_(torch.nan) if len(calls) > call // 8 else out
+
+    def decoded(processor):
+        if not by_engine:
+            return dpad.generate(llada, [prompts[1]], logits_processor=[processor], **options)
+        engine = dpad.Engine(llada)
+        asked = engine.submit(prompts[1], logits_processor=[processor], **options)
+        other = engine.submit(prompts[0], **options)  # in the same passes, and goes on
+        try:
+            return asked.result()
+        finally:
+            if not head._forward_hooks:
+                alone = dpad.generate(llada, [prompts[0]], **options)
+                assert torch.equal(other.result().sequences, alone)
+            engine.close()
+
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(NaNLogitsError, match=THEIRS + r"\d+, block \d, forward \d+: nothing"):
+            decoded(spoils_from(call, value))
+    hook = head.register_forward_hook(broken)
+    for processor in (lambda ids, x: x, spoils_from(call, torch.nan)):
+        calls.clear()
+        with pytest.raises(NaNLogitsError, match=MODELS):
+            decoded(processor)
+    hook.remove()
+
+
+def test_nan_behind_a_hook_on_the_logits(dream, prompts):
+    """The hook sees the whole canvas and cannot be left out."""
+    options = {"max_new_tokens": 8, "steps": 8, "compatible": "dream", "alg": "entropy"}
+    spoil = {"generation_logits_hook_func": lambda step, x, logits: logits * torch.nan}
+    with pytest.raises(NaNLogitsError, match="^the model, or a hook on its logits, gave NaN"):
+        dpad.generate(dream, [prompts[1]], **options, **spoil)
+    dpad.generate(dream, [prompts[1]], **options)
+
+
 @pytest.mark.parametrize(
     "processors, error, words",
     [
