@@ -154,6 +154,8 @@ def assignments(words: Iterable[str]) -> dict[str, Any]:
             found[name] = json.loads(value)
         except json.JSONDecodeError:
             found[name] = float(value) if _NUMBER.fullmatch(value) else value
+        except (ValueError, RecursionError) as error:  # of thousands of digits, or brackets
+            raise ValueError(f"--set {name}={value[:40]}...: not read ({error})") from error
     return found
 
 

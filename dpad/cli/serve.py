@@ -7,7 +7,7 @@ import typer
 
 from dpad.cli.common import Json, print_json
 from dpad.cli.decoding import Load, Model, asks, assignments, configuration, loader, option
-from dpad.values import optional, whole
+from dpad.values import one_of, optional, refuse, whole
 
 if TYPE_CHECKING:
     from dpad.models.hf.interface import NativeModel
@@ -20,6 +20,7 @@ EXAMPLES = (
     "dpad serve demo --max-sequences 4 --queue 16 --timeout 60 --set cache=dual",
 )
 TOKENS = 65536  # K/V slots, where they fit
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 # In bfloat16 on a CPU, torch keeps compiled code for every number of rows, about 1 MB each; passes
 # of a server have hundreds of them. Read at the first product; entries of each cache.
 PRODUCT_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
@@ -71,7 +72,9 @@ def command(
         list[str] | None,
         option("Default of an option of the configuration: name=value.", "Decoding", "--set"),
     ] = None,
-    log_level: Annotated[str, typer.Option(help="error, warning, info or debug.")] = "info",
+    log_level: Annotated[
+        str, typer.Option(help="critical, error, warning, info, debug or trace.")
+    ] = "info",
     json_output: Json = False,
 ) -> None:
     """Serve a model behind OpenAI's interface, to this machine only unless told otherwise.
@@ -83,12 +86,16 @@ def command(
         raise ValueError("--page: a browser sends no --api-key; give one of the two")
     whole(0, 65535)("--port", port)
     optional(whole(1))("--max-tokens", max_tokens)
+    _check_limits(max_body, max_choices, timeout, drain)
+    log_level = one_of(*LOG_LEVELS)("--log-level", log_level.lower())
     import dpad
     from dpad.serving import Limits, create_app
+    from dpad.serving.guards import checked_keys
     from dpad.serving.server import LOOPBACK, Server
 
     if page:
         from dpad.serving.page import add_page
+    api_key = checked_keys("--api-key", api_key or ())
     local = host in LOOPBACK
     if not (local or api_key or public):
         raise ValueError(
@@ -115,7 +122,7 @@ def command(
         engine.start(),
         tokenizer,
         name=name or model,
-        api_keys=api_key or (),
+        api_keys=api_key,
         limits=limits,
         hosts=hosts,
         generation_config=config,
@@ -125,6 +132,15 @@ def command(
     tell = (lambda url: print_json({"url": url, "model": name or model})) if json_output else None
     with engine:
         Server(app, engine, host, port, drain, log_level, tell).run()
+
+
+def _check_limits(max_body: int, max_choices: int, timeout: float, drain: float) -> None:
+    whole(1)("--max-body", max_body)
+    whole(1)("--max-choices", max_choices)
+    if not timeout > 0:  # NaN is not, either
+        refuse("--timeout", timeout, "a number above 0")
+    if not drain >= 0:
+        refuse("--drain", drain, "a number >= 0")
 
 
 def _fitting(model: "NativeModel", sizes: dict[str, Any]) -> int:

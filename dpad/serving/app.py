@@ -18,7 +18,7 @@ from dpad.engine import Engine
 from dpad.generation.config import DPadGenerationConfig
 from dpad.serving.answers import Form, event
 from dpad.serving.errors import Refused, add_handlers, body_of
-from dpad.serving.guards import BodyLimit, KeyCheck, Watch
+from dpad.serving.guards import BodyLimit, KeyCheck, Watch, checked_keys
 from dpad.serving.limits import Limits
 from dpad.serving.metrics import Metrics
 from dpad.serving.schema import ChatRequest, CompletionRequest
@@ -44,14 +44,17 @@ def create_app(
         engine: a `dpad.Engine`, started.
         tokenizer: of its model.
         name: under which clients ask for the model.
-        api_keys: who knows one may ask; empty: everybody.
+        api_keys: who knows one may ask; no key: everybody. Each is a text without spaces.
         limits: `Limits` of a request.
         hosts: values of the Host header that are answered; None: all.
         generation_config: a `DPadGenerationConfig`: what holds where a body says nothing.
+
+    Raises:
+        ValueError, TypeError: an empty key, or one that cannot be sent.
     """
-    limits = limits or Limits()
+    limits, keys = limits or Limits(), checked_keys("api_keys", api_keys)
     metrics = Metrics(engine)
-    guards = [Middleware(Watch, responses=metrics.responses), Middleware(KeyCheck, keys=api_keys)]
+    guards = [Middleware(Watch, responses=metrics.responses), Middleware(KeyCheck, keys=keys)]
     guards.append(Middleware(BodyLimit, size=limits.body))
     if hosts is not None:
         guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)))

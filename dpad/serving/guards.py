@@ -1,13 +1,14 @@
 """ASGI middleware: who may ask, how much, and what became of it."""
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import anyio
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dpad.serving.errors import Refused, response_to
+from dpad.values import about, entries
 
 PUBLIC = ("/health", "/ready")  # without a key: load balancers ask
 BODY_SECONDS = 60  # in which a body must have come
@@ -38,6 +39,19 @@ class Watch:
         finally:
             code = status if complete else 499
             self._responses.labels(str(code)).inc()
+
+
+def checked_keys(name: str, keys: Iterable[str]) -> list[str]:
+    """The keys as a list; ValueError, which does not show it, for one that is empty or cannot be
+    sent in a header; TypeError where they are no list.
+    """
+    found = list(entries(name, keys, "a list of keys"))
+    for number, key in enumerate(found):
+        # Printable leaves out control characters and lone surrogates, but not the space.
+        if not (isinstance(key, str) and key and key.isprintable() and " " not in key):
+            told = "expected at least one character, and neither spaces nor control characters"
+            raise about(name)(f"{name}: key {number} of {len(found)}: {told}")
+    return found
 
 
 class KeyCheck:

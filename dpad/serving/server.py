@@ -55,7 +55,11 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn."""
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:  # uvicorn's, which has logged why
+            told = f"--host {self._host}, --port {self.config.port}: cannot listen there"
+            raise ValueError(told) from error
         if self.started and self._on_ready is not None:
             self._on_ready(self.url)
 

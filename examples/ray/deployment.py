@@ -35,7 +35,7 @@ class Options(BaseModel):
     max_sequences: int = 16
     queue: int = 64
     max_tokens: int = 8192
-    api_key: str = ""
+    api_key: str | None = None
 
 
 @serve.deployment
@@ -60,7 +60,7 @@ class Replica:
             max_tokens=options.max_tokens,
             queue=options.queue,
         ).start()
-        keys = [options.api_key] if options.api_key else []
+        keys = [] if options.api_key is None else [options.api_key]
         name = options.name or options.model
         self._application = create_app(self.engine, tokenizer, name=name, api_keys=keys)
         self._series = Series(self._application.state.metrics.registry)

@@ -197,6 +197,8 @@ BAD = {
     "suffix": ('--prompt "by 1" --suffix-kind all --suffix-window 3', 2, "Suffix.window = 3"),
     "name": ('--prompt "by 1" --set abc=1', 2, "unknown option 'abc' = 1"),
     "threads": ('--prompt "by 1" --threads 100000', 2, "threads = 100000: expected a whole"),
+    "many digits": (f'--prompt "by 1" --set seed={"9" * 5000}', 2, "--set seed=999"),
+    "deep": (f'--prompt "by 1" --set commit={"[" * 9999}', 2, "--set commit=[[["),
     "no value": ('--prompt "by 1" --set seed', 2, "--set seed: expected name=value"),
     "preset": ('--prompt "by 1" --preset nope', 2, "--preset nope: expected one of dream-base/"),
     "dtype": ('--prompt "by 1" --dtype int8', 2, "dtype = 'int8': expected auto, float32"),

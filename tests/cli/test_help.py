@@ -87,6 +87,13 @@ def test_a_page_has_no_key(run):
         ("--port 99999999", "--port = 99999999: expected a whole number from 0 to 65535"),
         ("--port -1", "--port = -1"),
         ("--max-tokens 0", "--max-tokens = 0: expected a whole number >= 1"),
+        ("--max-body 0", "--max-body = 0: expected a whole number >= 1"),
+        ("--max-choices 0", "--max-choices = 0: expected a whole number >= 1"),
+        ("--timeout 0", "--timeout = 0.0: expected a number above 0"),
+        ("--timeout nan", "--timeout = nan: expected a number above 0"),
+        ("--drain -1", "--drain = -1.0: expected a number >= 0"),
+        ("--drain nan", "--drain = nan: expected a number >= 0"),
+        ("--log-level loud", "--log-level = 'loud': expected one of critical, error"),
     ],
 )
 def test_what_cannot_be_served_is_named(run, words, text):

@@ -8,9 +8,11 @@ import re
 import httpx2 as httpx
 import openai
 import pytest
+from typer.testing import CliRunner
 
 import dpad
-from dpad.serving import Limits
+from dpad.cli.app import app
+from dpad.serving import Limits, create_app
 from dpad.serving.schema import CompletionRequest
 from tests.serving.conftest import served, wait_for
 from tests.serving.test_answers import RANDOM
@@ -322,6 +324,29 @@ def test_keys(demo):
         assert httpx.get(server.url + "/health").status_code == 200
         assert httpx.get(server.url + "/ready").status_code == 200
         assert httpx.get(server.url + "/metrics").status_code == 401
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "a\n", "\ud800", 5])
+def test_a_key_that_cannot_be_sent_is_refused(byte_demo, key):
+    """An empty one would let everybody in; none of them is shown."""
+    with dpad.Engine(byte_demo[0], max_tokens=64) as engine:
+        with pytest.raises(ValueError, match="^api_keys: key 1 of 2: expected at least one char"):
+            create_app(engine, byte_demo[1], name="demo", api_keys=["good", key])
+        with pytest.raises(TypeError, match="a list of keys"):
+            create_app(engine, byte_demo[1], name="demo", api_keys="secret")
+
+
+@pytest.mark.parametrize("key", ["", "a b"])
+def test_an_empty_key_does_not_open_the_server(key):
+    result = CliRunner().invoke(app, ["serve", "demo", "--host", "0.0.0.0", "--api-key", key])
+    assert result.exit_code == 2 and "--api-key: key 0 of 1: expected" in result.stderr
+
+
+def test_a_port_that_is_taken(server):
+    result = CliRunner().invoke(app, ["serve", "demo", "--port", str(server.port), "--json"])
+    error = json.loads(result.stdout)
+    assert result.exit_code == error["exit_code"] == 2
+    assert error["error"]["message"].startswith(f"--host 127.0.0.1, --port {server.port}: cannot")
 
 
 def test_other_hosts(demo):
