@@ -1,5 +1,7 @@
 """What all commands share: errors to exit codes, JSON, examples in the help."""
 
+import contextlib
+import errno
 import functools
 import json
 import os
@@ -15,6 +17,8 @@ from dpad import cli
 # What is missing -> what to install, where one module does not come alone.
 _SERVER = "fastapi uvicorn prometheus-client"
 TOGETHER = {"fastapi": _SERVER, "uvicorn": _SERVER, "prometheus_client": _SERVER}
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -61,6 +65,8 @@ def exit_code(error: BaseException) -> int | None:
         return None
     if isinstance(error, ModuleNotFoundError):
         return cli.MISSING
+    if isinstance(error, OSError) and error.errno in FULL:
+        return cli.FAILED
     if "UnsupportedModelError" in names or isinstance(error, OSError):
         return cli.MODEL
     if isinstance(error, (ValueError, TypeError)):
@@ -78,9 +84,11 @@ def report(error: Exception, code: int, as_json: bool) -> None:
         package = TOGETHER.get(module, module)
         message += f"; type: pip install {package}"
     if as_json:
-        print_json({"error": {"type": type(error).__name__, "message": message}, "exit_code": code})
-    else:
-        typer.echo(f"dpad: {message}", err=True)
+        found = {"error": {"type": type(error).__name__, "message": message}, "exit_code": code}
+        with contextlib.suppress(OSError):  # a full disk; stderr may still be read
+            print_json(found)
+            return
+    typer.echo(f"dpad: {message}", err=True)
 
 
 def quiet_loading(always: bool = False) -> None:

@@ -55,9 +55,14 @@ def only_model(server: str) -> str:
 
     key = os.environ.get("OPENAI_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    request = urllib.request.Request(server.rstrip("/") + "/v1/models", headers=headers)
-    with urllib.request.urlopen(request, timeout=30) as response:
-        names = [model["id"] for model in json.load(response)["data"]]
+    try:
+        request = urllib.request.Request(server.rstrip("/") + "/v1/models", headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            names = [model["id"] for model in json.load(response)["data"]]
+    except OSError as error:
+        raise OSError(f"--server {server}: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--server {server}: no list of models ({error})") from error
     if len(names) != 1:
         raise ValueError(f"--server {server} has {', '.join(names)}: choose by --served-name")
     return names[0]

@@ -9,7 +9,6 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +17,7 @@ from dpad.engine import Engine
 from dpad.generation.config import DPadGenerationConfig
 from dpad.serving.answers import Form, event
 from dpad.serving.errors import Refused, add_handlers, body_of
-from dpad.serving.guards import BodyLimit, KeyCheck, Watch, checked_keys
+from dpad.serving.guards import BodyLimit, HostCheck, KeyCheck, Watch, checked_keys
 from dpad.serving.limits import Limits
 from dpad.serving.metrics import Metrics
 from dpad.serving.schema import ChatRequest, CompletionRequest
@@ -57,7 +56,7 @@ def create_app(
     guards = [Middleware(Watch, responses=metrics.responses), Middleware(KeyCheck, keys=keys)]
     guards.append(Middleware(BodyLimit, size=limits.body))
     if hosts is not None:
-        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)))
+        guards.append(Middleware(HostCheck, hosts=list(hosts)))
     app = FastAPI(title="dpad", middleware=guards)
     app.state.service = service = Service(engine, tokenizer, name, limits, generation_config)
     app.state.metrics = metrics

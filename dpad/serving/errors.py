@@ -65,9 +65,11 @@ def body_of(error: Refused) -> dict[str, Any]:
     }
 
 
-def response_to(error: Refused) -> Response:
-    """The response to a `Refused`."""
-    headers = {"Retry-After": RETRY[error.status_code]} if error.status_code in RETRY else {}
+def response_to(error: Refused, more: Mapping[str, str] | None = None) -> Response:
+    """The response to a `Refused`, with `more` headers."""
+    headers = dict(more or {})
+    if error.status_code in RETRY:
+        headers["Retry-After"] = RETRY[error.status_code]
     if error.status_code == 413:
         headers["Connection"] = "close"
     # ASCII: a message may quote a lone surrogate, which UTF-8 has no form for.
@@ -81,7 +83,8 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_: object, error: HTTPException) -> Response:
         known = isinstance(error, Refused)
-        return response_to(error if known else Refused(error.status_code, str(error.detail)))
+        told = error if known else Refused(error.status_code, str(error.detail))
+        return response_to(told, error.headers)  # Allow, of a 405
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -77,6 +77,26 @@ class KeyCheck:
         )
 
 
+class HostCheck:
+    """Answers 400 to a Host header that is none of `hosts`; "*.x" stands for all that end so."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self._app, self._hosts = app, [host.lower() for host in hosts]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
+            name, colon, port = host.rpartition(":")
+            if not self._known(name if colon and port.isdigit() else host):
+                told = f"Host = {host[:100]!r}: expected {' or '.join(self._hosts)}"
+                await response_to(Refused(400, told))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _known(self, name: str) -> bool:
+        return any(name == h or (h[:1] == "*" and name.endswith(h[1:])) for h in self._hosts)
+
+
 class BodyLimit:
     """Answers 413 to bodies of more than `size` bytes, at their header where it says so."""
 

@@ -39,3 +39,6 @@ def test_two_models_are_refused(run, words):
 def test_nobody_answers(run):
     result = run("eval --server http://127.0.0.1:9 run")
     assert result.exit_code == 3 and "refused" in result.stderr
+    assert "--server http://127.0.0.1:9: " in result.stderr
+    result = run("eval --server nonsense run")
+    assert result.exit_code == 2 and "--server nonsense: no list of models" in result.stderr

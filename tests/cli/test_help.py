@@ -101,6 +101,24 @@ def test_what_cannot_be_served_is_named(run, words, text):
     assert result.exit_code == 2 and text in result.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("words", [["--json"], []])
+def test_a_full_disk_is_one_line(words):
+    command = [
+        sys.executable,
+        "-m",
+        "dpad.cli",
+        "generate",
+        "demo",
+        "--prompt",
+        "by 1 forward from",
+    ]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, *words], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "dpad: [Errno 28]" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_help_imports_neither_torch_nor_transformers():
     code = (
         "import sys, typer.testing\nfrom dpad.cli.app import app\n"

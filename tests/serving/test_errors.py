@@ -353,8 +353,24 @@ def test_other_hosts(demo):
     """A page whose name was made to point to this machine cannot ask."""
     with served(*demo, hosts=["127.0.0.1", "localhost"]) as server:
         assert httpx.get(server.url + "/v1/models").status_code == 200
-        response = httpx.get(server.url + "/v1/models", headers={"Host": "evil.example"})
-        assert response.status_code == 400
+        for host in ("evil.example", "127.0.0.1.evil", "", ":80", "localhost:x", "[::1]", "\xff"):
+            headers = {"Host": host.encode("latin-1")}
+            response = httpx.get(server.url + "/v1/models", headers=headers)
+            assert response.status_code == 400
+            assert error_of(response)["message"].startswith(f"Host = {host!r}: expected 127.0.0.1")
+        for host in ("localhost", "LOCALHOST:1", f"127.0.0.1:{server.port}"):
+            assert httpx.get(server.url + "/v1/models", headers={"Host": host}).status_code == 200
+    with served(*demo, hosts=["*.example"]) as server:
+        for host, status in (("a.example", 200), ("example", 400), ("aexample:80", 400)):
+            response = httpx.get(server.url + "/v1/models", headers={"Host": host})
+            assert response.status_code == status
+
+
+def test_a_wrong_method_says_which_is_right(server):
+    for path, method in (("/v1/completions", "POST"), ("/v1/models", "GET"), ("/health", "GET")):
+        response = httpx.request("DELETE", server.url + path)
+        assert response.status_code == 405 and response.headers["allow"] == method
+        assert error_of(response)["type"] == "invalid_request_error"
 
 
 def test_a_large_body_is_a_413(demo):
