@@ -142,7 +142,7 @@ def row_events(q: Any) -> list[dict[str, Any]]:
     tokens, at, committed = (t[: q.shown].cpu() for t in q.result)
     events, changes = [], dict(q.changes)
     for forward, block in enumerate(q.forwards):
-        positions = (at == forward).nonzero()[:, 0]
+        positions, kept = (at == forward).nonzero()[:, 0], q.kept_at.get(forward)
         events.append(
             {
                 "row": q.number,
@@ -152,10 +152,10 @@ def row_events(q: Any) -> list[dict[str, Any]]:
                 "positions": positions.tolist(),
                 "tokens": tokens[positions].tolist(),
                 "confidence": committed[positions].tolist(),
-                "kept": q.kept_at[forward].tolist() if forward in q.kept_at else None,
+                "kept": None if kept is None else kept[kept < q.shown].tolist(),
                 "time": q.times[forward],
             }
         )
         if forward in changes and changes[forward].source is not None:
-            events[-1]["canvas"] = runs(changes[forward].source)
+            events[-1]["canvas"] = runs(changes[forward].source[: q.shown])
     return events

@@ -187,13 +187,16 @@ def test_blocks_that_see_nothing_behind_come_back_the_same(family, cache):
 
 @pytest.mark.filterwarnings("ignore:refine")
 @pytest.mark.parametrize("family", blocks.KINDS)
-def test_every_chosen_token_of_a_block_is_decoded_again(family):
+def test_every_chosen_token_of_a_block_is_decoded_again(family, tmp_path):
     """Its first one too, which the row before predicts where logits are shifted."""
     model, fixed = blocks.load(family), {"mask_token_id": blocks.MASK_ID, "early_stop": False}
     fixed |= {"block_length": 4, "max_new_tokens": 20, "confidence_threshold": 0.3}
+    fixed |= {"trace": True}
     for ratio in (0.1, 0.2, 0.3, 0.4, 0.5):
         out = generate(model, [[5, 17, 99, 4], [3, 21]], refine=ratio, **fixed)
         assert blocks.MASK_ID not in out.sequences
+        out.trace.save(tmp_path / "trace.jsonl")  # the canvas is longer: it has whole blocks
+        assert dpad.Trace.load(tmp_path / "trace.jsonl") == out.trace
 
 
 @pytest.mark.parametrize("family", blocks.KINDS)
