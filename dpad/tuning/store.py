@@ -62,13 +62,13 @@ class Store:
 
     def _whole_lines(self, path: Path) -> list[dict[str, Any]]:
         """The file's records; a last line that was cut off in writing is removed from it."""
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()
-            path.write_text("".join(lines), encoding="utf-8")
         try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if lines and not lines[-1].endswith("\n"):
+                lines.pop()
+                path.write_text("".join(lines), encoding="utf-8")
             records: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"path = {str(path)!r}: not a sweep's file ({error})") from error
         if not records or not isinstance(records[0], dict):
             raise ValueError(f"path = {str(path)!r}: not a sweep's file")

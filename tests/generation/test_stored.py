@@ -125,6 +125,7 @@ def test_bad_files_are_named(llada, tmp_path, prompts):
         ('{"block_length": 0}', "block_length = 0"),
         ("[]", "expected an object"),
         ("{", "Expecting"),
+        ("[" * 50_000, "recursion"),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=FILE_NAME) as error:

@@ -126,9 +126,10 @@ def test_a_file_belongs_to_one_model_and_seed(demo, problems, tmp_path):
         next(other.parameters())[0, 0] += 1
     with pytest.raises(ValueError, match="written with model"):
         dpad.tune(other, problems, check, grid, **options)
-    options["path"].write_text("something else\n")
-    with pytest.raises(ValueError, match="not a sweep's file"):
-        dpad.tune(model, problems, check, grid, **options)
+    for text in (b"something else\n", b"[" * 50_000 + b"\n", b"1" * 5_000 + b"\n", b"\xff\n"):
+        options["path"].write_bytes(text)
+        with pytest.raises(ValueError, match="not a sweep's file"):
+            dpad.tune(model, problems, check, grid, **options)
 
 
 def test_the_handle_s_defaults_are_part_of_a_point(demo, problems, tmp_path, monkeypatch):
