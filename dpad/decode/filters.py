@@ -23,7 +23,7 @@ def filter_logits(
         scale: ``[rows, 1]``, the temperature; 1 leaves the logits as they are.
         top_p: ``[rows, 1]`` in (0, 1], or None; top_k: int64 ``[rows, 1]``, at least 1, or None.
         most_k: a number that no `top_k` exceeds, as they are not read; None: the vocabulary.
-        suppress: int64 ids that are never chosen.
+        suppress: int64 ids that are never chosen, or that no score counts.
         top_k_first: the nucleus is that of the k best, as in Transformers.
         within: the nucleus is the largest within `top_p`, and at least one id (MDLM).
 

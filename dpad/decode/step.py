@@ -54,6 +54,8 @@ class DeviceStep:
             ids, (lane.end_ids, lane.suppress, lane.exclude, [lane.mask_id])
         )
         self.barred = ids((*lane.suppress, lane.mask_id))
+        # A filter leaves an id that can be chosen and that the soft-max counts.
+        self.uncounted = ids((*lane.suppress, *lane.exclude))
 
     def __call__(self, layout: Layout, controls: Controls) -> Decision:
         """The whole step, for those who have nothing to do in between; a `Decision`."""
@@ -208,7 +210,7 @@ class DeviceStep:
             targets.spread(scale)[:, None],
             top_p,
             top_k,
-            self.suppress,
+            self.uncounted,
             controls.most_k,
             lane.top_k_first,
             lane.within_top_p,

@@ -310,3 +310,27 @@ def test_llada_leaves_only_end_of_turn_out_while_it_samples(llada, temperature):
     logits[:, excluded] = float("-inf")
     wanted = logits.softmax(-1).gather(1, chosen.argmax(-1)[:, None])[:, 0]
     assert torch.allclose(seen[0], wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("limit", [{"top_k": 1}, {"top_p": 1e-6}])
+def test_end_ids_alone_behind_a_filter_have_no_confidence(llada, temperature, limit):
+    """`confidence_eos_eot_inf` leaves nothing of such a row to its soft-max."""
+    ends = list(range(VOCAB // 2))
+    out = dpad.generate(
+        llada,
+        [PROMPT],
+        max_new_tokens=16,
+        block_length=8,
+        steps=16,
+        seed=0,
+        early_stop=False,
+        eos_token_id=ends,
+        confidence_eos_eot_inf=True,
+        temperature=temperature,
+        trace=True,
+        **limit,
+    )
+    pairs = [pair for e in out.trace.events for pair in zip(e["tokens"], e["confidence"])]  # noqa: B905
+    of_ends = [confidence for token, confidence in pairs if token in ends]
+    assert len(pairs) == 16 and of_ends and not any(of_ends)
