@@ -21,26 +21,34 @@ def small(**fields):
 def forward(found, ids, heads, theta, eps):
     """Logits of GGUF tensors, as llama.cpp computes a LLaDA: RoPE turns neighbours."""
     found = {name: torch.from_numpy(values) for name, values in found.items()}
-    norm = lambda x, name: F.rms_norm(x, x.shape[-1:], found[f"{name}_norm.weight"], eps)  # noqa: E731
+
+    def norm(x, name):
+        return F.rms_norm(x, x.shape[-1:], found[f"{name}_norm.weight"], eps)
+
+    def linear(x, name):
+        return x @ found[f"{name}.weight"].T
+
     x = found["token_embd.weight"][ids]
     head = x.shape[1] // heads
     angles = torch.outer(torch.arange(len(ids)), theta ** (-torch.arange(0, head, 2) / head))
     turn = torch.polar(torch.ones_like(angles), angles)[:, None]
     for layer in range(sum(name.endswith("attn_q.weight") for name in found)):
-        linear = lambda x, name, layer=layer: x @ found[f"blk.{layer}.{name}.weight"].T  # noqa: E731
-        y = norm(x, f"blk.{layer}.attn")
+        here = f"blk.{layer}."
+        y = norm(x, here + "attn")
         q, k = (
             torch.view_as_real(
                 torch.view_as_complex(linear(y, n).view(len(ids), heads, -1, 2)) * turn
             )
-            for n in ("attn_q", "attn_k")
+            for n in (here + "attn_q", here + "attn_k")
         )
-        q, k, v = (t.reshape(len(ids), heads, head) for t in (q, k, linear(y, "attn_v")))
+        q, k, v = (t.reshape(len(ids), heads, head) for t in (q, k, linear(y, here + "attn_v")))
         weights = torch.softmax(torch.einsum("ihd,jhd->hij", q, k) / head**0.5, dim=-1)
         mixed = torch.einsum("hij,jhd->ihd", weights, v).reshape(len(ids), -1)
-        x = x + linear(mixed, "attn_output")
-        y = norm(x, f"blk.{layer}.ffn")
-        x = x + linear(F.silu(linear(y, "ffn_gate")) * linear(y, "ffn_up"), "ffn_down")
+        x = x + linear(mixed, here + "attn_output")
+        y = norm(x, here + "ffn")
+        x = x + linear(
+            F.silu(linear(y, here + "ffn_gate")) * linear(y, here + "ffn_up"), here + "ffn_down"
+        )
     return norm(x, "output") @ found["output.weight"].T
 
 

@@ -331,6 +331,9 @@ def test_end_ids_alone_behind_a_filter_have_no_confidence(llada, temperature, li
         trace=True,
         **limit,
     )
-    pairs = [pair for e in out.trace.events for pair in zip(e["tokens"], e["confidence"])]  # noqa: B905
-    of_ends = [confidence for token, confidence in pairs if token in ends]
-    assert len(pairs) == 16 and of_ends and not any(of_ends)
+    tokens, confidences = (
+        [value for event in out.trace.events for value in event[name]]
+        for name in ("tokens", "confidence")
+    )
+    of_ends = [c for token, c in zip(tokens, confidences, strict=True) if token in ends]
+    assert len(tokens) == 16 and of_ends and not any(of_ends)
